@@ -1,0 +1,1 @@
+"""The public Python package: client, command line and the generated stubs `argosy.<area>.v1`."""
