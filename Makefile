@@ -1,0 +1,121 @@
+# Everything a newcomer types. `make` alone lists the commands.
+SHELL := /bin/sh
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+MAKEFLAGS += --no-print-directory
+
+PYTHON ?= python3.11
+VENV := .venv
+BIN := $(VENV)/bin
+# The data folder of the mesh that the commands below start; `argosy` by itself uses ~/.local/share/argosy.
+export ARGOSY_HOME ?= $(CURDIR)/build/home
+# Nothing phones home, and nothing is looked up on a model hub.
+export HF_HUB_OFFLINE := 1
+export VLLM_NO_USAGE_STATS := 1
+export RAY_USAGE_STATS_ENABLED := 0
+export ORT_DISABLE_TELEMETRY := 1
+export DO_NOT_TRACK := 1
+
+PROTOS := $(shell find protos -name '*.proto')
+INSTALLED := $(VENV)/.installed
+EDITABLE := $(VENV)/.editable
+STUBS := build/protos/argosy.binpb
+TESTS_FAST := $(wildcard tests/unit tests/contract)
+TESTS_SLOW := $(wildcard tests/integration tests/security tests/fuzz tests/e2e tests/chaos)
+
+.PHONY: help setup check test demo up down status logs doctor chaos bench bench-rpc bench-gateway fmt notices clean \
+	prerequisites check-format check-lint check-types check-protos check-imports check-unit
+
+help: ## list the commands
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+setup: $(STUBS) ## make .venv, install everything that is locked, generate the stubs
+
+demo: setup ## install, start the mesh, run the main job from raw text to a served, watched model; leaves it running
+	@$(BIN)/argosy up
+	@$(BIN)/python -m deploy.demo
+
+test: check ## every test that CI runs
+	$(BIN)/python -m pytest $(TESTS_SLOW)
+
+check: setup ## format, lint, types, contracts, imports, unit tests; under a minute
+	@$(MAKE) -j2 --output-sync=target check-types check-unit check-format check-lint check-protos check-imports
+
+check-format:
+	$(BIN)/ruff format --check --quiet .
+
+check-lint:
+	$(BIN)/ruff check --quiet .
+
+check-types:
+	$(BIN)/pyright --warnings
+
+check-protos:
+	$(BIN)/buf lint $(STUBS)
+	if [ -f protos/baseline.binpb ]; then $(BIN)/buf breaking $(STUBS) --against protos/baseline.binpb; fi
+
+check-imports:
+	$(BIN)/lint-imports --no-cache
+
+check-unit:
+	$(BIN)/python -m pytest $(TESTS_FAST)
+
+up: setup ## start the mesh and leave it running
+	@$(BIN)/argosy up
+
+down: ## stop everything that `make up` or `make demo` started, and nothing else
+	@if [ -x $(BIN)/argosy ]; then $(BIN)/argosy down; else echo "nothing is installed, so nothing runs"; fi
+
+status: setup ## what runs, and how it is
+	@$(BIN)/argosy status
+
+logs: setup ## follow the logs of all processes
+	@$(BIN)/argosy logs --follow
+
+doctor: setup ## what is missing on this machine, and how to get it
+	@$(BIN)/argosy doctor
+
+chaos: setup ## the full main job while processes are killed
+	$(BIN)/python -m tests.chaos
+
+bench: bench-rpc bench-gateway ## all benchmarks, into build/bench
+
+bench-rpc: setup ## echo through the interceptor chain against bare grpc.aio
+	$(BIN)/python -m tests.bench.rpc
+
+bench-gateway: setup ## chat through the gateway against LiteLLM's proxy
+	$(BIN)/python -m tests.bench.gateway
+
+fmt: setup ## format the code and repair what the linter can
+	$(BIN)/ruff check --fix --quiet . || true
+	$(BIN)/ruff format .
+
+notices: setup ## write THIRD_PARTY.md from the lock
+	$(BIN)/python -m deploy.local.notices
+
+clean: ## stop the mesh and remove all that was generated, .venv and the mesh's data included
+	@$(MAKE) down
+	rm -rf build $(VENV) libs/argosy/*/v1 libs/argosy/buf
+
+# How setup works: one stamp a step, so that a second run only compares times.
+prerequisites:
+	@PYTHON="$(PYTHON)" sh deploy/local/prerequisites.sh
+
+$(INSTALLED): requirements/lock.txt requirements/llm.txt
+	@PYTHON="$(PYTHON)" sh deploy/local/prerequisites.sh
+	@[ -x $(BIN)/python ] || { echo "[setup] creating $(VENV)"; $(PYTHON) -m venv $(VENV); }
+	@echo "[setup] installing $$(cat requirements/lock.txt requirements/llm.txt | grep -c '==') locked packages (minutes the first time)"
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --require-hashes --no-compile \
+		-r requirements/lock.txt -r requirements/llm.txt
+	@$(BIN)/python deploy/local/after_install.py
+	@touch $@
+
+$(EDITABLE): $(INSTALLED) pyproject.toml
+	@echo "[setup] linking this checkout into $(VENV)"
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
+	@touch $@
+
+$(STUBS): $(EDITABLE) protos/generate.py $(PROTOS)
+	@echo "[setup] generating stubs from $(words $(PROTOS)) contracts"
+	@$(BIN)/python protos/generate.py
+	@touch $@
