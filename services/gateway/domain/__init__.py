@@ -1,0 +1,1 @@
+"""Rules of the gateway without any input or output."""
