@@ -1,0 +1,1 @@
+"""Who is calling: principals, tokens verified offline, revocations, and the policy that every method declares."""

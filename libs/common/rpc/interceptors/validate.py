@@ -1,0 +1,49 @@
+"""The request is what its proto says: it parses, and it meets the rules that stand beside its fields."""
+
+from __future__ import annotations
+
+import protovalidate
+from google.protobuf.message import DecodeError
+
+from libs.common.errors import ArgosyError
+from libs.common.rpc.method import Exchange, Host, Method, Step
+
+# protovalidate compiles the rules of a message once and keeps them.
+_VALIDATOR = protovalidate.Validator()
+
+
+def wrap(method: Method, host: Host, step: Step) -> Step:
+    """Parses the body and checks it; a wrong one is INVALID_ARGUMENT with each field named."""
+    del host
+    parse = method.request.FromString
+    # Compiles the rules now: the first call of the method must not pay for it, and a wrong rule must stop the start.
+    _VALIDATOR.collect_violations(method.request())
+
+    async def validate(exchange: Exchange) -> bytes | None:
+        try:
+            request = parse(exchange.body)
+        except DecodeError:
+            raise ArgosyError("BODY_INVALID", "The body is not a message of this method.") from None
+        violations = _VALIDATOR.collect_violations(request)
+        if violations:
+            raise _invalid(violations)
+        exchange.request = request
+        return await step(exchange)
+
+    return validate
+
+
+def _invalid(violations: list[protovalidate.Violation]) -> ArgosyError:
+    found = [(_path(violation), violation.proto.message or violation.proto.rule_id) for violation in violations]
+    field, description = found[0]
+    more = f" (and {len(found) - 1} more)" if len(found) > 1 else ""
+    return ArgosyError("INVALID_FIELD", f"{field}: {description}{more}", metadata={"field": field}, violations=found)
+
+
+def _path(violation: protovalidate.Violation) -> str:
+    """`dataset.labels[key]`: the field as a caller writes it."""
+    parts: list[str] = []
+    for element in violation.proto.field.elements if violation.proto.field is not None else ():
+        subscript = element.subscript
+        parts.append(element.field_name + (f"[{subscript.value}]" if subscript is not None else ""))
+    return ".".join(parts)
