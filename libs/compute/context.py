@@ -1,7 +1,7 @@
 """What an engine sees of Argosy while it runs.
 
-An engine is `def run(ctx: EngineContext) -> dict`: a plain function whose result can be written as JSON. It runs in a Ray
-actor (`libs.compute.actor`) or, in unit tests and notebooks, in the calling thread with `LocalContext`.
+An engine is `def run(ctx: EngineContext) -> dict`: a plain function whose result can be written as JSON. It runs in a
+Ray actor (`libs.compute.actor`) or, in unit tests and notebooks, in the calling thread with `LocalContext`.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ class EngineError(Exception):
         self.metadata = metadata
 
 
-class EngineCancelled(Exception):
+class EngineCancelled(Exception):  # noqa: N818 - not an error
     """Raised by `EngineContext.stop_if_cancelled`; the task becomes cancelled."""
 
 
@@ -93,7 +93,7 @@ class EngineContext(ABC):
 
     @abstractmethod
     def metrics(self, phase: str, step: int, **values: float) -> None:
-        """Adds one point to the task's curves, for example `metrics("pretrain", 40, loss=5.1, tokens_per_second=14e3)`."""
+        """Adds one point to the task's curves: `metrics("pretrain", 40, loss=5.1, tokens_per_second=14e3)`."""
 
     @abstractmethod
     def checkpoint(self, data: Json) -> None:

@@ -1,0 +1,27 @@
+"""Manifests: JSON documents that name blobs. A manifest is a blob too, so its digest stands for everything below it."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+import orjson
+
+Json = dict[str, Any]
+
+_DIGEST = re.compile(r"[0-9a-f]{64}")
+
+
+def is_digest(text: str) -> bool:
+    """Whether `text` is a SHA-256 in lower-case hexadecimal."""
+    return _DIGEST.fullmatch(text) is not None
+
+
+def canonical(manifest: Json) -> bytes:
+    """The one way to write a manifest: UTF-8, sorted keys, no spaces; equal manifests have equal digests."""
+    return orjson.dumps(manifest, option=orjson.OPT_SORT_KEYS)
+
+
+def manifest_digests(manifest: Json) -> list[str]:
+    """SHA-256 of the blobs that a manifest names: the field `sha256` of every entry of its list `blobs`."""
+    return [entry["sha256"] for entry in manifest.get("blobs", ())]
