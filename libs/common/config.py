@@ -14,8 +14,8 @@ _HIDDEN = "**********"
 class CommonSettings(BaseSettings):
     """What the local runner, compose or Helm tells a service.
 
-    A service subclasses it with `model_config = SettingsConfigDict(env_prefix="ARGOSY_<NAME>_")`: its own fields then read
-    `ARGOSY_<NAME>_<FIELD>`, and the fields here that are common to the mesh still read `ARGOSY_<FIELD>`.
+    A service subclasses it with `model_config = SettingsConfigDict(env_prefix="ARGOSY_<NAME>_")`: its own fields then
+    read `ARGOSY_<NAME>_<FIELD>`, and the fields here that are common to the mesh still read `ARGOSY_<FIELD>`.
     """
 
     model_config = SettingsConfigDict(env_prefix="ARGOSY_", extra="ignore", populate_by_name=True)

@@ -1,8 +1,9 @@
 """The errors that a caller of an Argosy service can see, and their way over the wire and back.
 
-One catalogue holds every reason: the enum `argosy.common.v1.ErrorReason`, whose values carry the gRPC code and the delay after
-which a retry may help. Code raises `ArgosyError` (or, in a domain, `libs.common.domain.DomainError`) with a reason; the server
-turns it into `google.rpc.Status` with details, the client turns that back into the same `ArgosyError`.
+One catalogue holds every reason: the enum `argosy.common.v1.ErrorReason`, whose values carry the gRPC code and the
+delay after which a retry may help. Code raises `ArgosyError` (or, in a domain, `libs.common.domain.DomainError`) with
+a reason; the server turns it into `google.rpc.Status` with details, the client turns that back into the same
+`ArgosyError`.
 """
 
 from __future__ import annotations
@@ -21,7 +22,8 @@ STATUS_DETAILS_KEY = "grpc-status-details-bin"
 
 _PREFIX = "ERROR_REASON_"
 _CODES: dict[int, grpc.StatusCode] = {code.value[0]: code for code in grpc.StatusCode}
-# A message names the field and the value that the caller sent; a hostile one must not fill headers (gRPC allows 8 KiB of metadata).
+# A message names the field and the value that the caller sent; a hostile one must not fill headers (gRPC allows 8 KiB
+# of metadata).
 _TEXT_LIMIT = 512
 _VIOLATION_LIMIT = 20
 
@@ -61,7 +63,10 @@ _BY_NUMBER, _BY_NAME = _read_catalogue()
 
 
 def reason_of(reason: int | str) -> Reason:
-    """The line of the catalogue for a number or a name, with or without the prefix. Raises KeyError if there is none."""
+    """The line of the catalogue for a number or a name, with or without the prefix.
+
+    Raises KeyError if there is none.
+    """
     if isinstance(reason, str):
         return _BY_NAME[reason.removeprefix(_PREFIX)]
     return _BY_NUMBER[reason]
@@ -172,7 +177,7 @@ def _pack(status: status_pb2.Status, detail: object) -> None:
 
 
 def to_status(error: ArgosyError, request_id: str = "") -> status_pb2.Status:
-    """The wire form: ErrorInfo always, BadRequest for violations, RetryInfo where waiting helps, RequestInfo with an id."""
+    """The wire form: ErrorInfo always; BadRequest, RetryInfo and RequestInfo where there is something to say."""
     status = status_pb2.Status(code=error.code.value[0], message=_short(error.message))
     metadata = {key: _short(str(value)) for key, value in error.metadata.items()}
     _pack(status, error_details_pb2.ErrorInfo(reason=error.reason, domain=DOMAIN, metadata=metadata))
@@ -191,7 +196,7 @@ def to_status(error: ArgosyError, request_id: str = "") -> status_pb2.Status:
 
 
 def from_status(status: status_pb2.Status) -> ArgosyError:
-    """The `ArgosyError` behind a status; a reason that this version does not know becomes the one that its code suggests."""
+    """The `ArgosyError` behind a status; an unknown reason becomes the one that the code suggests."""
     info = error_details_pb2.ErrorInfo()
     bad_request = error_details_pb2.BadRequest()
     retry = error_details_pb2.RetryInfo()

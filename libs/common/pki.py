@@ -1,8 +1,8 @@
-"""Mutual TLS: a small local certificate authority, 24-hour certificates, and credentials that follow them without a restart.
+"""Mutual TLS: a small local certificate authority, 24-hour certificates, credentials that follow them while they rotate.
 
 Identities are SPIFFE ids in the certificate's URI name: `spiffe://argosy.local/svc/<service>` for services and
-`spiffe://argosy.local/operator` for the operator. A client checks the DNS name `<service>.argosy.local`, so the certificate of
-one service does not pass for another.
+`spiffe://argosy.local/operator` for the operator. A client checks the DNS name `<service>.argosy.local`, so the
+certificate of one service does not pass for another.
 """
 
 from __future__ import annotations
@@ -101,7 +101,7 @@ class LocalCa:
         _write(self._folder / "ca.crt", certificate.public_bytes(serialization.Encoding.PEM), 0o644)
 
     def issue(self, name: str, ttl: datetime.timedelta = CERTIFICATE_TTL) -> None:
-        """Writes `<name>.crt` and `<name>.key` (0600), replacing what is there; readers never see half of a pair as valid.
+        """Writes `<name>.crt` and `<name>.key` (0600), replacing what is there. Readers check that the two fit.
 
         Args:
             name: service name, or `operator`, who gets a client certificate.
@@ -208,7 +208,8 @@ class Certificates:
                 self._pair = self._read()
                 self._stamp = stamp
             except (ValueError, OSError):
-                # The files are just being replaced one after the other: keep the pair that fits, look again at the next call.
+                # The files are just being replaced one after the other: keep the pair that fits, look again at the
+                # next call.
                 pass
         return self._pair
 

@@ -12,7 +12,7 @@ from google.protobuf.descriptor_pb2 import MethodOptions
 DEFAULT_MAX_DEADLINE_SECONDS = 30.0
 
 
-class PolicyMissing(Exception):
+class PolicyError(Exception):
     """A method without a policy, or with one that lets nobody in. The service must not start."""
 
 
@@ -50,20 +50,20 @@ def method_path(method: MethodDescriptor) -> str:
 
 
 def read_policy(method: MethodDescriptor) -> MethodPolicy:
-    """The policy of a method. Raises PolicyMissing, naming the method, if it has none or one that cannot be met."""
+    """The policy of a method. Raises PolicyError, naming the method, if it has none or one that cannot be met."""
     path = method_path(method)
     options: MethodOptions = method.GetOptions()  # type: ignore[assignment]
     if not options.HasExtension(options_pb2.policy):
-        raise PolicyMissing(f"{path} has no policy")
+        raise PolicyError(f"{path} has no policy")
     policy = options.Extensions[options_pb2.policy]
     if policy.access == options_pb2.ACCESS_UNSPECIFIED:
-        raise PolicyMissing(f"{path} does not say who has access")
+        raise PolicyError(f"{path} does not say who has access")
     if policy.access == options_pb2.ACCESS_ROLE and policy.role == options_pb2.ROLE_UNSPECIFIED:
-        raise PolicyMissing(f"{path} asks for a role and names none")
+        raise PolicyError(f"{path} asks for a role and names none")
     if policy.access == options_pb2.ACCESS_PEER and not policy.peers:
-        raise PolicyMissing(f"{path} is for peers and names none")
+        raise PolicyError(f"{path} is for peers and names none")
     if method.client_streaming:
-        raise PolicyMissing(f"{path} streams requests; Argosy uploads in parts instead")
+        raise PolicyError(f"{path} streams requests; Argosy uploads in parts instead")
     return MethodPolicy(
         path=path,
         access=policy.access,

@@ -1,6 +1,7 @@
 """Short tokens: minted by identity, verified offline by every service.
 
-A token is a JWT signed with Ed25519 (RFC 8037), its key named by `kid`, the public keys published as a JWKS (RFC 7517). Keys
+A token is a JWT signed with Ed25519 (RFC 8037), its key named by `kid`, the public keys published as a JWKS (RFC
+7517). Keys
 overlap: a new key is published before it signs, an old one stays published until its last token has expired.
 """
 
@@ -225,7 +226,8 @@ class TokenVerifier:
         """Refuses from now on every token of this key or subject that was issued until then.
 
         Args:
-            name: `orgs/{org}/apiKeys/{key}`, `orgs/{org}/users/{user}`, `orgs/{org}/serviceAccounts/{account}` or `orgs/{org}`.
+            name: `orgs/{org}/apiKeys/{key}`, `orgs/{org}/users/{user}`, `orgs/{org}/serviceAccounts/{account}` or
+                `orgs/{org}`.
             at: UNIX time of the revocation.
         """
         self._revoked[name] = max(at, self._revoked.get(name, 0.0))

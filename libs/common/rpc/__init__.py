@@ -1,1 +1,1 @@
-"""gRPC as Argosy speaks it: handlers bound from descriptors, one named interceptor chain, clients with deadlines and retries."""
+"""gRPC as Argosy speaks it: bound handlers, one named interceptor chain, clients with deadlines and retries."""

@@ -1,7 +1,8 @@
 """Binds every RPC of a proto service to the function that serves it.
 
-`rpc CreateDataset` is served by `async def create_dataset(request, call)` in one of the handler modules: a unary one returns the
-answer, a streaming one is an async generator. A missing policy, a missing handler or a handler that no RPC uses stops the start.
+`rpc CreateDataset` is served by `async def create_dataset(request, call)` in one of the handler modules: a unary one
+returns the answer, a streaming one is an async generator. A missing policy, a missing handler or a handler that no RPC
+uses stops the start.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ import grpc
 from google.protobuf.descriptor import ServiceDescriptor
 from google.protobuf.message import Message
 
-from libs.common.auth.policy import PolicyMissing
+from libs.common.auth.policy import PolicyError
 from libs.common.rpc.call import CURRENT, Call
 from libs.common.rpc.interceptors import compile_chain
 from libs.common.rpc.method import Exchange, Host, Method, Step
@@ -59,7 +60,7 @@ def match(services: Iterable[ServiceDescriptor], sources: Iterable[object]) -> l
         for descriptor in service.methods:
             try:
                 method = Method.of(descriptor)
-            except PolicyMissing as fault:
+            except PolicyError as fault:
                 faults.append(str(fault))
                 continue
             handler = handlers.get(method.handler_name)

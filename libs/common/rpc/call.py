@@ -25,7 +25,8 @@ class Call(Generic[Deps]):
     Attributes:
         method: full path, `/argosy.dataset.v1.DatasetService/GetDataset`.
         principal: who calls. Its `org` is the organization of the call.
-        org: organization whose rows the call works on: that of the principal, or, for system administrators and services
+        org: organization whose rows the call works on: that of the principal, or, for system administrators and
+            services
             without a token, the one that the request names; `*` when it names none.
         request_id: finds the call in logs and traces.
         deadline: in seconds of time.monotonic().
@@ -65,7 +66,10 @@ class Call(Generic[Deps]):
 
     @property
     def uow(self) -> UnitOfWork:
-        """The unit of work of this call. It takes a connection at its first use and is committed by the binder, never by a handler."""
+        """The unit of work of this call.
+
+        It takes a connection at its first use and is committed by the binder, never by a handler.
+        """
         if self._uow is None:
             if self._open_uow is None:
                 raise RuntimeError("this service has no database")
@@ -83,7 +87,7 @@ class Call(Generic[Deps]):
         self._uow = None
 
     def forward(self) -> tuple[tuple[str, str], ...]:
-        """Metadata that lets a peer act for the same principal: `await stub.GetDataset(request, metadata=call.forward())`."""
+        """Metadata for a peer to act for the same principal: `stub.GetDataset(request, metadata=call.forward())`."""
         return (("authorization", f"Bearer {self.principal.token}"),) if self.principal.token else ()
 
 

@@ -23,7 +23,8 @@ if TYPE_CHECKING:
 
     from libs.common.db.uow import Database
 
-# Reads the names of resources that a request speaks about, in the order: its own fields, then those of the resource inside it.
+# Reads the names of resources that a request speaks about, in the order: its own fields, then those of the resource
+# inside it.
 NameReader = Callable[[Message], list[tuple[str, str]]]
 
 _NAME_FIELDS = ("name", "parent", "org")
@@ -49,7 +50,7 @@ class Method:
 
     @classmethod
     def of(cls, descriptor: MethodDescriptor) -> Method:
-        """Reads the descriptor. Raises PolicyMissing when the method declares no usable policy."""
+        """Reads the descriptor. Raises PolicyError when the method declares no usable policy."""
         return cls(
             policy=read_policy(descriptor),
             service=descriptor.containing_service.full_name,

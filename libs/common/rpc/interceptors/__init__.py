@@ -1,7 +1,7 @@
 """The one interceptor chain. Each module holds one stage: `wrap(method, host, step)` puts it around the steps after it.
 
-The stages are put together once a method when the server starts, so that a call runs through nested coroutines and nothing is
-looked up or allocated for the chain itself.
+The stages are put together once a method when the server starts, so that a call runs through nested coroutines and
+nothing is looked up or allocated for the chain itself.
 """
 
 from __future__ import annotations
@@ -21,9 +21,10 @@ from libs.common.rpc.interceptors import (
 )
 from libs.common.rpc.method import Host, Method, Step, Wrap
 
-# Outermost first. Errors are outermost, so that whatever any stage raises reaches the caller as a status. Trace and metrics see
-# refusals too. Admission and deadline come before anything that costs. Nobody unknown gets his message looked at, authorisation
-# needs a valid one, and only calls that will happen are audited from inside (refusals are audited where they happen).
+# Outermost first. Errors are outermost, so that whatever any stage raises reaches the caller as a status. Trace and
+# metrics see refusals too. Admission and deadline come before anything that costs. Nobody unknown gets his message
+# looked at, authorisation needs a valid one, and only calls that will happen are audited from inside (refusals are
+# audited where they happen).
 CHAIN: tuple[tuple[str, Wrap], ...] = (
     ("errors", errors.wrap),
     ("trace", trace.wrap),

@@ -1,4 +1,7 @@
-"""Sheds load before it costs anything. Health, reflection and channelz are not bound through the chain, so they stay exempt."""
+"""Sheds load before it costs anything.
+
+Health, reflection and channelz are not bound through the chain, so they stay exempt.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +12,10 @@ from libs.common.rpc.method import Exchange, Host, Method, Step
 
 
 def wrap(method: Method, host: Host, step: Step) -> Step:
-    """Refuses calls above the limit with OVERLOADED and RetryInfo. Streams, which may last for hours, are counted apart."""
+    """Refuses calls above the limit with OVERLOADED and RetryInfo.
+
+    Streams, which may last for hours, are counted apart.
+    """
     load = host.load
 
     async def admission(exchange: Exchange) -> bytes | None:

@@ -15,7 +15,10 @@ _SCHEME = "Bearer "
 
 
 def wrap(method: Method, host: Host, step: Step) -> Step:
-    """Sets `call.principal`. A token is demanded for ACCESS_ROLE, honoured for ACCESS_PEER and not read for ACCESS_PUBLIC."""
+    """Sets `call.principal`.
+
+    A token is demanded for ACCESS_ROLE, honoured for ACCESS_PEER and not read for ACCESS_PUBLIC.
+    """
     policy = method.policy
     demanded = policy.access == options_pb2.ACCESS_ROLE
     if demanded and host.verifier is None:

@@ -15,7 +15,7 @@ _ROLE_NAMES = {value.number: value.name for value in options_pb2.Role.DESCRIPTOR
 
 
 def wrap(method: Method, host: Host, step: Step) -> Step:
-    """Checks role and peer from the method's policy, and that every name in the request lies in the caller's organization."""
+    """Checks role and peer from the method's policy, and that every name lies in the caller's organization."""
     policy = method.policy
     needs_role = policy.access == options_pb2.ACCESS_ROLE
 

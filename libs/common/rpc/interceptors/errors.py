@@ -13,7 +13,10 @@ _log = logging.getLogger(__name__)
 
 
 def wrap(method: Method, host: Host, step: Step) -> Step:
-    """Turns exceptions into statuses. Ones that nobody foresaw are logged whole and sent as INTERNAL without their text."""
+    """Turns exceptions into statuses.
+
+    Ones that nobody foresaw are logged whole and sent as INTERNAL without their text.
+    """
     del method
 
     async def errors(exchange: Exchange) -> bytes | None:

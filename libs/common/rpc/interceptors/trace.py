@@ -19,7 +19,10 @@ _TRACEPARENT = re.compile(r"00-([0-9a-f]{32})-([0-9a-f]{16})-([0-9a-f]{2})")
 
 
 def parent_context(traceparent: str) -> otel.Context:
-    """The caller's span as a context; a new trace when it sent none. Reads one header instead of asking every propagator."""
+    """The caller's span as a context; a new trace when it sent none.
+
+    Reads one header instead of asking every propagator.
+    """
     match = _TRACEPARENT.fullmatch(traceparent)
     if match is None:
         return otel.Context()
