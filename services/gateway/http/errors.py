@@ -31,7 +31,7 @@ _STATUS: dict[grpc.StatusCode, int] = {
     grpc.StatusCode.UNAUTHENTICATED: 401,
 }
 # Reasons that HTTP has a better word for than for their code.
-_BY_REASON = {"TOO_LARGE": 413, "ROUTE_UNKNOWN": 404, "STORAGE_FULL": 507}
+_BY_REASON = {"TOO_LARGE": 413, "ROUTE_UNKNOWN": 404, "STORAGE_FULL": 507, "OFFSET_MISMATCH": 416}
 
 
 class HttpError(Exception):

@@ -1,7 +1,8 @@
 """JSON into protobuf messages by the proto3 JSON mapping, with every fault named by its field path.
 
-`google.protobuf.json_format` stops at the first fault and names it by the Python type at hand. A caller of the gateway gets all
-faults of a body, each with the path of its field. The well-known types (timestamps, masks, structs, ...) are left to json_format.
+`google.protobuf.json_format` stops at the first fault and names it by the Python type at hand. A caller of the gateway
+gets all faults of a body, each with the path of its field. The well-known types (timestamps, masks, structs, ...) are
+left to json_format.
 """
 
 from __future__ import annotations
@@ -9,11 +10,12 @@ from __future__ import annotations
 import base64
 import binascii
 import math
+import re
 from collections.abc import Mapping
 from typing import Any
 
-from google.protobuf import json_format
-from google.protobuf.descriptor import Descriptor, EnumDescriptor, FieldDescriptor
+from google.protobuf import field_mask_pb2, json_format
+from google.protobuf.descriptor import EnumDescriptor, FieldDescriptor
 from google.protobuf.message import Message
 
 from libs.common.errors import ArgosyError
@@ -23,6 +25,7 @@ MAX_DEPTH = 90
 # More faults than this tell nobody anything.
 _MAX_FAULTS = 20
 _SHOWN = 80
+_WHOLE = re.compile(r"-?[0-9]{1,20}\Z")
 
 _INTEGERS = {
     FieldDescriptor.CPPTYPE_INT32: (-(1 << 31), (1 << 31) - 1),
@@ -31,6 +34,7 @@ _INTEGERS = {
     FieldDescriptor.CPPTYPE_UINT64: (0, (1 << 64) - 1),
 }
 _FLOATS = {FieldDescriptor.CPPTYPE_DOUBLE: math.inf, FieldDescriptor.CPPTYPE_FLOAT: 3.4028234663852886e38}
+_KINDS = {bool: "a boolean", int: "a number", float: "a number", str: "a string", list: "an array", dict: "an object"}
 _SPECIAL_FLOATS = {"NaN": math.nan, "Infinity": math.inf, "-Infinity": -math.inf}
 
 
@@ -90,7 +94,7 @@ def fill(message: Message, value: Any, faults: Faults, path: str = "", depth: in
             _fill_field(message, field, item, faults, f"{path}.{field.name}" if path else field.name, depth)
 
 
-def field_by_name(descriptor: Descriptor, name: str) -> FieldDescriptor | None:
+def field_by_name(descriptor: Any, name: str) -> FieldDescriptor | None:
     """The field of this name, in the spelling of the proto or of JSON."""
     return descriptor.fields_by_name.get(name) or descriptor.fields_by_camelcase_name.get(name)
 
@@ -100,7 +104,7 @@ def is_map(field: FieldDescriptor) -> bool:
     return field.is_repeated and field.message_type is not None and field.message_type.GetOptions().map_entry
 
 
-def is_well_known(descriptor: Descriptor) -> bool:
+def is_well_known(descriptor: Any) -> bool:
     """Whether JSON writes the message in a way of its own: timestamps, durations, masks, structs, wrappers."""
     return descriptor.file.package == "google.protobuf" and descriptor.file.name != "google/protobuf/descriptor.proto"
 
@@ -109,7 +113,14 @@ def kind_of(value: Any) -> str:
     """What JSON calls the type of a value."""
     if value is None:
         return "null"
-    kinds = {bool: "a boolean", int: "a number", float: "a number", str: "a string", list: "an array", dict: "an object"}
+    kinds = {
+        bool: "a boolean",
+        int: "a number",
+        float: "a number",
+        str: "a string",
+        list: "an array",
+        dict: "an object",
+    }
     return kinds.get(type(value), "something else")
 
 
@@ -158,7 +169,7 @@ def _fill_map(message: Message, field: FieldDescriptor, value: Any, faults: Faul
     if not isinstance(value, Mapping):
         faults.add(path, f"must be an object, not {kind_of(value)}")
         return
-    entry = field.message_type
+    entry: Any = field.message_type
     key_field, value_field = entry.fields_by_name["key"], entry.fields_by_name["value"]
     target = getattr(message, field.name)
     for key, item in value.items():
@@ -175,10 +186,25 @@ def _fill_map(message: Message, field: FieldDescriptor, value: Any, faults: Faul
 
 
 def _fill_well_known(message: Message, value: Any, faults: Faults, path: str) -> None:
+    if isinstance(message, field_mask_pb2.FieldMask) and isinstance(value, str) and "_" in value:
+        # The mapping asks for camelCase; who copies the names from the proto means the same.
+        message.paths.extend(value.split(","))
+        return
+    if _holds_null(value):
+        faults.add(path, "holds a null character")
+        return
     try:
         json_format.ParseDict(value, message, max_recursion_depth=MAX_DEPTH)
     except (json_format.Error, ValueError, TypeError, AttributeError, KeyError, OverflowError, RecursionError):
         faults.add(path, f"is not a {message.DESCRIPTOR.name} in the JSON mapping of protobuf")
+
+
+def _holds_null(value: Any) -> bool:
+    if isinstance(value, str):
+        return "\0" in value
+    if isinstance(value, Mapping):
+        return any(_holds_null(key) or _holds_null(item) for key, item in value.items())
+    return isinstance(value, list) and any(_holds_null(item) for item in value)
 
 
 def _is_bool(field: FieldDescriptor) -> bool:
@@ -234,9 +260,7 @@ def _integer(value: Any, least: int, most: int) -> int:
         pass
     elif isinstance(value, int):
         number = value
-    elif isinstance(value, float) and value.is_integer():
-        number = int(value)
-    elif isinstance(value, str) and len(value) <= 20 and value.lstrip("-").isascii() and value.lstrip("-").isdigit():
+    elif (isinstance(value, float) and value.is_integer()) or (isinstance(value, str) and _WHOLE.match(value)):
         number = int(value)
     if number is None:
         raise _Fault("must be a whole number")

@@ -1,8 +1,8 @@
 """The route table: what `google.api.http` says in the descriptors, compiled into a tree.
 
-Matching costs one dictionary look-up a path segment. A template may say `*` where another says a literal, so the tree is made
-deterministic when it is built: the branch of a literal also holds everything that a wildcard at the same place would lead to, and
-where both end at one route, the more literal template wins.
+Matching costs one dictionary look-up a path segment. A template may say `*` where another says a literal, so the tree
+is made deterministic when it is built: the branch of a literal also holds everything that a wildcard at the same place
+would lead to, and where both end at one route, the more literal template wins.
 """
 
 from __future__ import annotations

@@ -1,6 +1,7 @@
 """From an HTTP request to the message of an RPC, and from its answer to JSON.
 
-Follows google/api/http.proto: variables of the path, then the body (all of it, or one field), then the query for what is left.
+Follows google/api/http.proto: variables of the path, then the body (all of it, or one field), then the query for what
+is left.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from urllib.parse import unquote_to_bytes
 
 import orjson
 from google.protobuf import json_format
-from google.protobuf.descriptor import Descriptor, FieldDescriptor
+from google.protobuf.descriptor import FieldDescriptor
 from google.protobuf.message import Message
 
 from libs.common.errors import ArgosyError
@@ -114,10 +115,10 @@ def _fill_query(message: Message, query: bytes, body: str, in_path: set[str], fa
             _set_from_query(message, fields, values, path, faults)
 
 
-def _field_path(descriptor: Descriptor, name: str) -> list[FieldDescriptor] | None:
+def _field_path(descriptor: Any, name: str) -> list[FieldDescriptor] | None:
     """The fields that a dotted name goes through; None if it names none that a query can give."""
     found: list[FieldDescriptor] = []
-    current: Descriptor | None = descriptor
+    current: Any = descriptor
     for part in name.split("."):
         field = field_by_name(current, part) if current is not None else None
         if field is None or is_map(field) or (found and found[-1].is_repeated):

@@ -1,0 +1,239 @@
+"""One HTTP request and its answer, on top of raw ASGI."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import re
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, MutableMapping
+from typing import Any, Protocol
+
+from libs.common.clock import Clock
+from libs.common.errors import ArgosyError
+from services.gateway.http.errors import HttpError, error_body, http_status, retry_after
+
+Scope = MutableMapping[str, Any]
+Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
+Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
+Headers = Iterable[tuple[bytes, bytes]]
+
+JSON = b"application/json"
+EVENTS = b"text/event-stream"
+BYTES = b"application/octet-stream"
+
+# Nothing that the gateway answers is to be framed, sniffed, cached or run. CORS stays off: no header allows another
+# origin.
+SECURITY_HEADERS: tuple[tuple[bytes, bytes], ...] = (
+    (b"x-content-type-options", b"nosniff"),
+    (b"x-frame-options", b"DENY"),
+    (b"referrer-policy", b"no-referrer"),
+    (b"content-security-policy", b"default-src 'none'; frame-ancestors 'none'"),
+    (b"cross-origin-resource-policy", b"same-origin"),
+    (b"cache-control", b"no-store"),
+)
+_REQUEST_ID = re.compile(rb"[A-Za-z0-9._-]{1,64}\Z")
+_TRACEPARENT = re.compile(rb"00-([0-9a-f]{32})-([0-9a-f]{16})-([0-9a-f]{2})\Z")
+# A client that sends its body slower than this is holding a place that others need.
+BODY_SECONDS = 30.0
+
+
+class Connection(Protocol):
+    """What our HTTP protocol puts into the scope: says when the client has gone."""
+
+    on_lost: Callable[[], object] | None
+
+
+class ClientGone(Exception):
+    """The client closed the connection before it had its answer."""
+
+
+class Exchange:
+    """A request with everything that an answer needs.
+
+    Attributes:
+        headers: of the request, names in lower case; of a name given twice the last one.
+        request_id: the caller's X-Request-Id, else the trace id.
+        trace_id: 32 hexadecimal digits, the caller's if it sent a traceparent.
+        parent_id: span id of the caller, empty for none.
+        span_id: 16 hexadecimal digits of the span of this request.
+        sampled: whether the caller wants the trace recorded; without a traceparent it is.
+        status: of the answer, 0 until it starts.
+        extra: headers that the answer gets besides, such as those of the rate limit.
+        route: what the span is called.
+        attributes: of the span.
+        started: wall time of the arrival.
+        began: monotonic time of the arrival, in seconds.
+    """
+
+    __slots__ = (
+        "_receive",
+        "_send",
+        "attributes",
+        "began",
+        "clock",
+        "connection",
+        "extra",
+        "headers",
+        "method",
+        "parent_id",
+        "path",
+        "query",
+        "request_id",
+        "route",
+        "sampled",
+        "span_id",
+        "started",
+        "status",
+        "trace_id",
+    )
+
+    def __init__(self, scope: Scope, receive: Receive, send: Send, clock: Clock) -> None:
+        self.clock = clock
+        self.started = clock.now()
+        self.began = clock.monotonic()
+        self._receive = receive
+        self._send = send
+        self.method: str = scope["method"]
+        self.path: str = scope["raw_path"].decode("ascii", "replace")
+        self.query: bytes = scope["query_string"]
+        self.headers: dict[bytes, bytes] = dict(scope["headers"])
+        self.connection: Connection | None = scope.get("argosy.connection")
+        self.status = 0
+        self.extra: list[tuple[bytes, bytes]] = []
+        self.route = ""
+        self.attributes: dict[str, str] = {}
+        self._identify()
+
+    def _identify(self) -> None:
+        given = self.headers.get(b"traceparent")
+        parent = _TRACEPARENT.match(given) if given is not None else None
+        if parent is not None:
+            self.trace_id = parent[1].decode()
+            self.parent_id = parent[2].decode()
+            self.sampled = bool(int(parent[3], 16) & 1)
+        else:
+            self.trace_id = f"{random.getrandbits(128):032x}"
+            self.parent_id = ""
+            self.sampled = True
+        self.span_id = f"{random.getrandbits(64):016x}"
+        wanted = self.headers.get(b"x-request-id")
+        self.request_id = wanted.decode() if wanted is not None and _REQUEST_ID.match(wanted) else self.trace_id
+
+    @property
+    def traceparent(self) -> str:
+        """W3C trace context of this request for whom it calls."""
+        return f"00-{self.trace_id}-{self.span_id}-{'01' if self.sampled else '00'}"
+
+    def call_metadata(self) -> tuple[tuple[str, str], ...]:
+        """gRPC metadata that every call on behalf of this request carries."""
+        return (("x-request-id", self.request_id), ("traceparent", self.traceparent))
+
+    def content_length(self) -> int | None:
+        """The stated length of the body. Raises BODY_INVALID if it is no number."""
+        value = self.headers.get(b"content-length")
+        if value is None:
+            return None
+        if not value.isdigit() or len(value) > 18:
+            raise ArgosyError("BODY_INVALID", "Content-Length is not a number.")
+        return int(value)
+
+    def require_content_type(self, wanted: bytes) -> None:
+        """Raises 415 unless the body is of this type; one without a type passes as this type."""
+        given = self.headers.get(b"content-type")
+        if given is None or given == wanted or given.partition(b";")[0].strip().lower() == wanted:
+            return
+        shown = given.decode("ascii", "replace")[:100]
+        message = f"This route takes {wanted.decode()}, not {shown}."
+        raise HttpError(415, ArgosyError("BODY_INVALID", message, metadata={"content_type": shown}))
+
+    async def body(self, limit: int) -> bytes:
+        """The whole body. Raises TOO_LARGE above `limit` bytes, 408 when it comes too slowly, ClientGone when it ends
+        early.
+        """
+        stated = self.content_length()
+        if stated is not None and stated > limit:
+            raise _too_large(limit)
+        try:
+            async with asyncio.timeout(BODY_SECONDS):
+                message = await self._next()
+                if not message.get("more_body"):
+                    whole: bytes = message.get("body", b"")
+                    if len(whole) > limit:
+                        raise _too_large(limit)
+                    return whole
+                return await self._rest(message["body"], limit)
+        except TimeoutError:
+            error = ArgosyError("BODY_INVALID", f"The body did not come within {BODY_SECONDS:.0f} seconds.")
+            raise HttpError(408, error, ((b"connection", b"close"),)) from None
+
+    async def _rest(self, first: bytes, limit: int) -> bytes:
+        parts, size, more = [first], len(first), True
+        while more:
+            message = await self._next()
+            parts.append(message.get("body", b""))
+            size += len(parts[-1])
+            if size > limit:
+                raise _too_large(limit)
+            more = message.get("more_body", False)
+        return b"".join(parts)
+
+    async def stream(self) -> AsyncIterator[bytes]:
+        """The body piece by piece. Raises 408 when a piece does not come in time, ClientGone when it ends early."""
+        more = True
+        while more:
+            try:
+                async with asyncio.timeout(BODY_SECONDS):
+                    message = await self._next()
+            except TimeoutError:
+                error = ArgosyError("BODY_INVALID", f"Nothing came for {BODY_SECONDS:.0f} seconds.")
+                raise HttpError(408, error, ((b"connection", b"close"),)) from None
+            if message.get("body"):
+                yield message["body"]
+            more = message.get("more_body", False)
+
+    async def _next(self) -> MutableMapping[str, Any]:
+        message = await self._receive()
+        if message["type"] != "http.request":
+            raise ClientGone
+        return message
+
+    async def start(self, status: int, content_type: bytes, headers: Headers = (), length: int | None = None) -> None:
+        """Sends status and headers; `length` None for a body whose length is not known."""
+        self.status = status
+        lines = [(b"content-type", content_type), (b"x-request-id", self.request_id.encode()), *SECURITY_HEADERS]
+        if length is not None:
+            lines.append((b"content-length", b"%d" % length))
+        lines.append((b"traceparent", self.traceparent.encode()))
+        lines.extend(self.extra)
+        replaced = {name for name, _ in headers}
+        if replaced:
+            lines = [line for line in lines if line[0] not in replaced]
+            lines.extend(headers)
+        await self._send({"type": "http.response.start", "status": status, "headers": lines})
+
+    async def write(self, data: bytes, more: bool = True) -> None:
+        """Sends a piece of the body."""
+        await self._send({"type": "http.response.body", "body": data, "more_body": more})
+
+    async def respond(self, status: int, body: bytes, content_type: bytes = JSON, headers: Headers = ()) -> None:
+        """Sends the whole answer."""
+        await self.start(status, content_type, headers, len(body))
+        await self._send({"type": "http.response.body", "body": body, "more_body": False})
+
+    async def fail(self, error: ArgosyError, status: int | None = None, headers: Headers = ()) -> None:
+        """Answers with an error."""
+        status = status or http_status(error)
+        lines = list(headers)
+        wait = retry_after(error)
+        if wait is not None:
+            lines.append((b"retry-after", wait))
+        if status == 401:
+            lines.append((b"www-authenticate", b"Bearer"))
+        if status == 413:
+            # What is left of the body is not read, so the connection cannot be used again.
+            lines.append((b"connection", b"close"))
+        await self.respond(status, error_body(error, status, self.request_id), JSON, lines)
+
+
+def _too_large(limit: int) -> ArgosyError:
+    return ArgosyError("TOO_LARGE", f"The body is larger than {limit} bytes.", metadata={"limit": str(limit)})
