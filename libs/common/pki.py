@@ -1,4 +1,4 @@
-"""Mutual TLS: a small local certificate authority, 24-hour certificates, credentials that follow them while they rotate.
+"""Mutual TLS: a small local authority, 24-hour certificates, credentials that follow them while they rotate.
 
 Identities are SPIFFE ids in the certificate's URI name: `spiffe://argosy.local/svc/<service>` for services and
 `spiffe://argosy.local/operator` for the operator. A client checks the DNS name `<service>.argosy.local`, so the
