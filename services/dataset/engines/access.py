@@ -1,0 +1,52 @@
+"""The blob store as engines see it: some stores to read from, one to write to."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import BinaryIO
+
+from libs.common.blobs import BlobStore, Json, manifest_digests
+from libs.common.domain import DomainError
+
+
+class StoreBlobs:
+    """`Blobs` over the stores that a task has grants for.
+
+    Args:
+        write: Where outputs go, also read from; None for reading only.
+        reads: Stores of read grants.
+    """
+
+    def __init__(self, write: BlobStore | None, *reads: BlobStore) -> None:
+        self._write = write
+        self._reads = (*reads, write) if write is not None else reads
+
+    def read(self, digest: str) -> bytes:
+        """The whole blob, from the first store whose grant covers it."""
+        *others, last = self._reads
+        for store in others:
+            try:
+                return store.read_sync(digest)
+            except DomainError as error:
+                if error.reason not in ("GRANT_DENIED", "NOT_FOUND"):
+                    raise
+        return last.read_sync(digest)
+
+    def write(self, data: bytes) -> str:
+        """Stores the bytes durably and returns their SHA-256 in hexadecimal."""
+        if self._write is None:
+            raise DomainError("GRANT_DENIED", "this store is for reading only")
+        return self._write.put_sync(data).sha256
+
+
+@contextmanager
+def joined_file(store: BlobStore, manifest: Json) -> Iterator[BinaryIO]:
+    """The blobs of a manifest as one local file: Parquet is read from its end, and a file system read is the cheapest stream."""
+    with tempfile.TemporaryFile() as file:
+        for digest in manifest_digests(manifest):
+            for chunk in store.get_sync(digest):
+                file.write(chunk)
+        file.seek(0)
+        yield file  # type: ignore[misc]

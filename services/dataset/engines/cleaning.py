@@ -1,0 +1,252 @@
+"""Clean: rules and duplicates decide which rows of a version stay; the others are counted with a reason."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import lru_cache
+from hashlib import blake2b
+from typing import Any
+
+import numpy as np
+
+from libs.common.blobs import BlobStore
+from libs.compute.context import EngineContext, EngineError
+from services.dataset.engines.access import StoreBlobs
+from services.dataset.engines.alike import find_repeats
+from services.dataset.engines.index import VersionIndex, load, save
+from services.dataset.engines.minhash import band_hashes, choose_banding, set_hashes
+from services.dataset.engines.parts import Blobs
+from services.dataset.engines.reading import VersionReader
+from services.dataset.engines.report import EXAMPLE_CHARACTERS, RuleTally, version_result
+from services.dataset.engines.rows import Row, RowError, canonical, widen_columns
+from services.dataset.engines.rules import Rules, change, comparable, find_fault
+from services.dataset.engines.shards import map_shards
+from services.dataset.engines.shingles import shingle_hashes
+from services.dataset.engines.writing import PartWriter
+
+# Rows of one shard: half a second of work, a few megabytes of text.
+SHARD_ROWS = 4096
+# Shares of the progress: rules and signatures; the rest is the comparison and the writing.
+_RULES_SHARE = 0.7
+
+
+@dataclass(slots=True)
+class Judged:
+    """What the rules say about a shard of n rows. Numbers count from the shard's first row.
+
+    Attributes:
+        count: n.
+        faults: row to (rule, reason).
+        beginnings: row to the beginning of its text.
+        changed_by: row to the rules that changed its text.
+        rows: row to its changed content, for changed rows without a fault.
+        exact: (n, 16) uint8, hash of the comparable text.
+        sets: (n,) uint64.
+        bands: (bands, n) uint64.
+    """
+
+    count: int
+    faults: dict[int, tuple[str, str]] = field(default_factory=dict)
+    beginnings: list[str] = field(default_factory=list)
+    changed_by: dict[int, list[str]] = field(default_factory=dict)
+    rows: dict[int, Row] = field(default_factory=dict)
+    exact: np.ndarray = field(default_factory=lambda: np.zeros((0, 16), np.uint8))
+    sets: np.ndarray = field(default_factory=lambda: np.zeros(0, np.uint64))
+    bands: np.ndarray = field(default_factory=lambda: np.zeros((0, 0), np.uint64))
+
+
+def run(ctx: EngineContext) -> dict[str, Any]:
+    """Cleans one version.
+
+    The spec names `version` and `grant` (manifest to clean), `text_column` and `rules` (fields of
+    `argosy.dataset.v1.CleaningRules`).
+
+    Raises:
+        EngineError: CONTENT_INVALID, when no row stays.
+    """
+    started = time.monotonic()
+    spec = ctx.spec
+    store = ctx.blobs_read(spec["grant"])
+    blobs = StoreBlobs(ctx.blobs_write, store)
+    reader = VersionReader(load(store.load_manifest_sync(spec["version"]), blobs), blobs)
+    rules = Rules.from_spec(spec["rules"])
+    selection = Selection(reader, blobs, rules)
+    total = len(reader.index)
+    shards = [
+        (spec["grant"], spec["version"], spec["text_column"], spec["rules"], start, min(total, start + SHARD_ROWS))
+        for start in range(0, total, SHARD_ROWS)
+    ]
+
+    def local(_grant: str, _version: str, column: str, _rules: dict[str, Any], start: int, stop: int) -> Judged:
+        return judge(reader, column, rules, start, stop)
+
+    for judged in map_shards(judge_shard, shards, local):
+        ctx.stop_if_cancelled()
+        selection.add(judged)
+        share = _RULES_SHARE * selection.seen / total
+        ctx.progress(share, f"{selection.seen:,} of {total:,} rows checked", rows=selection.seen)
+    ctx.progress(_RULES_SHARE, "Comparing rows that are alike")
+
+    def compared(share: float) -> None:
+        ctx.stop_if_cancelled()
+        ctx.progress(_RULES_SHARE + (0.95 - _RULES_SHARE) * share)
+
+    selection.drop_near_duplicates(spec["text_column"], compared)
+    saved = save(selection.index(), blobs)
+    if not saved.row_count:
+        raise EngineError("CONTENT_INVALID", "no row is left; the rules drop them all", detail="no rows")
+    report = {**selection.report(), "seconds": time.monotonic() - started}
+    ctx.progress(1.0, f"{saved.row_count:,} of {total:,} rows kept", rows=total, bytes=saved.byte_count)
+    return version_result(saved, report, selection.new_bytes)
+
+
+def judge_shard(grant: str, version: str, column: str, rules: dict[str, Any], start: int, stop: int) -> Judged:
+    """`judge` in a Ray worker, which opens the version by its grant."""
+    return judge(_open(grant, version), column, Rules.from_spec(rules), start, stop)
+
+
+# One version at a time: a worker that gets several shards of it reads the index once.
+@lru_cache(maxsize=1)
+def _open(grant: str, version: str) -> VersionReader:
+    store = BlobStore.from_grant(grant)
+    blobs = StoreBlobs(None, store)
+    return VersionReader(load(store.load_manifest_sync(version), blobs), blobs)
+
+
+def judge(reader: VersionReader, column: str, rules: Rules, start: int, stop: int) -> Judged:
+    """Applies the rules for single rows to rows [start, stop), and computes what the rules for pairs of rows need."""
+    numbers = np.arange(start, stop)
+    judged = Judged(stop - start)
+    texts = reader.texts(column, numbers)
+    changed: list[int] = []
+    for at, text in enumerate(texts):
+        texts[at], names = change(text, rules)
+        if names:
+            changed.append(at)
+            judged.changed_by[at] = names
+        if fault := find_fault(texts[at], rules):
+            judged.faults[at] = fault
+    kept = [at for at in changed if at not in judged.faults]
+    for at, row in zip(kept, reader.rows(numbers[kept]), strict=True):
+        judged.rows[at] = {**row, column: texts[at]}
+    judged.beginnings = [text[:EXAMPLE_CHARACTERS] for text in texts]
+    if rules.exact_duplicates:
+        digests = b"".join(blake2b(comparable(text).encode(), digest_size=16).digest() for text in texts)
+        judged.exact = np.frombuffer(digests, np.uint8).reshape(-1, 16)
+    if rules.near_duplicate_threshold:
+        hashes, offsets = shingle_hashes(texts)
+        judged.sets = set_hashes(hashes, offsets)
+        judged.bands = band_hashes(hashes, offsets, choose_banding(rules.near_duplicate_threshold))
+    return judged
+
+
+class Selection:
+    """Which rows stay. Shards are added in order, so exact duplicates and the parts of changed rows do not depend on workers."""
+
+    def __init__(self, reader: VersionReader, blobs: Blobs, rules: Rules) -> None:
+        self._blobs = blobs
+        # Reports name rows by their ids in the version that is read.
+        self._id_of = reader.index.id_of
+        self._rules = rules
+        self._writer = PartWriter(blobs, reader.index)
+        index = reader.index
+        # Changed rows get another place; the arrays of the version that is read stay as they are.
+        self._index = VersionIndex(
+            index.parts,
+            index.sources,
+            dict(index.columns),
+            index.row_ids.copy(),
+            index.part.copy(),
+            index.slot.copy(),
+            index.size.copy(),
+            index.source,
+            index.position,
+        )
+        self._keep = np.ones(len(index), bool)
+        self._tally = RuleTally(index)
+        self._seen_texts: dict[bytes, int] = {}
+        self._sets: list[np.ndarray] = []
+        self._bands: list[np.ndarray] = []
+        self.seen = 0
+
+    @property
+    def new_bytes(self) -> int:
+        """Bytes of changed rows that the version before did not have."""
+        return self._writer.new_bytes
+
+    def add(self, judged: Judged) -> None:
+        """Takes over what the rules say about the next rows."""
+        first = self.seen
+        self.seen += judged.count
+        for names in judged.changed_by.values():
+            self._tally.change(names)
+        for at, (rule, reason) in judged.faults.items():
+            self._keep[first + at] = False
+            self._tally.drop(rule, first + at, reason, judged.beginnings[at])
+        if self._rules.exact_duplicates:
+            self._drop_exact(first, judged)
+        for at, row in judged.rows.items():
+            if self._keep[first + at]:
+                self._replace(first + at, row)
+        self._sets.append(judged.sets)
+        self._bands.append(judged.bands)
+
+    def drop_near_duplicates(self, column: str, progress: Callable[[float], None]) -> None:
+        """Drops all but the first of each group of near-duplicates among the rows that are left."""
+        self._writer.flush()
+        self._index.parts = self._writer.parts
+        threshold = self._rules.near_duplicate_threshold
+        if not threshold or not self.seen:
+            return
+        rows = np.flatnonzero(self._keep)
+        reader = VersionReader(self._index, self._blobs)
+        sets, bands = np.concatenate(self._sets)[rows], np.concatenate(self._bands, axis=1)[:, rows]
+        self._sets, self._bands = [], []
+        repeats = find_repeats(sets, bands, threshold, lambda some: reader.texts(column, rows[some]), progress)
+        for repeat in repeats:
+            row, first = int(rows[repeat.row]), int(rows[repeat.other])
+            self._keep[row] = False
+            reason = f"similarity {repeat.similarity:.2f}, group of row {self._id_of(first)}"
+            text = ""
+            if self._tally.wants_example("near_duplicates"):
+                text = reader.texts(column, np.array([row]))[0][:EXAMPLE_CHARACTERS]
+            self._tally.drop("near_duplicates", row, reason, text)
+
+    def index(self) -> VersionIndex:
+        """The rows that stay."""
+        return self._index.select(self._keep)
+
+    def report(self) -> dict[str, Any]:
+        """Fields of `argosy.dataset.v1.Report`."""
+        return {
+            "rows_in": self.seen,
+            "rows_out": int(self._keep.sum()),
+            "rules": self._tally.rules(),
+            "changed": self._tally.changed,
+        }
+
+    def _drop_exact(self, first: int, judged: Judged) -> None:
+        for at in range(judged.count):
+            if not self._keep[first + at]:
+                continue
+            digest = judged.exact[at].tobytes()
+            earlier = self._seen_texts.setdefault(digest, first + at)
+            if earlier != first + at:
+                self._keep[first + at] = False
+                reason = f"same text as row {self._id_of(earlier)}"
+                self._tally.drop("exact_duplicates", first + at, reason, judged.beginnings[at])
+
+    def _replace(self, row: int, content: Row) -> None:
+        try:
+            plain, data = canonical(content)
+        except RowError as error:
+            # NFC takes some characters apart, so a row of nearly the largest size can grow beyond it.
+            self._keep[row] = False
+            self._tally.drop("row_size", row, str(error), "")
+            return
+        widen_columns(self._index.columns, plain)
+        place = self._writer.stage(plain, data)
+        self._index.row_ids[row] = np.frombuffer(place.row_id, np.uint8)
+        self._index.part[row], self._index.slot[row], self._index.size[row] = place.part, place.slot, place.size

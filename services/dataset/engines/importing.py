@@ -1,0 +1,85 @@
+"""Import: a file of rows becomes a version."""
+
+from __future__ import annotations
+
+import io
+import time
+from typing import Any, BinaryIO
+
+from libs.compute.context import EngineContext, EngineError
+from services.dataset.engines.access import StoreBlobs, joined_file
+from services.dataset.engines.formats import UnreadableFile, read_lines
+from services.dataset.engines.index import load, save
+from services.dataset.engines.report import version_result
+from services.dataset.engines.rows import RowError, split_provenance
+from services.dataset.engines.writing import VersionWriter
+
+# Lines that could not be read and are named in the report; the others are counted.
+_LINE_ERRORS = 100
+# Lines between two looks at the clock.
+_STRIDE = 1000
+_REPORT_SECONDS = 0.5
+
+
+def run(ctx: EngineContext) -> dict[str, Any]:
+    """Imports one file.
+
+    The spec names `upload` and `upload_grant` (manifest of the file's pieces), `file_name`, `format`, and, when the dataset has a
+    version, `base` and `base_grant`, whose rows are referenced instead of stored again.
+
+    Raises:
+        EngineError: CONTENT_INVALID, when no row at all can be read.
+    """
+    started = time.monotonic()
+    spec = ctx.spec
+    uploads = ctx.blobs_read(spec["upload_grant"])
+    reads = [ctx.blobs_read(spec["base_grant"])] if spec.get("base") else []
+    blobs = StoreBlobs(ctx.blobs_write, *reads)
+    known = load(reads[0].load_manifest_sync(spec["base"]), blobs) if reads else None
+    manifest = uploads.load_manifest_sync(spec["upload"])
+    ctx.progress(0.0, f"Fetching {spec['file_name']}")
+    with joined_file(uploads, manifest) as file:
+        writer = VersionWriter(blobs, known)
+        report = import_file(ctx, file, writer)
+        index = writer.finish()
+    saved = save(index, blobs)
+    report["seconds"] = time.monotonic() - started
+    ctx.progress(1.0, f"{len(index):,} rows imported", rows=len(index), bytes=saved.byte_count)
+    return version_result(saved, report, writer.new_bytes)
+
+
+def import_file(ctx: EngineContext, file: BinaryIO, writer: VersionWriter) -> dict[str, Any]:
+    """Adds every readable row of `file` to `writer` and returns the report (fields of `argosy.dataset.v1.Report`)."""
+    size = file.seek(0, io.SEEK_END)
+    file.seek(0)
+    errors: list[dict[str, Any]] = []
+    failed = seen = 0
+    reported = time.monotonic()
+    try:
+        for line in read_lines(file, ctx.spec["format"]):
+            seen += 1
+            error = line.error
+            if line.row is not None:
+                try:
+                    writer.add(*split_provenance(line.row, ctx.spec["file_name"], line.number))
+                except RowError as reason:
+                    error = str(reason)
+            if error:
+                failed += 1
+                if len(errors) < _LINE_ERRORS:
+                    errors.append({"line": line.number, "error": error})
+            if seen % _STRIDE == 0 and time.monotonic() - reported > _REPORT_SECONDS:
+                reported = time.monotonic()
+                ctx.stop_if_cancelled()
+                ctx.progress(0.95 * _share(file, size), f"{len(writer):,} rows read", rows=len(writer))
+    except UnreadableFile as error:
+        raise EngineError("CONTENT_INVALID", f"{ctx.spec['file_name']}: {error}", detail=str(error)) from error
+    if not len(writer):
+        first = f"; line {errors[0]['line']}: {errors[0]['error']}" if errors else ""
+        raise EngineError("CONTENT_INVALID", f"{ctx.spec['file_name']} has no readable row{first}", detail="no rows")
+    return {"rows_in": seen, "rows_out": len(writer), "line_errors": errors, "line_error_count": failed}
+
+
+def _share(file: BinaryIO, size: int) -> float:
+    """How much of the file has been read; a Parquet reader jumps, so never more than all of it."""
+    return min(1.0, file.tell() / size) if size else 1.0
