@@ -27,6 +27,8 @@ class Background:
         self._owner: asyncio.Task[Any] | None = None
         self._failure: BaseException | None = None
         self._leaving = False
+        # Whether the body was cancelled by us, because a part failed.
+        self._interrupted = False
 
     async def __aenter__(self) -> Self:
         self._owner = asyncio.current_task()
@@ -52,18 +54,25 @@ class Background:
             for other in self._tasks:
                 other.cancel()
             if self._owner is not None and not self._leaving:
+                self._interrupted = True
                 self._owner.cancel()
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._leaving = True
+        cancelled = kind is asyncio.CancelledError
         for task in list(self._tasks):
             task.cancel()
         while self._tasks:
-            await asyncio.wait(list(self._tasks))
-        if self._failure is None:
+            try:
+                await asyncio.wait(list(self._tasks))
+            except asyncio.CancelledError:
+                cancelled = True
+        if self._interrupted and cancelled and self._owner is not None and self._owner.uncancel() > 0:
+            # Somebody else wants this task to end too: that goes on.
             return
-        if kind is asyncio.CancelledError and self._owner is not None:
-            self._owner.uncancel()
-        raise self._failure
+        if self._failure is not None:
+            raise self._failure
+        if cancelled and kind is None:
+            raise asyncio.CancelledError
