@@ -37,8 +37,12 @@ class EngineError(Exception):
         self.metadata = metadata
 
 
-class EngineCancelled(Exception):  # noqa: N818 - not an error
+class EngineCancelled(Exception):
     """Raised by `EngineContext.stop_if_cancelled`; the task becomes cancelled."""
+
+
+class EngineInterrupted(Exception):
+    """Something below the engine was lost (a worker, a peer): run it again from its checkpoint."""
 
 
 class Engine(Protocol):
