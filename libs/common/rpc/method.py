@@ -13,6 +13,7 @@ from google.protobuf.descriptor import FieldDescriptor, MethodDescriptor
 from google.protobuf.message import Message
 from google.protobuf.message_factory import GetMessageClass
 
+from libs.common import pki
 from libs.common.auth.policy import MethodPolicy, read_policy
 from libs.common.auth.tokens import TokenVerifier
 from libs.common.clock import Clock
@@ -123,16 +124,23 @@ class Host:
 class Exchange:
     """One call on its way through the chain."""
 
-    __slots__ = ("body", "call", "context", "metadata", "peer", "request", "span")
+    __slots__ = ("_peer", "body", "call", "context", "metadata", "request", "span")
 
     def __init__(self, body: bytes, context: grpc.aio.ServicerContext[bytes, bytes], call: Call[Any]) -> None:
         self.body = body
         self.context = context
         self.call = call
         self.metadata: dict[str, str | bytes] = dict(context.invocation_metadata() or ())
-        self.peer = ""
+        self._peer: str | None = None
         self.request: Message | None = None
         self.span: Span | None = None
+
+    @property
+    def peer(self) -> str:
+        """The calling service by its certificate, or `operator`; empty without a certificate of the mesh."""
+        if self._peer is None:
+            self._peer = pki.peer_name(self.context.auth_context())
+        return self._peer
 
     def text(self, key: str) -> str:
         """A metadata value as text; empty when there is none or it is binary."""

@@ -19,7 +19,6 @@ def wrap(method: Method, host: Host, step: Step) -> Step:
     longest = method.policy.max_deadline
 
     async def deadline(exchange: Exchange) -> bytes | None:
-        exchange.peer = pki.peer_name(exchange.context.auth_context())
         remaining = exchange.context.time_remaining()
         if remaining is None and exchange.peer != pki.OPERATOR:
             raise ArgosyError("DEADLINE_MISSING", "The call has no deadline.")
