@@ -24,7 +24,7 @@ from opentelemetry.proto.resource.v1.resource_pb2 import Resource
 
 from libs.common.obs.sender import OtlpSender
 
-_SECRET = re.compile(r"secret|password|token|authorization|api_key|private|payload", re.IGNORECASE)
+_SECRET = re.compile(r"secret|password|token$|authorization|^api_key$|private|payload", re.IGNORECASE)
 _MASK = "***"
 # https://opentelemetry.io/docs/specs/otel/logs/data-model/#field-severitynumber
 _SEVERITY = {"DEBUG": 5, "INFO": 9, "WARNING": 13, "ERROR": 17, "CRITICAL": 21}
@@ -33,10 +33,14 @@ _QUEUE_LIMIT = 4096
 _FLUSH_SECONDS = 1.0
 
 
+# What the standard library itself puts on a record; everything else came by `extra`.
+_STANDARD = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName"}
+
+
 def attributes_of(record: logging.LogRecord) -> dict[str, str]:
-    """The `attributes` that a line was logged with, secrets masked, values as text."""
-    given: Any = getattr(record, "attributes", None) or {}
-    return {str(k): _MASK if _SECRET.search(str(k)) else str(v) for k, v in given.items()}
+    """What a line was logged with (`extra=`), secrets masked, values as text."""
+    given = vars(record).items()
+    return {k: _MASK if _SECRET.search(k) else str(v) for k, v in given if k not in _STANDARD}
 
 
 def _body(record: logging.LogRecord) -> str:

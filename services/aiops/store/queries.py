@@ -42,6 +42,12 @@ class TraceFilter:
 
 
 @dataclass(frozen=True, kw_only=True)
+class AuditFilter:
+    actor: str = ""
+    resource: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
 class LogFilter:
     service: str = ""
     trace_id: str = ""
@@ -139,6 +145,35 @@ async def logs(
             wanted.text,
             wanted.text,
             wanted.min_severity_number,
+            limit,
+            offset,
+        ],
+    )
+    return [LogRecord(*row[:8], attributes=orjson.loads(row[8])) for row in rows]
+
+
+async def audit_entries(
+    store: TelemetryStore, org: str | None, window: Window, wanted: AuditFilter, limit: int, offset: int
+) -> list[LogRecord]:
+    """The records of the audit interceptor, newest first."""
+    rows = await store.query(
+        "logs",
+        """
+        SELECT org, time, service, severity_number, severity, body, trace_id, span_id, attributes FROM {rows}
+        WHERE time >= ? AND time < ? AND (? IS NULL OR org = ?)
+          AND attributes ->> '$."argosy.audit"' = 'True'
+          AND (? = '' OR attributes ->> '$."argosy.actor"' = ?) AND (? = '' OR attributes ->> '$."argosy.resource"' = ?)
+        ORDER BY time DESC, span_id, body LIMIT ? OFFSET ?
+        """,
+        [
+            window.start,
+            window.end,
+            org,
+            org,
+            wanted.actor,
+            wanted.actor,
+            wanted.resource,
+            wanted.resource,
             limit,
             offset,
         ],

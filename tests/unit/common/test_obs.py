@@ -17,7 +17,7 @@ from libs.common.obs.sender import OtlpSender
 
 def _record(message: str, **attributes: object) -> logging.LogRecord:
     record = logging.LogRecord("t", logging.INFO, __file__, 1, message, (), None)
-    record.attributes = attributes
+    vars(record).update(attributes)
     return record
 
 
