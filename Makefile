@@ -51,8 +51,8 @@ check-types:
 	$(BIN)/pyright --warnings
 
 check-protos:
-	$(BIN)/buf lint $(STUBS)
-	if [ -f protos/baseline.binpb ]; then $(BIN)/buf breaking $(STUBS) --against protos/baseline.binpb; fi
+	$(BIN)/buf lint $(STUBS) --path argosy
+	if [ -f protos/baseline.binpb ]; then $(BIN)/buf breaking $(STUBS) --against protos/baseline.binpb --path argosy; fi
 
 check-imports:
 	$(BIN)/lint-imports --no-cache

@@ -59,7 +59,8 @@ def main() -> None:
     cuda = cuda_version()
     if cuda is not None and not has_gpu():
         sys.exit(
-            f"PyTorch was installed for CUDA {cuda}, but this machine has no NVIDIA GPU: the package source has no CPU build.\n"
+            f"PyTorch was installed for CUDA {cuda}, but this machine has no NVIDIA GPU: "
+            "the package source has no CPU build.\n"
             "Take it from PyTorch's own index, then run setup again:\n"
             "  .venv/bin/pip install --force-reinstall --no-deps torch==2.13.0 --index-url https://download.pytorch.org/whl/cpu\n"
             "  make setup"

@@ -1,0 +1,1 @@
+"""The local runner: one machine, nothing installed, `argosy up`."""
