@@ -43,7 +43,8 @@ class StoreBlobs:
 
 @contextmanager
 def joined_file(store: BlobStore, manifest: Json) -> Iterator[BinaryIO]:
-    """The blobs of a manifest as one local file: Parquet is read from its end, and a file system read is the cheapest stream."""
+    """The blobs of a manifest as one local file: Parquet is read from its end, and a file system read is the cheapest
+    stream."""
     with tempfile.TemporaryFile() as file:
         for digest in manifest_digests(manifest):
             for chunk in store.get_sync(digest):

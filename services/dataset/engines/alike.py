@@ -10,8 +10,8 @@ import numpy as np
 from services.dataset.engines.minhash import buckets, jaccard
 from services.dataset.engines.shingles import shingle_hashes
 
-# Members of one bucket that a further member is compared with when it is in no group yet: the first of each group, at most so many.
-# Without a bound, a template with thousands of different fillings would be compared all with all.
+# Members of one bucket that a further member is compared with when it is in no group yet: the first of each group, at
+# most so many. Without a bound, a template with thousands of different fillings would be compared all with all.
 _LEADERS = 64
 # Texts shingled at once when candidates are verified.
 _FETCH = 4096
@@ -24,7 +24,8 @@ Progress = Callable[[float], None]
 class Alike:
     """Text `row` repeats text `other`.
 
-    Among repeats `other` is the text of the group that stays, and `similarity` that of the pair that joined `row` to the group.
+    Among repeats `other` is the text of the group that stays, and `similarity` that of the pair that joined `row` to
+    the group.
     """
 
     row: int
@@ -127,7 +128,8 @@ def _leak(
     shingles: Shingles,
     known: dict[tuple[int, int], float],
 ) -> Alike | None:
-    """The first test text that the training text is like. Equal training texts are compared once, by the hash of their set."""
+    """The first test text that the training text is like. Equal training texts are compared once, by the hash of
+    their set."""
     for test in tests:
         key = (int(sets[row]), int(test))
         similarity = known.get(key)

@@ -13,12 +13,12 @@ import numpy as np
 
 from libs.common.blobs import BlobStore
 from libs.compute.context import EngineContext, EngineError
+from libs.compute.versions import VersionIndex, VersionReader, load_index
 from services.dataset.engines.access import StoreBlobs
 from services.dataset.engines.alike import find_repeats
-from services.dataset.engines.index import VersionIndex, load, save
+from services.dataset.engines.index import save
 from services.dataset.engines.minhash import band_hashes, choose_banding, set_hashes
 from services.dataset.engines.parts import Blobs
-from services.dataset.engines.reading import VersionReader
 from services.dataset.engines.report import EXAMPLE_CHARACTERS, RuleTally, version_result
 from services.dataset.engines.rows import Row, RowError, canonical, widen_columns
 from services.dataset.engines.rules import Rules, change, comparable, find_fault
@@ -70,7 +70,7 @@ def run(ctx: EngineContext) -> dict[str, Any]:
     spec = ctx.spec
     store = ctx.blobs_read(spec["grant"])
     blobs = StoreBlobs(ctx.blobs_write, store)
-    reader = VersionReader(load(store.load_manifest_sync(spec["version"]), blobs), blobs)
+    reader = VersionReader(load_index(store.load_manifest_sync(spec["version"]), blobs), blobs)
     rules = Rules.from_spec(spec["rules"])
     selection = Selection(reader, blobs, rules)
     total = len(reader.index)
@@ -112,7 +112,7 @@ def judge_shard(grant: str, version: str, column: str, rules: dict[str, Any], st
 def _open(grant: str, version: str) -> VersionReader:
     store = BlobStore.from_grant(grant)
     blobs = StoreBlobs(None, store)
-    return VersionReader(load(store.load_manifest_sync(version), blobs), blobs)
+    return VersionReader(load_index(store.load_manifest_sync(version), blobs), blobs)
 
 
 def judge(reader: VersionReader, column: str, rules: Rules, start: int, stop: int) -> Judged:
@@ -143,7 +143,8 @@ def judge(reader: VersionReader, column: str, rules: Rules, start: int, stop: in
 
 
 class Selection:
-    """Which rows stay. Shards are added in order, so exact duplicates and the parts of changed rows do not depend on workers."""
+    """Which rows stay. Shards are added in order, so exact duplicates and the parts of changed rows do not depend on
+    workers."""
 
     def __init__(self, reader: VersionReader, blobs: Blobs, rules: Rules) -> None:
         self._blobs = blobs

@@ -126,7 +126,8 @@ def _read_text(file: BinaryIO) -> Iterator[Line]:
 
 
 def _read_csv(file: BinaryIO) -> Iterator[Line]:
-    # A bad byte must not tear a quoted field apart, so it travels as a surrogate through the parser and is found in the field.
+    # A bad byte must not tear a quoted field apart, so it travels as a surrogate through the parser and is found in
+    # the field.
     texts = (
         "\n" if line is None else line.decode(errors="surrogateescape") + "\n" for _, line in _physical_lines(file)
     )
@@ -178,8 +179,7 @@ def _read_parquet(file: BinaryIO) -> Iterator[Line]:
     number = 0
     try:
         for batch in parquet.iter_batches(batch_size=_PARQUET_ROWS):
-            for line in _parquet_rows(batch, number):
-                yield line
+            yield from _parquet_rows(batch, number)
             number += batch.num_rows
     except (pa.ArrowException, OSError) as error:
         yield Line(number + 1, None, f"this row and all behind it cannot be read: {error}")

@@ -8,12 +8,24 @@ from __future__ import annotations
 import html
 import re
 
+
+def _names(text: str) -> frozenset[str]:
+    return frozenset(text.split())
+
+
 # https://html.spec.whatwg.org/multipage/indices.html#elements-3, with the obsolete ones that old pages still have.
-_ELEMENTS = frozenset(
-    ["a", "abbr", "acronym", "address", "applet", "area", "article", "aside", "audio", "b", "base", "basefont", "bdi", "bdo", "big", "blink", "blockquote", "body", "br", "button", "canvas", "caption", "center", "cite", "code", "col", "colgroup", "data", "datalist", "dd", "del", "details", "dfn", "dialog", "dir", "div", "dl", "dt", "em", "embed", "fieldset", "figcaption", "figure", "font", "footer", "form", "frame", "frameset", "h1", "h2", "h3", "h4", "h5", "h6", "head", "header", "hgroup", "hr", "html", "i", "iframe", "img", "input", "ins", "kbd", "label", "legend", "li", "link", "main", "map", "mark", "marquee", "menu", "meta", "meter", "nav", "nobr", "noframes", "noscript", "object", "ol", "optgroup", "option", "output", "p", "param", "picture", "pre", "progress", "q", "rp", "rt", "ruby", "s", "samp", "script", "search", "section", "select", "slot", "small", "source", "span", "strike", "strong", "style", "sub", "summary", "sup", "svg", "table", "tbody", "td", "template", "textarea", "tfoot", "th", "thead", "time", "title", "tr", "track", "tt", "u", "ul", "var", "video", "wbr"]
+_ELEMENTS = _names(
+    """a abbr acronym address applet area article aside audio b base basefont bdi bdo big blink blockquote body br
+    button canvas caption center cite code col colgroup data datalist dd del details dfn dialog dir div dl dt em embed fieldset
+    figcaption figure font footer form frame frameset h1 h2 h3 h4 h5 h6 head header hgroup hr html i iframe img input
+    ins kbd label legend li link main map mark marquee menu meta meter nav nobr noframes noscript object ol optgroup
+    option output p param picture pre progress q rp rt ruby s samp script search section select slot small source span
+    strike strong style sub summary sup svg table tbody td template textarea tfoot th thead time title tr track tt u ul
+    var video wbr"""
 )
-_BLOCKS = frozenset(
-    ["address", "article", "aside", "blockquote", "br", "center", "dd", "div", "dl", "dt", "fieldset", "figcaption", "figure", "footer", "form", "h1", "h2", "h3", "h4", "h5", "h6", "header", "hr", "li", "main", "nav", "ol", "p", "pre", "section", "table", "tr", "ul"]
+_BLOCKS = _names(
+    """address article aside blockquote br center dd div dl dt fieldset figcaption figure footer form h1 h2 h3 h4 h5 h6
+    header hr li main nav ol p pre section table tr ul"""
 )
 # What stands in them is not text.
 _SILENT = ("script", "style", "template", "noframes")
@@ -45,7 +57,8 @@ def _cut(text: str, start: str, end: str) -> str:
     """Removes everything from `start` to `end`, in any case; an opening without an end stays, as it is no element."""
     lower = text.lower()
     if start not in lower or len(lower) != len(text):
-        # Lower-casing changed the length (a capital dotted I does): positions would not match, and such text has no script.
+        # Lower-casing changed the length (a capital dotted I does): positions would not match, and such text has no
+        # script.
         return text
     kept: list[str] = []
     at = 0

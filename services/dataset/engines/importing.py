@@ -7,9 +7,10 @@ import time
 from typing import Any, BinaryIO
 
 from libs.compute.context import EngineContext, EngineError
+from libs.compute.versions import load_index
 from services.dataset.engines.access import StoreBlobs, joined_file
 from services.dataset.engines.formats import UnreadableFile, read_lines
-from services.dataset.engines.index import load, save
+from services.dataset.engines.index import save
 from services.dataset.engines.report import version_result
 from services.dataset.engines.rows import RowError, split_provenance
 from services.dataset.engines.writing import VersionWriter
@@ -24,8 +25,8 @@ _REPORT_SECONDS = 0.5
 def run(ctx: EngineContext) -> dict[str, Any]:
     """Imports one file.
 
-    The spec names `upload` and `upload_grant` (manifest of the file's pieces), `file_name`, `format`, and, when the dataset has a
-    version, `base` and `base_grant`, whose rows are referenced instead of stored again.
+    The spec names `upload` and `upload_grant` (manifest of the file's pieces), `file_name`, `format`, and, when the
+    dataset has a version, `base` and `base_grant`, whose rows are referenced instead of stored again.
 
     Raises:
         EngineError: CONTENT_INVALID, when no row at all can be read.
@@ -35,7 +36,7 @@ def run(ctx: EngineContext) -> dict[str, Any]:
     uploads = ctx.blobs_read(spec["upload_grant"])
     reads = [ctx.blobs_read(spec["base_grant"])] if spec.get("base") else []
     blobs = StoreBlobs(ctx.blobs_write, *reads)
-    known = load(reads[0].load_manifest_sync(spec["base"]), blobs) if reads else None
+    known = load_index(reads[0].load_manifest_sync(spec["base"]), blobs) if reads else None
     manifest = uploads.load_manifest_sync(spec["upload"])
     ctx.progress(0.0, f"Fetching {spec['file_name']}")
     with joined_file(uploads, manifest) as file:

@@ -1,7 +1,8 @@
 """MinHash with banding: which texts may be alike, without comparing all with all.
 
-Broder, "On the resemblance and containment of documents" (1997); banding as in Leskovec, Rajaraman, Ullman, "Mining of Massive
-Datasets", chapter 3. Candidates are verified by the exact Jaccard similarity, so bands are chosen for recall alone.
+Broder, "On the resemblance and containment of documents" (1997); banding as in Leskovec, Rajaraman, Ullman, "Mining
+of Massive Datasets", chapter 3. Candidates are verified by the exact Jaccard similarity, so bands are chosen for
+recall alone.
 """
 
 from __future__ import annotations
@@ -47,8 +48,8 @@ def band_hashes(hashes: np.ndarray, offsets: np.ndarray, banding: Banding) -> np
         banding: From `choose_banding`.
 
     Returns:
-        (bands, n) uint64. Texts without shingles get values that are equal to no other's by construction of the caller: it leaves
-        them out.
+        (bands, n) uint64. Texts without shingles get values that are equal to no other's by construction of the
+        caller: it leaves them out.
     """
     count = len(offsets) - 1
     result = np.zeros((banding.bands, count), np.uint64)

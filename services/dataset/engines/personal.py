@@ -6,7 +6,8 @@ import re
 
 # Bounded by RFC 5321 (local part 64, domain 255), so that no input makes the search quadratic.
 _EMAIL = re.compile(r"[A-Za-z0-9._%+-]{1,64}@[A-Za-z0-9-]{1,63}(?:\.[A-Za-z0-9-]{1,63}){0,8}\.[A-Za-z]{2,24}")
-# International with a plus sign; North American; Chinese mobile. Not every row of digits: versions, dates and ids are no numbers.
+# International with a plus sign; North American; Chinese mobile. Not every row of digits: versions, dates and ids are
+# no numbers.
 _TELEPHONES = (
     re.compile(r"(?<![\w+])\+\d{1,3}[ -]?(?:\(\d{1,4}\)[ -]?)?\d{2,4}(?:[ -]?\d{2,4}){1,4}(?![\w-])"),
     re.compile(r"(?<![\w(.-])(?:\(\d{3}\) ?|\d{3}-)\d{3}-\d{4}(?![\w-])"),
@@ -16,7 +17,8 @@ _CARD = re.compile(r"(?<![\d.-])\d(?:[ -]?\d){12,18}(?![\d.-])")
 
 
 def find_personal_data(text: str) -> str | None:
-    """What kind of personal data the text holds first, or None. The finding itself is not repeated: it would end up in reports."""
+    """What kind of personal data the text holds first, or None. The finding itself is not repeated: it would end up
+    in reports."""
     if "@" in text and _EMAIL.search(text):
         return "an e-mail address"
     for match in _CARD.finditer(text):

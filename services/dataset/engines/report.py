@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from services.dataset.engines.index import Saved, VersionIndex
+from libs.compute.versions import VersionIndex
+from services.dataset.engines.index import Saved
 
 # Examples a rule in a report, and characters of each.
 _EXAMPLES = 5

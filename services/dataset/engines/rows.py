@@ -1,7 +1,7 @@
 """What a row is: its canonical content, its id, and the types of its columns.
 
-A row is a JSON object. Its content leaves out provenance (`row_id`, `source`, `position`), because the same text from two files
-is the same row. A column that is null and a column that is missing are the same thing, as in Arrow.
+A row is a JSON object. Its content leaves out provenance (`row_id`, `source`, `position`), because the same text from
+two files is the same row. A column that is null and a column that is missing are the same thing, as in Arrow.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import Any
 
 import orjson
 
-Row = dict[str, Any]
+from libs.compute.versions import BOOL, DOUBLE, INT, JSON, LONG, STRING, Row
 
 # Bytes of the largest row; also the size of a part, so that a part always holds at least one row.
 MAX_ROW_BYTES = 8 * 1024 * 1024
@@ -23,8 +23,6 @@ MAX_COLUMNS = 1024
 MAX_COLUMN_NAME = 128
 # Integers up to here are exact as IEEE 754 doubles (RFC 8785 takes the same bound).
 MAX_EXACT_INT = 2**53
-
-STRING, BOOL, INT, LONG, DOUBLE, JSON = "string", "bool", "int53", "int64", "double", "json"
 
 _ROW_ID = re.compile(r"[0-9a-f]{64}")
 
@@ -36,7 +34,8 @@ class RowError(Exception):
 def canonical(row: Row) -> tuple[Row, bytes]:
     """The row as it is stored, and the bytes that its id is computed of.
 
-    Numbers follow RFC 8785: an integral double is an integer. NaN and infinities, which JSON does not have, become null.
+    Numbers follow RFC 8785: an integral double is an integer. NaN and infinities, which JSON does not have, become
+    null.
 
     Raises:
         RowError: The row has too many or unusable columns, is too large, or holds what JSON cannot say.
@@ -64,8 +63,8 @@ def row_id(content: bytes) -> bytes:
 def split_provenance(row: Row, source: str, position: int) -> tuple[Row, str, int]:
     """Takes provenance out of a row that carries its own.
 
-    A `position` that is not a count and a `row_id` that is not an id are data of the user's: they stay under a name with an
-    underscore behind it, because the plain name belongs to us.
+    A `position` that is not a count and a `row_id` that is not an id are data of the user's: they stay under a name
+    with an underscore behind it, because the plain name belongs to us.
 
     Args:
         row: As read; is changed.

@@ -8,9 +8,11 @@ from typing import Any, TypeVar
 
 T = TypeVar("T")
 
-# Ray counts CPUs only in its books. The carrier of the task holds a whole one and mostly waits, so two shards share one.
+# Ray counts CPUs only in its books. The carrier of the task holds a whole one and mostly waits, so two shards share
+# one.
 _SHARD_CPUS = 0.5
-# Seconds without a finished shard after which this process computes one itself: other work may hold every CPU for hours.
+# Seconds without a finished shard after which this process computes one itself: other work may hold every CPU for
+# hours.
 _PATIENCE = 10.0
 
 
@@ -19,7 +21,8 @@ def map_shards(
 ) -> Iterator[T]:
     """Calls `function(*shard)` for each shard and yields the results in order.
 
-    The results do not depend on where a shard was computed. At most a few shards are under way, so results do not pile up.
+    The results do not depend on where a shard was computed. At most a few shards are under way, so results do not
+    pile up.
 
     Args:
         function: At the top of a module, so that Ray workers can import it; its arguments and result are picklable.

@@ -1,7 +1,7 @@
 """Word 5-shingles of many texts at once, as 64-bit hashes.
 
-The bottleneck of near-duplicate search is shingling, not MinHash; so all words of a batch of texts are hashed in a few numpy passes
-over its bytes, without a Python object a word.
+The bottleneck of near-duplicate search is shingling, not MinHash; so all words of a batch of texts are hashed in a
+few numpy passes over its bytes, without a Python object a word.
 """
 
 from __future__ import annotations
@@ -84,7 +84,8 @@ def _words(data: np.ndarray, lengths: np.ndarray) -> tuple[np.ndarray, np.ndarra
     starts, ends = edges[0::2], edges[1::2]
     if not len(starts):
         return np.zeros(0, np.uint64), np.zeros(0, np.int64)
-    # sum(byte[i] * B^(i - start)) + length, by sums over B^i that are then divided by B^start (B is odd, so it has an inverse).
+    # sum(byte[i] * B^(i - start)) + length, by sums over B^i that are then divided by B^start (B is odd, so it has an
+    # inverse).
     powers = _powers(len(data))
     sums = np.concatenate([np.zeros(1, np.uint64), np.cumsum((data.astype(np.uint64) + np.uint64(1)) * powers[0])])
     hashes = (sums[ends] - sums[starts]) * powers[1][starts] + (ends - starts).astype(np.uint64)

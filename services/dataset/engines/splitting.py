@@ -11,11 +11,11 @@ import orjson
 
 from libs.common.blobs import BlobStore
 from libs.compute.context import EngineContext, EngineError
+from libs.compute.versions import VersionReader, load_index
 from services.dataset.engines.access import StoreBlobs
 from services.dataset.engines.alike import Alike, find_leaks
-from services.dataset.engines.index import load, save
+from services.dataset.engines.index import save
 from services.dataset.engines.minhash import band_hashes, choose_banding, set_hashes
-from services.dataset.engines.reading import VersionReader
 from services.dataset.engines.report import EXAMPLE_CHARACTERS, version_result
 from services.dataset.engines.shards import map_shards
 from services.dataset.engines.shingles import shingle_hashes
@@ -41,7 +41,7 @@ def run(ctx: EngineContext) -> dict[str, Any]:
     spec = ctx.spec
     store = ctx.blobs_read(spec["grant"])
     blobs = StoreBlobs(ctx.blobs_write, store)
-    reader = VersionReader(load(store.load_manifest_sync(spec["version"]), blobs), blobs)
+    reader = VersionReader(load_index(store.load_manifest_sync(spec["version"]), blobs), blobs)
     index = reader.index
     groups = group_codes(reader, spec["group_column"])
     is_test = choose_test_rows(groups, spec["test_fraction"], spec["seed"])
@@ -77,10 +77,11 @@ def group_codes(reader: VersionReader, column: str) -> list[bytes]:
 
 
 def choose_test_rows(groups: list[bytes], fraction: float, seed: int) -> np.ndarray:
-    """Which rows are on the test side: whole groups, in an order that only seed and group decide, until the share is reached.
+    """Which rows are on the test side: whole groups, in an order that only seed and group decide, until the share is
+    reached.
 
-    A group is taken when that brings the share nearer to `fraction`. So the choice for one group does not depend on the order of the
-    rows, and as little as can be on the other groups.
+    A group is taken when that brings the share nearer to `fraction`. So the choice for one group does not depend on
+    the order of the rows, and as little as can be on the other groups.
 
     Args:
         groups: Group of each of the n rows.
@@ -118,7 +119,9 @@ def sign_shard(grant: str, version: str, column: str, threshold: float, start: i
     """`sign` in a Ray worker, which opens the version by its grant."""
     store = BlobStore.from_grant(grant)
     blobs = StoreBlobs(None, store)
-    return sign(VersionReader(load(store.load_manifest_sync(version), blobs), blobs), column, threshold, start, stop)
+    return sign(
+        VersionReader(load_index(store.load_manifest_sync(version), blobs), blobs), column, threshold, start, stop
+    )
 
 
 Signed = tuple[np.ndarray, np.ndarray]

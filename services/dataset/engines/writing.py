@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from services.dataset.engines.index import VersionIndex
+from libs.compute.versions import VersionIndex
 from services.dataset.engines.parts import PART_BYTES, PART_ROWS, Blobs, encode
 from services.dataset.engines.rows import Row, canonical, row_id, widen_columns
 

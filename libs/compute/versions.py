@@ -1,0 +1,273 @@
+"""How a dataset version lies in the blob store, for all who read one: engines of training and evaluation by a grant.
+
+A version is a manifest (JSON) that names, as its first blob, an index (Arrow IPC: row_id, part, slot, size, source,
+position) and behind it the parts (Arrow IPC files of rows). Versions share parts. The service `dataset` alone writes
+them.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol, cast
+
+import numpy as np
+import orjson
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from libs.common.blobs import BlobStore, Json, manifest_digests
+
+FORMAT = "argosy.rows/1"
+
+# Types of columns. `int53`: integers that are exact as doubles too. `json`: anything, each value as JSON text.
+STRING, BOOL, INT, LONG, DOUBLE, JSON = "string", "bool", "int53", "int64", "double", "json"
+
+ARROW = {
+    STRING: pa.string(),
+    BOOL: pa.bool_(),
+    INT: pa.int64(),
+    LONG: pa.int64(),
+    DOUBLE: pa.float64(),
+    JSON: pa.string(),
+}
+# Metadata of a field: its type as above.
+KIND = b"argosy.kind"
+# A row may have a column of any name, also `row_id`: its columns are prefixed in a part.
+COLUMN_PREFIX = "c."
+
+# Decoded parts kept: a version in its original order needs one, a cleaned one two (old rows and changed rows).
+_CACHED_PARTS = 4
+_BATCH_ROWS = 4096
+
+Row = dict[str, Any]
+
+
+class Readable(Protocol):
+    """What a reader needs of a store."""
+
+    def read(self, digest: str) -> bytes:
+        """The whole blob."""
+        ...
+
+
+@dataclass(slots=True)
+class VersionIndex:
+    """Rows of a version, column by column; n is the number of rows.
+
+    Attributes:
+        parts: digests of the parts.
+        sources: distinct sources.
+        columns: name to type, in order.
+        row_ids: (n, 32) uint8, SHA-256 of the canonical content.
+        part: (n,) int32, into `parts`.
+        slot: (n,) int32, row inside the part.
+        size: (n,) int32, bytes of canonical content.
+        source: (n,) int32, into `sources`.
+        position: (n,) int64, line or row in the source.
+    """
+
+    parts: list[str] = field(default_factory=list)
+    sources: list[str] = field(default_factory=list)
+    columns: dict[str, str] = field(default_factory=dict)
+    row_ids: np.ndarray = field(default_factory=lambda: np.zeros((0, 32), np.uint8))
+    part: np.ndarray = field(default_factory=lambda: np.zeros(0, np.int32))
+    slot: np.ndarray = field(default_factory=lambda: np.zeros(0, np.int32))
+    size: np.ndarray = field(default_factory=lambda: np.zeros(0, np.int32))
+    source: np.ndarray = field(default_factory=lambda: np.zeros(0, np.int32))
+    position: np.ndarray = field(default_factory=lambda: np.zeros(0, np.int64))
+
+    def __len__(self) -> int:
+        return len(self.part)
+
+    @property
+    def byte_count(self) -> int:
+        """Bytes of canonical content of all rows."""
+        return int(self.size.sum(dtype=np.int64))
+
+    def select(self, rows: np.ndarray) -> VersionIndex:
+        """The index of these rows (positions or a mask), sharing `parts`, `sources` and `columns`."""
+        return VersionIndex(
+            self.parts,
+            self.sources,
+            self.columns,
+            self.row_ids[rows],
+            self.part[rows],
+            self.slot[rows],
+            self.size[rows],
+            self.source[rows],
+            self.position[rows],
+        )
+
+    def id_of(self, row: int) -> str:
+        """Row id in hexadecimal."""
+        return self.row_ids[row].tobytes().hex()
+
+
+def load_index(manifest: Json, blobs: Readable) -> VersionIndex:
+    """The index behind a manifest.
+
+    Raises:
+        ValueError: The manifest is of a format that this version does not know.
+    """
+    if manifest.get("format") != FORMAT:
+        raise ValueError(f"manifest of unknown format {manifest.get('format')!r}")
+    index, *parts = manifest_digests(manifest)
+    table = pa.ipc.open_file(pa.BufferReader(blobs.read(index))).read_all()
+    ids = table.column("row_id").combine_chunks()
+    source = table.column("source").combine_chunks()
+    row_ids = b"".join(chunk for chunk in (ids.buffers()[1],) if chunk is not None)
+    return VersionIndex(
+        parts=parts,
+        sources=source.dictionary.to_pylist(),
+        columns={column["name"]: column["kind"] for column in manifest["columns"]},
+        row_ids=np.frombuffer(row_ids, np.uint8, count=32 * len(ids)).reshape(-1, 32),
+        part=table.column("part").to_numpy(),
+        slot=table.column("slot").to_numpy(),
+        size=table.column("size").to_numpy(),
+        source=source.indices.to_numpy(zero_copy_only=False).astype(np.int32),
+        position=table.column("position").to_numpy(),
+    )
+
+
+class Part:
+    """A part in memory."""
+
+    def __init__(self, data: bytes) -> None:
+        self.table = pa.ipc.open_file(pa.BufferReader(data)).read_all()
+        self.kinds = {
+            column.name.removeprefix(COLUMN_PREFIX): (column.metadata or {})[KIND].decode()
+            for column in self.table.schema
+            if column.name.startswith(COLUMN_PREFIX)
+        }
+
+    def column(self, name: str, kind: str, slots: np.ndarray) -> pa.Array:
+        """Values of one column as type `kind`, at least as wide as the part's own; nulls where the part has none."""
+        own = self.kinds.get(name)
+        if own is None:
+            return pa.nulls(len(slots), ARROW[kind])
+        values = self.table.column(f"{COLUMN_PREFIX}{name}").take(pa.array(slots)).combine_chunks()
+        return _cast(values, own, kind)
+
+    def rows(self, slots: np.ndarray) -> list[Row]:
+        """Whole canonical rows."""
+        taken = self.table.take(pa.array(slots))
+        rows: list[Row] = [{} for _ in range(len(slots))]
+        for name, kind in self.kinds.items():
+            for row, value in zip(rows, taken.column(f"{COLUMN_PREFIX}{name}").to_pylist(), strict=True):
+                if value is not None:
+                    row[name] = orjson.loads(value) if kind == JSON else value
+        return rows
+
+
+class VersionReader:
+    """Reads rows of a version by their number. Not for two threads at once."""
+
+    def __init__(self, index: VersionIndex, blobs: Readable) -> None:
+        self.index = index
+        self._blobs = blobs
+        self._parts: OrderedDict[int, Part] = OrderedDict()
+
+    def rows(self, numbers: np.ndarray) -> list[Row]:
+        """Whole canonical rows, without provenance, in the order of `numbers`."""
+        rows: list[Row] = [{} for _ in range(len(numbers))]
+        for part, where, slots in self._by_part(numbers):
+            for at, row in zip(where, part.rows(slots), strict=True):
+                rows[at] = row
+        return rows
+
+    def column(self, name: str, numbers: np.ndarray) -> pa.Array:
+        """One column of these rows, as the type that the version gives it."""
+        kind = self.index.columns.get(name, STRING)
+        pieces: list[pa.Array] = []
+        order: list[np.ndarray] = []
+        for part, where, slots in self._by_part(numbers):
+            pieces.append(part.column(name, kind, slots))
+            order.append(where)
+        if not pieces:
+            return pa.array([], ARROW[kind])
+        joined = pieces[0] if len(pieces) == 1 else cast(pa.Array, pa.concat_arrays(pieces))
+        back = np.empty(len(numbers), np.int64)
+        back[np.concatenate(order)] = np.arange(len(numbers))
+        return joined.take(pa.array(back))
+
+    def texts(self, name: str, numbers: np.ndarray) -> list[str]:
+        """One column as text: a missing value is empty, other types are written as JSON."""
+        values = self.column(name, numbers).to_pylist()
+        return ["" if value is None else value if isinstance(value, str) else to_json(value) for value in values]
+
+    def batch(self, names: Sequence[str], numbers: np.ndarray) -> pa.RecordBatch:
+        """These rows as `row_id` (hexadecimal), `source`, `position` and the named columns, which the version must
+        have."""
+        index = self.index.select(numbers)
+        arrays: list[pa.Array] = [
+            pa.array([row.tobytes().hex() for row in index.row_ids], pa.string()),
+            pa.array([index.sources[code] for code in index.source], pa.string()),
+            pa.array(index.position, pa.int64()),
+        ]
+        fields = [pa.field("row_id", pa.string()), pa.field("source", pa.string()), pa.field("position", pa.int64())]
+        for name in names:
+            kind = index.columns[name]
+            arrays.append(self.column(name, numbers))
+            fields.append(pa.field(name, ARROW[kind], metadata={KIND: kind.encode()}))
+        return pa.RecordBatch.from_arrays(arrays, schema=pa.schema(fields))
+
+    def _by_part(self, numbers: np.ndarray) -> Iterator[tuple[Part, np.ndarray, np.ndarray]]:
+        """For each part that has some of the rows: the part, places in `numbers`, slots in the part."""
+        parts = self.index.part[numbers]
+        slots = self.index.slot[numbers]
+        for number in np.unique(parts):
+            where = np.flatnonzero(parts == number)
+            yield self._part(int(number)), where, slots[where]
+
+    def _part(self, number: int) -> Part:
+        part = self._parts.get(number)
+        if part is None:
+            part = self._parts[number] = Part(self._blobs.read(self.index.parts[number]))
+            if len(self._parts) > _CACHED_PARTS:
+                self._parts.popitem(last=False)
+        else:
+            self._parts.move_to_end(number)
+        return part
+
+
+def read_rows(store: BlobStore, manifest_digest: str, columns: Sequence[str] = ()) -> Iterator[pa.RecordBatch]:
+    """All rows of a version in order.
+
+    Args:
+        store: For example `ctx.blobs_read(grant)` with the grant of `DatasetService.GrantRead`.
+        manifest_digest: Of the version.
+        columns: Beside `row_id`, `source` and `position`; empty: all. One that the version lacks is left out.
+
+    Yields:
+        Batches of at most 4,096 rows.
+    """
+    index = load_index(store.load_manifest_sync(manifest_digest), _Store(store))
+    reader = VersionReader(index, _Store(store))
+    names = [name for name in columns or index.columns if name in index.columns]
+    for start in range(0, len(index), _BATCH_ROWS):
+        yield reader.batch(names, np.arange(start, min(len(index), start + _BATCH_ROWS)))
+
+
+class _Store:
+    """A blob store as `Readable`."""
+
+    def __init__(self, store: BlobStore) -> None:
+        self._store = store
+
+    def read(self, digest: str) -> bytes:
+        return self._store.read_sync(digest)
+
+
+def to_json(value: object) -> str:
+    """Canonical JSON text."""
+    return orjson.dumps(value, option=orjson.OPT_SORT_KEYS).decode()
+
+
+def _cast(values: pa.Array, own: str, kind: str) -> pa.Array:
+    if own == kind:
+        return values
+    if kind == JSON:
+        return pa.array([None if value is None else to_json(value) for value in values.to_pylist()], pa.string())
+    return cast(pa.Array, pc.cast(values, ARROW[kind]))
