@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import grpc
 from argosy.common.v1 import error_reason_pb2, options_pb2
 from google.protobuf import any_pb2, duration_pb2
-from google.protobuf.message import DecodeError
+from google.protobuf.message import DecodeError, Message
 from google.rpc import error_details_pb2, status_pb2
 
 DOMAIN = "argosy.dev"
@@ -22,10 +22,11 @@ STATUS_DETAILS_KEY = "grpc-status-details-bin"
 
 _PREFIX = "ERROR_REASON_"
 _CODES: dict[int, grpc.StatusCode] = {code.value[0]: code for code in grpc.StatusCode}
-# A message names the field and the value that the caller sent; a hostile one must not fill headers (gRPC allows 8 KiB
-# of metadata).
-_TEXT_LIMIT = 512
-_VIOLATION_LIMIT = 20
+# A client takes 8 KiB of metadata; a hostile value that is repeated in an error must not fill them. (length,
+# violations) of texts, tried in turn until the status fits.
+_LIMITS = ((512, 20), (128, 8), (48, 3))
+_STATUS_BYTES = 5000
+_TEXT_LIMIT = _LIMITS[0][0]
 
 
 @dataclass(frozen=True, slots=True)
@@ -166,25 +167,33 @@ def internal() -> ArgosyError:
     return ArgosyError("INTERNAL", "Internal error.")
 
 
-def _short(text: str) -> str:
-    return text if len(text) <= _TEXT_LIMIT else text[:_TEXT_LIMIT] + "…"
+def _short(text: str, limit: int = _TEXT_LIMIT) -> str:
+    return text if len(text) <= limit else text[:limit] + "…"
 
 
-def _pack(status: status_pb2.Status, detail: object) -> None:
+def _pack(status: status_pb2.Status, detail: Message) -> None:
     packed = any_pb2.Any()
-    packed.Pack(detail)  # type: ignore[arg-type]
+    packed.Pack(detail)
     status.details.append(packed)
 
 
 def to_status(error: ArgosyError, request_id: str = "") -> status_pb2.Status:
     """The wire form: ErrorInfo always; BadRequest, RetryInfo and RequestInfo where there is something to say."""
-    status = status_pb2.Status(code=error.code.value[0], message=_short(error.message))
-    metadata = {key: _short(str(value)) for key, value in error.metadata.items()}
+    for length, violations in _LIMITS:
+        status = _status(error, request_id, length, violations)
+        if status.ByteSize() <= _STATUS_BYTES:
+            break
+    return status
+
+
+def _status(error: ArgosyError, request_id: str, length: int, violations: int) -> status_pb2.Status:
+    status = status_pb2.Status(code=error.code.value[0], message=_short(error.message, length))
+    metadata = {_short(key, 64): _short(str(value), length) for key, value in list(error.metadata.items())[:8]}
     _pack(status, error_details_pb2.ErrorInfo(reason=error.reason, domain=DOMAIN, metadata=metadata))
     if error.violations:
         bad_request = error_details_pb2.BadRequest()
-        for field, description in error.violations[:_VIOLATION_LIMIT]:
-            bad_request.field_violations.add(field=_short(field), description=_short(description))
+        for field, description in error.violations[:violations]:
+            bad_request.field_violations.add(field=_short(field, length), description=_short(description, length))
         _pack(status, bad_request)
     if error.retry_after is not None:
         delay = duration_pb2.Duration()
