@@ -19,8 +19,8 @@ _REMEMBERED = 10_000
 class KeyHasher:
     """Hashes and verifies keys off the event loop.
 
-    Remembers which (key, hash) pairs matched, by SHA-256 of the key, so that a key in use costs argon2 once. Whether the
-    key may be used (revoked, expired) is not remembered: that is read from its row each time.
+    Remembers which (key, hash) pairs matched, by SHA-256 of the key, so that a key in use costs argon2 once. Whether
+    it may be used (revoked, expired) is not remembered: that is read from its row each time.
     """
 
     def __init__(self) -> None:
