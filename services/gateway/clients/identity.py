@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-import logging
+import math
 from collections import OrderedDict
 
 from argosy.identity.v1 import token_service_pb2, token_service_pb2_grpc
@@ -20,8 +20,6 @@ from libs.common.errors import ArgosyError
 from services.gateway.clients.backends import StubSource
 from services.gateway.domain.buckets import Bucket, Budget
 from services.gateway.http.caller import Caller
-
-_log = logging.getLogger(__name__)
 
 # A token is asked for anew this long before its end, and used up to a moment before it: services refuse one that has
 # expired.
@@ -35,8 +33,6 @@ _KEY_PREFIX = b"ak_"
 _KEY_BYTES = 256
 _TOKEN_BYTES = 8192
 _EXCHANGE_SECONDS = 10.0
-_WATCH_SECONDS = 86_400.0
-_WATCH_PAUSE = 0.5
 
 
 class Keys:
@@ -82,6 +78,10 @@ class Keys:
         digest = hashlib.sha256(secret).digest()
         caller = self._callers.get(digest)
         now = self._clock.now().timestamp()
+        # The verifier forgets a token as soon as its key or subject is revoked.
+        if caller is not None and self._verifier.cached(caller.token) is None:
+            del self._callers[digest]
+            caller = None
         if caller is not None and now < caller.refresh:
             return caller
         if not secret.startswith(_KEY_PREFIX):
@@ -98,11 +98,9 @@ class Keys:
         if len(secret) > _TOKEN_BYTES:
             raise ArgosyError("TOKEN_INVALID", "The token is not valid.")
         principal = await self._verifier.verify(secret.decode("ascii"))
-        caller = self._callers.get(digest)
-        if caller is None:
-            # The verifier keeps the end of the token; `refresh` in the past makes each request ask it again.
-            caller = self._caller(principal, refresh=0.0, expires=0.0, requests=0, tokens=0)
-            self._remember(digest, caller)
+        # The verifier knows when it ends.
+        caller = self._caller(principal, refresh=math.inf, expires=math.inf, requests=0, tokens=0)
+        self._remember(digest, caller)
         return caller
 
     async def _exchange_once(self, secret: bytes, digest: bytes, now: float) -> Caller:
@@ -143,17 +141,8 @@ class Keys:
         request = token_service_pb2.ExchangeKeyRequest(key=secret.decode("ascii"))
         token = await self._tokens.ExchangeKey(request, timeout=_EXCHANGE_SECONDS)
         expires = token.expire_time.ToNanoseconds() / 1e9
-        principal = Principal(
-            org=token.org.removeprefix("orgs/"),
-            subject=token.subject,
-            role=token.role,
-            token=token.token,
-            api_key=token.api_key,
-            record_content=token.record_content,
-            department=token.department,
-        )
         return self._caller(
-            principal,
+            await self._verifier.verify(token.token),
             refresh=expires - _REFRESH_SECONDS,
             expires=expires - _MARGIN_SECONDS,
             requests=token.requests_per_minute,
@@ -190,28 +179,3 @@ class Keys:
         self._callers.move_to_end(digest)
         if len(self._callers) > _CALLERS:
             self._callers.popitem(last=False)
-
-    def revoke(self, name: str, at: float) -> None:
-        """Forgets a key, a subject or an organization.
-
-        Args:
-            name: `orgs/{org}/apiKeys/{key}`, `orgs/{org}/users/{user}`, ..., or `orgs/{org}`.
-            at: UNIX time of the revocation.
-        """
-        self._verifier.revoke(name, at)
-        for digest, caller in list(self._callers.items()):
-            if name in (caller.api_key, f"orgs/{caller.org}/{caller.subject}", f"orgs/{caller.org}"):
-                del self._callers[digest]
-
-    async def watch_revocations(self) -> None:
-        """Follows what identity revokes, for ever."""
-        request = token_service_pb2.WatchRevocationsRequest()
-        while True:
-            try:
-                async for revocation in self._tokens.WatchRevocations(request, timeout=_WATCH_SECONDS):
-                    if revocation.name:
-                        self.revoke(revocation.name, revocation.time.ToNanoseconds() / 1e9)
-                    request.since.CopyFrom(revocation.time)
-            except ArgosyError as error:
-                _log.info("revocations cannot be watched: %s", error.reason)
-            await self._clock.sleep(_WATCH_PAUSE)

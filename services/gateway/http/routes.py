@@ -12,7 +12,7 @@ import pkgutil
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from importlib.util import find_spec
+from pathlib import Path
 from urllib.parse import unquote_to_bytes
 
 import argosy
@@ -158,11 +158,10 @@ def _decoded(part: str, name: str) -> str:
 def service_descriptors() -> tuple[ServiceDescriptor, ...]:
     """Every service of the packages `argosy.<area>.v1`, in order of name."""
     found: dict[str, ServiceDescriptor] = {}
-    for area in pkgutil.iter_modules(argosy.__path__):
-        package = f"argosy.{area.name}.v1"
-        if not area.ispkg or find_spec(package) is None:
-            continue
-        for module in pkgutil.iter_modules(importlib.import_module(package).__path__):
+    stubs = sorted(folder for root in argosy.__path__ for folder in Path(root).glob("*/v1"))
+    for folder in stubs:
+        package = f"argosy.{folder.parent.name}.v1"
+        for module in pkgutil.iter_modules([str(folder)]):
             if module.name.endswith("_pb2"):
                 file = importlib.import_module(f"{package}.{module.name}").DESCRIPTOR
                 found.update({service.full_name: service for service in file.services_by_name.values()})
