@@ -52,6 +52,7 @@ if TYPE_CHECKING:
     from libs.common.bus import Bus
     from libs.common.db.uow import Database
     from libs.common.tasks import TaskKind, Tasks, TaskWorker
+    from libs.compute.client import RayDriver
 
 App = TypeVar("App")
 
@@ -92,6 +93,21 @@ class Runtime:
     _bus: Bus | None = None
     _blobs: BlobStore | None = None
     _tasks: Tasks | None = None
+    _driver: RayDriver | None = None
+
+    @property
+    def driver(self) -> RayDriver:
+        """Ray, through a child process that starts at the first use."""
+        if self._driver is None:
+            # Ray's side is loaded only where there is long work; nothing else of libs.common knows it.
+            from libs.compute.client import RayDriver
+
+            settings: CommonSettings = self.settings
+            self._driver = RayDriver(
+                settings.ray_address, service=self.name, otlp=settings.otlp, pki_dir=settings.pki_dir
+            )
+            self.resources.push_async_callback(self._driver.close)
+        return self._driver
 
     @property
     def database(self) -> Database:
@@ -135,7 +151,7 @@ class ServiceDefinition(Generic[App]):
         settings: class of its settings.
         migrations: alembic folder; None: the service keeps no rows.
         subscriptions: event type pattern -> async (event, uow), such as `training.model_version.*`.
-        producers: services whose events the subscriptions are about, for reconciling.
+        producers: services whose outboxes the subscriptions reconcile with; empty: the first parts of the patterns.
         task_kinds: its long work.
         servicers: adds servicers of foreign protos (OTLP) to the raw server; their callers show a certificate,
             nothing else.
@@ -275,6 +291,10 @@ class RunningService(Generic[App]):
             runtime._database = database
             await self._migrate(url, definition.migrations)
             runtime._bus = Bus(settings.nats_url.get_secret_value(), definition.name)
+        if definition.task_kinds is not None:
+            from libs.common.tasks import Tasks
+
+            runtime._tasks = Tasks(definition.name)
         if settings.blob_root:
             from libs.common.blobs import BlobStore
             from libs.common.secrets import Keyring
@@ -309,7 +329,7 @@ class RunningService(Generic[App]):
         from libs.common.tasks import TaskWorker
 
         assert definition.task_kinds is not None
-        worker = TaskWorker(runtime.database, definition.task_kinds(app), runtime)
+        worker = TaskWorker(runtime.database, definition.task_kinds(app), runtime.driver, runtime)
         background.start(worker.run(), name="tasks")
         return worker
 
@@ -318,10 +338,18 @@ class RunningService(Generic[App]):
 
         definition, background = self.definition, runtime.background
         background.start(runtime.bus.run(), name="bus")
-        background.start(Relay(runtime.database, runtime.bus).run(), name="relay")
+        background.start(Relay(runtime.database, runtime.bus, self.clock).run(), name="relay")
         if definition.subscriptions is not None:
             handlers = definition.subscriptions(app)
-            subscriber = Subscriber(runtime.database, runtime.bus, runtime.channels, definition.name, handlers)
+            subscriber = Subscriber(
+                runtime.database,
+                runtime.bus,
+                runtime.channels,
+                definition.name,
+                handlers,
+                definition.producers,
+                self.clock,
+            )
             background.start(subscriber.run(), name="subscriber")
 
     async def _listen(self, runtime: Runtime, app: App) -> Server:
@@ -340,7 +368,7 @@ class RunningService(Generic[App]):
             from libs.common.tasks import TaskServiceHandlers
 
             tasks = task_service_pb2.DESCRIPTOR.services_by_name["TaskService"]
-            server.mount([tasks], [TaskServiceHandlers(runtime.database, definition.name)])
+            server.mount([tasks], [TaskServiceHandlers(runtime.database, definition.name, self.clock)])
         if definition.servicers is not None:
             definition.servicers(app, server.raw)
         await server.start()

@@ -175,7 +175,7 @@ async def test_service_tokens_are_kept_until_shortly_before_their_end() -> None:
 
 
 async def test_certificates_rotate_under_load_on_both_sides() -> None:
-LONG     """Certificates that live two seconds, used for six: every call succeeds, and so does a stream that was open all the time."""
+    """Certificates that live two seconds, used for six: every call succeeds on both sides of each change."""
     ttl = datetime.timedelta(seconds=2)
     async with rig() as server:
         for name in ("dataset", "gateway"):
