@@ -1,0 +1,85 @@
+"""Checkpoints: weights, optimiser and random state under one manifest, written by the leading worker."""
+
+from __future__ import annotations
+
+import io
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import torch
+from safetensors.torch import load as load_safetensors
+from safetensors.torch import save as save_safetensors
+from transformers import LlamaForCausalLM
+
+from libs.common.blobs import BlobStore
+from services.training.engines.model import load_weights, weights
+
+Json = dict[str, Any]
+
+
+@dataclass
+class Progress:
+    """Where a run stands: with the seed, phase and step are the whole cursor of the data.
+
+    Attributes:
+        phase: number of the current phase.
+        step: steps done in it.
+        tokens: read so far, all workers, padding not counted.
+        cpu_seconds: used so far by all workers.
+        train_seconds: spent in steps so far.
+        results: figures so far, by name.
+    """
+
+    phase: int = 0
+    step: int = 0
+    tokens: int = 0
+    cpu_seconds: float = 0.0
+    train_seconds: float = 0.0
+    results: dict[str, float] = field(default_factory=dict)
+
+
+def write_checkpoint(
+    store: BlobStore, model: LlamaForCausalLM, optimiser: torch.optim.Optimizer | None, progress: Progress, phase: str
+) -> Json:
+    """Writes and commits a checkpoint.
+
+    Args:
+        optimiser: None between two phases, as each has its own.
+
+    Returns:
+        What to keep as the task's checkpoint: `manifest_digest`, `phase`, `step` (of that phase) and `progress`.
+    """
+    files = {"model.safetensors": save_safetensors(weights(model))}
+    if optimiser is not None:
+        buffer = io.BytesIO()
+        torch.save({"optimiser": optimiser.state_dict(), "random": torch.get_rng_state()}, buffer)
+        files["optimiser.pt"] = buffer.getvalue()
+    blobs = []
+    for path, content in files.items():
+        blob = store.put_sync(content)
+        blobs.append({"path": path, "sha256": blob.sha256, "size": blob.size})
+    digest = store.commit_sync({"kind": "training.checkpoint", "blobs": blobs, "progress": asdict(progress)})
+    return {"manifest_digest": digest, "phase": phase, "step": progress.step, "progress": asdict(progress)}
+
+
+def read_progress(checkpoint: Json | None) -> Progress:
+    """Where to go on; the beginning when there is no checkpoint with weights."""
+    return Progress(**checkpoint["progress"]) if checkpoint and "progress" in checkpoint else Progress()
+
+
+def read_weights(store: BlobStore, checkpoint: Json, model: LlamaForCausalLM) -> None:
+    """Puts the weights of a checkpoint into the model."""
+    load_weights(model, load_safetensors(_read(store, checkpoint, "model.safetensors")))
+
+
+def read_optimiser(store: BlobStore, checkpoint: Json, optimiser: torch.optim.Optimizer) -> None:
+    """Puts the optimiser's moments and the random state back."""
+    state = torch.load(io.BytesIO(_read(store, checkpoint, "optimiser.pt")), weights_only=True)
+    optimiser.load_state_dict(state["optimiser"])
+    torch.set_rng_state(state["random"])
+
+
+def _read(store: BlobStore, checkpoint: Json, path: str) -> bytes:
+    manifest = store.load_manifest_sync(checkpoint["manifest_digest"])
+    digest = next(entry["sha256"] for entry in manifest["blobs"] if entry["path"] == path)
+    return store.read_sync(digest)

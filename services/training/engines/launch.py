@@ -1,0 +1,149 @@
+"""Starts the workers: as one Ray Train job, or in this process where there is no Ray."""
+
+from __future__ import annotations
+
+import tempfile
+import threading
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import LlamaConfig
+
+from libs.common.blobs import BlobStore
+from libs.compute.context import EngineCancelled, EngineContext, EngineError, EngineInterrupted
+from services.training.domain.spec import TrainingSpec
+from services.training.engines.checkpoints import Json
+from services.training.engines.group import Group
+from services.training.engines.loop import seed_worker
+from services.training.engines.prepared import load_job
+from services.training.engines.reports import TaskReports
+from services.training.engines.worker import Worker
+
+# A worker process that dies is started again inside the same fit; more often than this, something else is wrong.
+_MAX_FAILURES = 3
+_DRAIN_SECONDS = 0.2
+
+
+def run_here(ctx: EngineContext, spec: TrainingSpec, plan: Json) -> Json:
+    """The whole run in this process: one worker that takes every row of a step."""
+    seed_worker(spec.seed, spec.threads_per_worker)
+    with tempfile.TemporaryDirectory(prefix="argosy-train-") as folder:
+        job = load_job(ctx.blobs_write, plan["prepared"], spec, LlamaConfig(**plan["config"]), Path(folder))
+        return Worker(job, Group(), TaskReports(ctx, plan), ctx.resume).run()
+
+
+def run_on_ray(ctx: EngineContext, spec: TrainingSpec, plan: Json) -> Json:
+    """The whole run in one `fit` of Ray Train, with `spec.workers` processes.
+
+    Raises:
+        EngineCancelled: The task was cancelled.
+        EngineInterrupted: The workers died too often; another attempt goes on from the newest checkpoint.
+        EngineError: What a worker says is wrong with the run.
+    """
+    from services.training.engines.relay import deliver, start_relay
+
+    relay = start_relay(ctx.resume)
+    reports = TaskReports(ctx, plan)
+    failure: list[BaseException] = []
+    outcome: Json | None = None
+    with tempfile.TemporaryDirectory(prefix="argosy-fit-") as folder:
+        loop_config = {
+            "spec": spec.to_json(),
+            "config": plan["config"],
+            "prepared": plan["prepared"],
+            "store": ctx.blobs_write,
+            "relay": relay,
+        }
+        fit = threading.Thread(target=_fit, args=(loop_config, spec, folder, failure), name="fit", daemon=True)
+        fit.start()
+        while fit.is_alive():
+            fit.join(_DRAIN_SECONDS)
+            outcome = deliver(relay, reports) or outcome
+            if ctx.cancelled():
+                relay.cancel.remote()
+        outcome = deliver(relay, reports) or outcome
+    return _result(outcome, failure)
+
+
+def _result(outcome: Json | None, failure: list[BaseException]) -> Json:
+    if outcome is None:
+        cause = str(failure[0]).strip().splitlines()[-1][:300] if failure else "no worker reported a result"
+        raise EngineInterrupted(f"The training workers died: {cause}")
+    if "cancelled" in outcome:
+        raise EngineCancelled()
+    if "error" in outcome:
+        error = outcome["error"]
+        raise EngineError(error["reason"], error["message"], retryable=error["retryable"], **error["metadata"])
+    result: Json = outcome["result"]
+    return result
+
+
+def _fit(loop_config: Json, spec: TrainingSpec, folder: str, failure: list[BaseException]) -> None:
+    from ray.train import FailureConfig, RunConfig, ScalingConfig
+    from ray.train.torch import TorchConfig, TorchTrainer
+
+    try:
+        TorchTrainer(
+            worker_main,
+            train_loop_config=loop_config,
+            scaling_config=ScalingConfig(
+                num_workers=spec.workers,
+                use_gpu=spec.gpus_per_worker > 0,
+                resources_per_worker=worker_resources(spec),
+            ),
+            torch_config=TorchConfig(backend="nccl" if spec.gpus_per_worker else "gloo"),
+            run_config=RunConfig(
+                name="fit", storage_path=folder, failure_config=FailureConfig(max_failures=_MAX_FAILURES)
+            ),
+        ).fit()
+    except Exception as error:
+        failure.append(error)
+
+
+def worker_resources(spec: TrainingSpec) -> dict[str, float]:
+    """What Ray books for a worker."""
+    booked = {"CPU": float(max(1, spec.threads_per_worker))}
+    return {**booked, "GPU": float(spec.gpus_per_worker)} if spec.gpus_per_worker else booked
+
+
+def worker_main(loop_config: dict[str, Any]) -> None:
+    """What Ray Train calls in each worker process."""
+    import ray
+    from ray import train
+    from ray.train.torch import get_device
+
+    from services.training.engines.relay import RelayReports
+
+    spec = TrainingSpec.from_json(loop_config["spec"])
+    store: BlobStore = loop_config["store"]
+    relay = loop_config["relay"]
+    reports = RelayReports(relay)
+    context = train.get_context()
+    group = Group(context.get_world_rank(), context.get_world_size(), get_device())
+    seed_worker(spec.seed, spec.threads_per_worker)
+    if group.device.type == "cuda":
+        torch.cuda.set_device(group.device)
+    checkpoint: Json | None = ray.get(relay.newest_checkpoint.remote())  # type: ignore[assignment]
+    with tempfile.TemporaryDirectory(prefix="argosy-train-") as folder:
+        job = load_job(store, loop_config["prepared"], spec, LlamaConfig(**loop_config["config"]), Path(folder))
+        outcome = _outcome(Worker(job, group, reports, checkpoint))
+    if group.leads:
+        reports.outcome(outcome)
+
+
+def _outcome(worker: Worker) -> Json:
+    """Runs a worker. An error of the run itself is an outcome: starting again would only repeat it."""
+    try:
+        return {"result": worker.run()}
+    except EngineCancelled:
+        return {"cancelled": True}
+    except EngineError as error:
+        return {
+            "error": {
+                "reason": error.reason,
+                "message": error.message,
+                "retryable": error.retryable,
+                "metadata": error.metadata,
+            }
+        }

@@ -1,0 +1,127 @@
+"""The steps of a run, as each worker takes them."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+from torch.nn.parallel import DistributedDataParallel
+
+from libs.compute.context import EngineCancelled, EngineError
+from services.training.domain.spec import Phase
+from services.training.engines.batches import AnswerRows, PackedRows, Rows
+from services.training.engines.group import Group
+from services.training.engines.model import Objective
+from services.training.engines.optimise import CLIP_NORM, learning_rate, new_optimiser
+from services.training.engines.order import Order
+
+
+@dataclass(frozen=True)
+class PhaseData:
+    """Rows to learn from and, where there is a validation version, rows that are held out."""
+
+    train: PackedRows | AnswerRows
+    heldout: PackedRows | AnswerRows | None
+
+
+@dataclass(frozen=True)
+class Step:
+    """What one optimiser step did, the same on every worker.
+
+    Attributes:
+        loss: mean cross-entropy in nats of the positions that count, before the step.
+        learning_rate: that it was taken with.
+        tokens: read, all workers.
+        seconds: from the last step to this one.
+        cpu_seconds: all workers.
+    """
+
+    loss: float
+    learning_rate: float
+    tokens: int
+    seconds: float
+    cpu_seconds: float
+
+
+class PhaseLoop:
+    """The optimiser steps of one phase.
+
+    Args:
+        objective: the model.
+        phase: its hyper-parameters.
+        number: of the phase in the run; gives it an order of rows of its own.
+        rows: what to learn from.
+        seed: of the run.
+        group: the workers that take each step together.
+    """
+
+    def __init__(self, objective: Objective, phase: Phase, number: int, rows: Rows, seed: int, group: Group) -> None:
+        self.objective = objective
+        self.optimiser = new_optimiser(objective, phase.learning_rate, phase.weight_decay)
+        self._phase = phase
+        self._rows = rows
+        self._order = Order(len(rows), phase.batch_size, seed, number, rows.lengths)
+        self._group = group
+        self._forward: nn.Module = objective if group.world == 1 else DistributedDataParallel(objective)
+
+    def run(self, first: int, last: int, should_stop: Callable[[], bool]) -> Iterator[Step]:
+        """Takes the steps [first, last).
+
+        Args:
+            should_stop: asked after each step; when any worker says yes, all raise `EngineCancelled` at the same step.
+        """
+        clock, cpu = time.perf_counter(), time.process_time()
+        for step in range(first, last):
+            loss, rate, tokens = self._take(step)
+            now, cpu_now = time.perf_counter(), time.process_time()
+            loss, tokens, cpu_seconds, stop = self._group.sum(loss, tokens, cpu_now - cpu, float(should_stop()))
+            if stop:
+                raise EngineCancelled()
+            yield Step(loss, rate, int(tokens), now - clock, cpu_seconds)
+            clock, cpu = now, cpu_now
+
+    def _take(self, step: int) -> tuple[float, float, int]:
+        phase, group = self._phase, self._group
+        rate = learning_rate(step, phase.steps, phase.learning_rate, phase.warmup_fraction)
+        for options in self.optimiser.param_groups:
+            options["lr"] = rate
+        all_rows = self._order.batch(step)
+        batch = self._rows.batch(all_rows[group.rank :: group.world]).to(group.device)
+        summed, _ = self._forward(batch.inputs, batch.places, batch.targets)
+        # Data parallelism averages gradients over workers; a worker with more answer tokens must weigh more.
+        share = summed / self._rows.target_count(all_rows)
+        self.optimiser.zero_grad()
+        (share * group.world).backward()
+        norm = float(nn.utils.clip_grad_norm_(self.objective.parameters(), CLIP_NORM))
+        # The norm is of the averaged gradients, so every worker comes to the same verdict without a word.
+        if not math.isfinite(norm):
+            raise diverged(phase, step, "the gradients are not finite")
+        self.optimiser.step()
+        return share.item(), rate, batch.tokens
+
+
+def check_loss(loss: float, vocabulary_size: int, phase: Phase, step: int) -> None:
+    """Raises TRAINING_DIVERGED when the loss is far above that of a uniform guess, which is ln(vocabulary size)."""
+    if not math.isfinite(loss) or loss > 3 * math.log(vocabulary_size):
+        raise diverged(phase, step, f"the loss is {loss:.3g}")
+
+
+def diverged(phase: Phase, step: int, what: str) -> EngineError:
+    """The error of a run whose numbers ran away."""
+    return EngineError(
+        "TRAINING_DIVERGED",
+        f"The {phase.method} phase diverged at step {step + 1}: {what}. "
+        f"Lower the learning rate ({phase.learning_rate:g}) or lengthen the warm-up.",
+        phase=str(phase.method),
+        step=str(step + 1),
+    )
+
+
+def seed_worker(seed: int, threads: int) -> None:
+    """One seed for every worker: nothing in the model is random but its first weights."""
+    torch.manual_seed(seed)
+    torch.set_num_threads(max(1, threads))

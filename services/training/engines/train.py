@@ -1,0 +1,169 @@
+"""The engine of `training.run`: dataset versions in, a model in the Hugging Face layout out."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import json
+import sys
+from dataclasses import replace
+from typing import Any
+
+from tokenizers import Tokenizer
+from transformers import LlamaConfig
+
+from libs.compute.context import EngineContext, EngineError
+from services.training.domain.spec import Method, TrainingSpec
+from services.training.engines.data import Columns, Source, encode_phase, read_columns
+from services.training.engines.launch import run_here, run_on_ray
+from services.training.engines.layout import commit_model, config_files
+from services.training.engines.model import llama_config
+from services.training.engines.prepared import Preparation
+from services.training.engines.tokenizer import tokenizer_files, train_tokenizer
+
+Json = dict[str, Any]
+
+_FRAMEWORK = ("torch", "transformers", "tokenizers", "safetensors", "ray")
+
+
+def run(ctx: EngineContext) -> Json:
+    """Trains a model.
+
+    Args:
+        ctx: its `spec` has `spec` (`TrainingSpec.to_json`), `train` and optionally `validation` and `base`, each
+            `{"grant": ..., "manifest_digest": ...}`.
+
+    Returns:
+        `manifest_digest` and `files` of the model, `parameter_count`, `context_length`, `architecture`, `rows`,
+        `results` by name, `tokens`, `cpu_seconds`, `framework` versions.
+
+    Raises:
+        EngineError: CONTENT_INVALID, TRAINING_DIVERGED.
+        EngineInterrupted: The workers died too often.
+        EngineCancelled: The task was cancelled.
+    """
+    spec = TrainingSpec.from_json(ctx.spec["spec"])
+    plan = _prepared_before(ctx) or _prepare(ctx, spec)
+    ctx.stop_if_cancelled()
+    ctx.progress(0.0, f"starting {spec.workers} worker{'s' if spec.workers > 1 else ''}")
+    outcome = (run_on_ray if _inside_ray() else run_here)(ctx, spec, plan)
+    ctx.progress(1.0, "writing the model", tokens=outcome["tokens"], cpu_seconds=outcome["cpu_seconds"])
+    return _finish(ctx, spec, plan, outcome)
+
+
+def _inside_ray() -> bool:
+    """Whether this process belongs to a Ray cluster; asked without importing Ray where it does not."""
+    ray = sys.modules.get("ray")
+    return ray is not None and bool(ray.is_initialized())
+
+
+def _prepared_before(ctx: EngineContext) -> Json | None:
+    """The plan of an earlier attempt, so that nothing is read and encoded twice."""
+    if ctx.resume is None:
+        return None
+    ctx.log(f"resuming from {ctx.resume.get('phase', 'the start')} step {ctx.resume.get('step', 0)}")
+    plan: Json = ctx.resume["plan"]
+    return plan
+
+
+def _prepare(ctx: EngineContext, spec: TrainingSpec) -> Json:
+    """Reads and encodes the data and stores it for the workers.
+
+    Returns:
+        The plan: `prepared` (digest of the manifest), `config` of the model, and `rows`.
+    """
+    ctx.progress(0.0, "reading the dataset version")
+    train = read_columns(_source(ctx, "train"), spec)
+    heldout = read_columns(_source(ctx, "validation"), spec) if ctx.spec.get("validation") else None
+    preparation = Preparation(ctx.blobs_write)
+    tokenizer, config = _start_point(ctx, spec, train, preparation)
+    spec = replace(spec, architecture=replace(spec.architecture, sequence_length=config.max_position_embeddings))
+    for number, name in enumerate(spec.phase_names):
+        ctx.stop_if_cancelled()
+        ctx.progress(0.0, f"encoding rows for {name}")
+        _encode(ctx, spec, number, tokenizer, train, heldout, preparation)
+    rows = len(next(iter(train.values())))
+    plan = {"prepared": preparation.commit(), "config": config.to_diff_dict(), "rows": rows}
+    ctx.checkpoint({"plan": plan})
+    return plan
+
+
+def _source(ctx: EngineContext, part: str) -> Source:
+    given = ctx.spec[part]
+    return Source(ctx.blobs_read(given["grant"]), given["manifest_digest"])
+
+
+def _start_point(
+    ctx: EngineContext, spec: TrainingSpec, train: Columns, preparation: Preparation
+) -> tuple[Tokenizer, LlamaConfig]:
+    """Tokenizer and configuration: new ones, or those of the base model, whose weights then go along."""
+    if ctx.spec.get("base"):
+        files = _base_files(ctx)
+        preparation.add_file("tokenizer.json", files["tokenizer.json"])
+        preparation.add_file("base.safetensors", files["model.safetensors"])
+        return Tokenizer.from_str(files["tokenizer.json"].decode()), LlamaConfig(**json.loads(files["config.json"]))
+    ctx.progress(0.0, "learning the tokenizer")
+    texts = train[spec.phases[0].text_column]
+    tokenizer = train_tokenizer((text for text in texts if text), spec.architecture.vocabulary_size)
+    preparation.add_file("tokenizer.json", tokenizer.to_str().encode())
+    ctx.log(f"tokenizer: {tokenizer.get_vocab_size()} tokens from {len(texts)} rows")
+    return tokenizer, llama_config(spec.architecture, tokenizer.get_vocab_size())
+
+
+def _base_files(ctx: EngineContext) -> dict[str, bytes]:
+    source = _source(ctx, "base")
+    entries = source.store.load_manifest_sync(source.manifest_digest)["blobs"]
+    wanted = ("config.json", "model.safetensors", "tokenizer.json")
+    files = {entry["path"]: source.store.read_sync(entry["sha256"]) for entry in entries if entry["path"] in wanted}
+    missing = [path for path in wanted if path not in files]
+    if missing:
+        raise EngineError("CONTENT_INVALID", f"The base model has no {', '.join(missing)}.", detail=missing[0])
+    return files
+
+
+def _encode(
+    ctx: EngineContext,
+    spec: TrainingSpec,
+    number: int,
+    tokenizer: Tokenizer,
+    train: Columns,
+    heldout: Columns | None,
+    preparation: Preparation,
+) -> None:
+    name, phase = spec.phase_names[number], spec.phases[number]
+    arrays = encode_phase(tokenizer, train, spec, number)
+    if arrays is None:
+        detail = f"no row has text in {phase.text_column!r}"
+        if phase.method is Method.SFT:
+            wanted = f" among the {len(phase.answers)} listed answers" if phase.answers else ""
+            detail = f"no row has an answer in {phase.answer_column!r}{wanted} beside {phase.text_column!r}"
+        raise EngineError("CONTENT_INVALID", f"Nothing to learn from in phase {name}: {detail}.", detail=detail)
+    preparation.add_arrays(number, "train", arrays)
+    held = encode_phase(tokenizer, heldout, spec, number, heldout=True) if heldout is not None else None
+    if held is not None:
+        preparation.add_arrays(number, "heldout", held)
+    elif heldout is not None:
+        ctx.log(f"{name}: the validation version has no row for this phase", "WARNING")
+
+
+def _finish(ctx: EngineContext, spec: TrainingSpec, plan: Json, outcome: Json) -> Json:
+    """Commits the model beside its weights."""
+    store, config = ctx.blobs_write, LlamaConfig(**plan["config"])
+    prepared = {entry["path"]: entry["sha256"] for entry in store.load_manifest_sync(plan["prepared"])["blobs"]}
+    tokenizer = Tokenizer.from_str(store.read_sync(prepared["tokenizer.json"]).decode())
+    templates = [phase.prompt_template for phase in spec.phases if phase.method is Method.SFT]
+    files = config_files(config) | tokenizer_files(
+        tokenizer, config.max_position_embeddings, templates[-1] if templates else None
+    )
+    digest, entries = commit_model(store, outcome["weights"], files)
+    return {
+        "manifest_digest": digest,
+        "files": entries,
+        "parameter_count": replace(spec.architecture, vocabulary_size=config.vocab_size).parameter_count,
+        "context_length": config.max_position_embeddings,
+        "architecture": config.model_type,
+        "rows": plan["rows"],
+        "results": outcome["results"],
+        "tokens": outcome["tokens"],
+        "cpu_seconds": outcome["cpu_seconds"],
+        "framework": {name: importlib.metadata.version(name) for name in _FRAMEWORK},
+    }

@@ -1,0 +1,240 @@
+"""One worker of a run: every phase in turn, figures, checkpoints and, from the leading worker, the finished weights."""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from dataclasses import dataclass
+from typing import Any
+
+from safetensors.torch import load as load_safetensors
+from safetensors.torch import save as save_safetensors
+from torch.optim import Optimizer
+from transformers import LlamaConfig
+
+from libs.common.blobs import BlobStore
+from services.training.domain.spec import Method, Phase, TrainingSpec
+from services.training.engines.checkpoints import (
+    Json,
+    read_optimiser,
+    read_progress,
+    read_weights,
+    write_checkpoint,
+)
+from services.training.engines.group import Group
+from services.training.engines.heldout import evaluate
+from services.training.engines.loop import PhaseData, PhaseLoop, Step, check_loss
+from services.training.engines.model import Objective, load_weights, new_model, weights
+from services.training.engines.probe import pretraining_effect
+from services.training.engines.reports import Reports
+
+METRICS_EVERY = 10
+# The last loss is a mean: a single batch says little.
+_LAST_STEPS = 20
+# Fine-tuning computes logits at a few places only, so its token costs about half of one of pre-training.
+_COST = {Method.PRETRAIN: 1.0, Method.SFT: 0.5}
+
+
+@dataclass(frozen=True)
+class Job:
+    """What a worker works on.
+
+    Attributes:
+        spec: phases and workers.
+        config: of the model.
+        data: of each phase.
+        store: the task's own blobs.
+        base_weights: safetensors bytes to start from; None: fresh weights.
+    """
+
+    spec: TrainingSpec
+    config: LlamaConfig
+    data: list[PhaseData]
+    store: BlobStore
+    base_weights: bytes | None = None
+
+
+class Worker:
+    """Runs a job to its end.
+
+    Args:
+        checkpoint: where an earlier attempt got to; None: from the beginning.
+    """
+
+    def __init__(self, job: Job, group: Group, reports: Reports, checkpoint: Json | None) -> None:
+        self._job = job
+        self._group = group
+        self._reports = reports
+        # The first checkpoint of a task has only the prepared data.
+        self._checkpoint = checkpoint if checkpoint and "manifest_digest" in checkpoint else None
+        self._progress = read_progress(checkpoint)
+        self._objective = self._new_objective()
+        self._weight_of_phases = [
+            phase.steps * phase.batch_size * _mean_length(data, job.config) * _COST[phase.method]
+            for phase, data in zip(job.spec.phases, job.data, strict=True)
+        ]
+        self._recent: deque[tuple[float, float]] = deque(maxlen=50)
+        self._asked = (0.0, False)
+
+    def run(self) -> Json:
+        """All phases from where the checkpoint stands.
+
+        Returns:
+            `results`, `tokens`, `cpu_seconds` and, from the leading worker, `weights`: the blob with the safetensors.
+
+        Raises:
+            EngineError: It diverged.
+            EngineCancelled: The task was cancelled.
+        """
+        spec, progress = self._job.spec, self._progress
+        while progress.phase < len(spec.phases):
+            self._run_phase(progress.phase, spec.phases[progress.phase], spec.phase_names[progress.phase])
+            name = spec.phase_names[progress.phase]
+            progress.phase, progress.step = progress.phase + 1, 0
+            self._checkpoint = None
+            self._write_checkpoint(None, name)
+        digest = ""
+        if self._group.leads:
+            content = save_safetensors(weights(self._objective.model), metadata={"format": "pt"})
+            digest = self._job.store.put_sync(content).sha256
+        return {
+            "results": self._figures(),
+            "tokens": progress.tokens,
+            "cpu_seconds": progress.cpu_seconds,
+            "weights": digest,
+        }
+
+    def _new_objective(self) -> Objective:
+        job = self._job
+        model = new_model(job.config, job.spec.seed)
+        if self._checkpoint is not None:
+            read_weights(job.store, self._checkpoint, model)
+        elif job.base_weights is not None:
+            load_weights(model, load_safetensors(job.base_weights))
+        return Objective(model).to(self._group.device)
+
+    def _run_phase(self, number: int, phase: Phase, name: str) -> None:
+        progress, data = self._progress, self._job.data[number]
+        self._measure(f"{name}.heldout", "before", data)
+        self._probe(number, phase, data)
+        loop = PhaseLoop(self._objective, phase, number, data.train, self._job.spec.seed, self._group)
+        if self._checkpoint is not None and progress.step:
+            read_optimiser(self._job.store, self._checkpoint, loop.optimiser)
+        losses: deque[float] = deque(maxlen=_LAST_STEPS)
+        window: list[Step] = []
+        for step in loop.run(progress.step, phase.steps, self._should_stop):
+            self._count(step, phase, name)
+            losses.append(step.loss)
+            window.append(step)
+            done = progress.step == phase.steps
+            if len(window) == METRICS_EVERY or done:
+                check_loss(step.loss, self._job.config.vocab_size, phase, progress.step - 1)
+                self._report(name, phase, window)
+                window = []
+            if self._checkpoint_due(number) and not done:
+                progress.results[f"{name}.last_loss"] = sum(losses) / len(losses)
+                self._write_checkpoint(loop.optimiser, name)
+        progress.results[f"{name}.last_loss"] = sum(losses) / len(losses) if losses else 0.0
+        self._measure(f"{name}.heldout", "after", data)
+
+    def _measure(self, prefix: str, when: str, data: PhaseData) -> None:
+        """Held-out figures, unless an earlier attempt has them."""
+        results, key = self._progress.results, f"{prefix}_loss_{when}"
+        if data.heldout is None or key in results:
+            return
+        found = evaluate(self._objective, data.heldout, self._group)
+        results[key] = found.loss
+        if found.exact_match is not None:
+            results[f"{prefix}_exact_match_{when}"] = found.exact_match
+        if self._group.leads:
+            self._reports.log(f"{key}: {found.loss:.4f}")
+
+    def _probe(self, number: int, phase: Phase, data: PhaseData) -> None:
+        results, phases = self._progress.results, self._job.spec.phases
+        first = number > 0 and phase.method is Method.SFT and phases[number - 1].method is Method.PRETRAIN
+        if first and "probe.steps" not in results and self._progress.step == 0:
+            results |= pretraining_effect(
+                self._objective, phase, number, data, self._job.spec.seed, self._group, self._should_stop
+            )
+
+    def _count(self, step: Step, phase: Phase, name: str) -> None:
+        progress = self._progress
+        progress.step += 1
+        progress.tokens += step.tokens
+        progress.cpu_seconds += step.cpu_seconds
+        progress.train_seconds += step.seconds
+        results = progress.results
+        results.setdefault(f"{name}.first_loss", step.loss)
+        results[f"{name}.tokens"] = results.get(f"{name}.tokens", 0.0) + step.tokens
+        results[f"{name}.seconds"] = results.get(f"{name}.seconds", 0.0) + step.seconds
+
+    def _report(self, name: str, phase: Phase, window: list[Step]) -> None:
+        if not self._group.leads:
+            return
+        progress = self._progress
+        seconds = sum(step.seconds for step in window)
+        fraction = self._fraction()
+        self._recent.append((fraction, progress.train_seconds))
+        values = {
+            "loss": sum(step.loss for step in window) / len(window),
+            "learning_rate": window[-1].learning_rate,
+            "tokens_per_second": sum(step.tokens for step in window) / max(seconds, 1e-9),
+        }
+        eta = self._eta_seconds()
+        if eta is not None:
+            values["eta_seconds"] = eta
+        self._reports.metrics(name, progress.step, values)
+        message = f"{name}: step {progress.step} of {phase.steps}, loss {values['loss']:.3f}"
+        self._reports.progress(
+            fraction, message, {"tokens": float(progress.tokens), "cpu_seconds": progress.cpu_seconds}
+        )
+
+    def _fraction(self) -> float:
+        """How much of the work is done; a step of a phase counts as much as its tokens cost."""
+        progress, phases = self._progress, self._job.spec.phases
+        done = sum(self._weight_of_phases[: progress.phase])
+        done += self._weight_of_phases[progress.phase] * progress.step / phases[progress.phase].steps
+        return done / sum(self._weight_of_phases)
+
+    def _eta_seconds(self) -> float | None:
+        (fraction, seconds), (last_fraction, last_seconds) = self._recent[0], self._recent[-1]
+        if last_fraction <= fraction:
+            return None
+        return (1 - last_fraction) * (last_seconds - seconds) / (last_fraction - fraction)
+
+    def _checkpoint_due(self, number: int) -> bool:
+        spec = self._job.spec
+        done = sum(phase.steps for phase in spec.phases[:number]) + self._progress.step
+        return done % spec.checkpoint_every == 0
+
+    def _write_checkpoint(self, optimiser: Optimizer | None, name: str) -> None:
+        if self._group.leads:
+            self._reports.checkpoint(
+                write_checkpoint(self._job.store, self._objective.model, optimiser, self._progress, name)
+            )
+
+    def _should_stop(self) -> bool:
+        """Whether the task was cancelled; asked by the leading worker at most twice a second."""
+        if not self._group.leads:
+            return False
+        asked, answer = self._asked
+        if not answer and time.monotonic() - asked > 0.5:
+            self._asked = (time.monotonic(), self._reports.cancelled())
+        return self._asked[1]
+
+    def _figures(self) -> dict[str, float]:
+        """The results with totals and rates."""
+        progress, results = self._progress, dict(self._progress.results)
+        for name in self._job.spec.phase_names:
+            seconds = results.pop(f"{name}.seconds", 0.0)
+            results[f"{name}.tokens_per_second"] = results.get(f"{name}.tokens", 0.0) / max(seconds, 1e-9)
+        results["tokens"] = float(progress.tokens)
+        results["tokens_per_second"] = progress.tokens / max(progress.train_seconds, 1e-9)
+        results["cpu_seconds"] = progress.cpu_seconds
+        results["train_seconds"] = progress.train_seconds
+        return results
+
+
+def _mean_length(data: PhaseData, config: LlamaConfig) -> float:
+    lengths: Any = data.train.lengths
+    return float(lengths.mean()) if lengths is not None else float(config.max_position_embeddings)
