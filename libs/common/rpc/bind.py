@@ -42,7 +42,10 @@ def handlers_of(source: object) -> dict[str, Handler]:
 
 
 def _is_handler(member: object) -> bool:
-    return inspect.iscoroutinefunction(member) or inspect.isasyncgenfunction(member)
+    """A coroutine function or async generator function of (request, call); others in the module are its own affair."""
+    if not (inspect.iscoroutinefunction(member) or inspect.isasyncgenfunction(member)):
+        return False
+    return list(inspect.signature(member).parameters) == ["request", "call"]
 
 
 def match(services: Iterable[ServiceDescriptor], sources: Iterable[object]) -> list[tuple[Method, Handler]]:

@@ -57,7 +57,9 @@ def test_missing_and_unused_handlers_are_named_together() -> None:
 
     async def _private(request: Any, call: Any) -> Any: ...
 
-    for function in (get_task, paint_task, _private):
+    async def shared_between_handlers(uow: Any) -> Any: ...
+
+    for function in (get_task, paint_task, _private, shared_between_handlers):
         function.__module__ = "handlers"
         setattr(module, function.__name__, function)
     with pytest.raises(BindingError) as fault:
@@ -66,6 +68,7 @@ def test_missing_and_unused_handlers_are_named_together() -> None:
     assert "/argosy.common.v1.TaskService/CancelTask has no handler cancel_task" in text
     assert "handler paint_task serves no RPC" in text
     assert "_private" not in text
+    assert "shared_between_handlers" not in text
     assert "GetTask" not in text
 
 
