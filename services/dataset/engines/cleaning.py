@@ -19,7 +19,7 @@ from services.dataset.engines.alike import find_repeats
 from services.dataset.engines.index import save
 from services.dataset.engines.minhash import band_hashes, choose_banding, set_hashes
 from services.dataset.engines.parts import Blobs
-from services.dataset.engines.report import EXAMPLE_CHARACTERS, RuleTally, version_result
+from services.dataset.engines.report import RuleTally, example_text, version_result
 from services.dataset.engines.rows import Row, RowError, canonical, widen_columns
 from services.dataset.engines.rules import Rules, change, comparable, find_fault
 from services.dataset.engines.shards import map_shards
@@ -131,7 +131,7 @@ def judge(reader: VersionReader, column: str, rules: Rules, start: int, stop: in
     kept = [at for at in changed if at not in judged.faults]
     for at, row in zip(kept, reader.rows(numbers[kept]), strict=True):
         judged.rows[at] = {**row, column: texts[at]}
-    judged.beginnings = [text[:EXAMPLE_CHARACTERS] for text in texts]
+    judged.beginnings = [example_text(text) for text in texts]
     if rules.exact_duplicates:
         digests = b"".join(blake2b(comparable(text).encode(), digest_size=16).digest() for text in texts)
         judged.exact = np.frombuffer(digests, np.uint8).reshape(-1, 16)
@@ -212,7 +212,7 @@ class Selection:
             reason = f"similarity {repeat.similarity:.2f}, group of row {self._id_of(first)}"
             text = ""
             if self._tally.wants_example("near_duplicates"):
-                text = reader.texts(column, np.array([row]))[0][:EXAMPLE_CHARACTERS]
+                text = example_text(reader.texts(column, np.array([row]))[0])
             self._tally.drop("near_duplicates", row, reason, text)
 
     def index(self) -> VersionIndex:

@@ -9,11 +9,11 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass, replace
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
+from libs.common.blobs import Json, canonical
 from libs.compute.versions import FORMAT, VersionIndex
 from services.dataset.engines.parts import Blobs
 from services.dataset.engines.rows import type_name
@@ -46,7 +46,7 @@ def content_digest(index: VersionIndex) -> str:
 class Saved:
     """A version in the store, as the service keeps it."""
 
-    manifest: dict[str, Any]
+    manifest_digest: str
     content_digest: str
     row_count: int
     byte_count: int
@@ -54,11 +54,11 @@ class Saved:
 
 
 def save(index: VersionIndex, blobs: Blobs) -> Saved:
-    """Stores the index and makes the manifest. The caller commits the manifest: that is what makes it a version."""
+    """Stores index and manifest. They are a version once the service has a row with the manifest's digest."""
     index = compact(index)
     digest = blobs.write(_encode(index))
     content = content_digest(index)
-    manifest = {
+    manifest: Json = {
         "format": FORMAT,
         # The index first, then the parts: `parts` of the index count from the second.
         "blobs": [{"sha256": blob} for blob in (digest, *index.parts)],
@@ -68,7 +68,7 @@ def save(index: VersionIndex, blobs: Blobs) -> Saved:
         "content": content,
     }
     columns = [{"name": name, "type": type_name(kind)} for name, kind in index.columns.items()]
-    return Saved(manifest, content, len(index), index.byte_count, columns)
+    return Saved(blobs.write(canonical(manifest)), content, len(index), index.byte_count, columns)
 
 
 def _encode(index: VersionIndex) -> bytes:

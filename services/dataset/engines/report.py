@@ -9,7 +9,12 @@ from services.dataset.engines.index import Saved
 
 # Examples a rule in a report, and characters of each.
 _EXAMPLES = 5
-EXAMPLE_CHARACTERS = 200
+_EXAMPLE_CHARACTERS = 200
+
+
+def example_text(text: str) -> str:
+    """The beginning of a text, without U+0000, which the database of the service cannot keep."""
+    return text[:_EXAMPLE_CHARACTERS].replace("\x00", "\ufffd")
 
 
 class RuleTally:
@@ -58,12 +63,12 @@ def version_result(saved: Saved, report: dict[str, Any], new_bytes: int) -> dict
     """A version as the job's `apply` stores it.
 
     Args:
-        saved: The manifest, which `apply` commits, and its counts.
+        saved: Digests and counts.
         report: Fields of `argosy.dataset.v1.Report`.
         new_bytes: Bytes of rows that no earlier version had.
     """
     return {
-        "manifest": saved.manifest,
+        "manifest_digest": saved.manifest_digest,
         "content_digest": saved.content_digest,
         "row_count": saved.row_count,
         "byte_count": saved.byte_count,

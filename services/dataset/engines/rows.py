@@ -44,8 +44,8 @@ def canonical(row: Row) -> tuple[Row, bytes]:
     if len(plain) > MAX_COLUMNS:
         raise RowError(f"more than {MAX_COLUMNS} columns")
     for name in plain:
-        if not name or len(name) > MAX_COLUMN_NAME:
-            raise RowError(f"a column name must have 1 to {MAX_COLUMN_NAME} characters")
+        if not 1 <= len(name) <= MAX_COLUMN_NAME or "\x00" in name:
+            raise RowError(f"a column name must have 1 to {MAX_COLUMN_NAME} characters, none of them U+0000")
     try:
         content = orjson.dumps(plain, option=orjson.OPT_SORT_KEYS)
     except (TypeError, orjson.JSONEncodeError) as error:

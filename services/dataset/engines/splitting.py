@@ -16,7 +16,7 @@ from services.dataset.engines.access import StoreBlobs
 from services.dataset.engines.alike import Alike, find_leaks
 from services.dataset.engines.index import save
 from services.dataset.engines.minhash import band_hashes, choose_banding, set_hashes
-from services.dataset.engines.report import EXAMPLE_CHARACTERS, version_result
+from services.dataset.engines.report import example_text, version_result
 from services.dataset.engines.shards import map_shards
 from services.dataset.engines.shingles import shingle_hashes
 
@@ -168,7 +168,7 @@ def _examples(reader: VersionReader, column: str, leaks: list[Alike]) -> list[di
         {
             "train_row_id": reader.index.id_of(leak.row),
             "test_row_id": reader.index.id_of(leak.other),
-            "text": text[:EXAMPLE_CHARACTERS],
+            "text": example_text(text),
             "similarity": leak.similarity,
         }
         for leak, text in zip(some, texts, strict=True)

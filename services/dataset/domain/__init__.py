@@ -1,0 +1,1 @@
+"""What a dataset, a version and an upload are, and what may be done with them."""

@@ -1,0 +1,91 @@
+"""Datasets: a named line of versions."""
+
+from __future__ import annotations
+
+import enum
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+
+from libs.common.domain import DomainError, Resource, Secrecy
+
+# After that the bytes may be gone.
+UNDELETE_TIME = timedelta(days=30)
+# Value of argosy.common.v1.Role.
+_ROLE_ADMIN = 4
+
+
+class Visibility(enum.IntEnum):
+    """Who sees a dataset; numbers as in dataset.proto."""
+
+    UNSPECIFIED = 0
+    USER = 1
+    ORGANIZATION = 2
+    PUBLIC = 3
+
+
+def sees_all(subject: str, role: int) -> bool:
+    """Whether a principal sees every dataset of its organization: administrators and services of the mesh do."""
+    return role >= _ROLE_ADMIN or subject.startswith("services/")
+
+
+@dataclass(kw_only=True)
+class Dataset(Resource):
+    """A named line of versions.
+
+    Attributes:
+        type: value of `DatasetType`.
+        source: where the data comes from, for people.
+        latest_version: name of the newest version; empty while there is none.
+        locked: while set, no new version can be made.
+        version_count: versions ever made; the next one is called `v<version_count + 1>`.
+    """
+
+    display_name: str = ""
+    description: str = ""
+    type: int = 0
+    source: str = ""
+    project_space: str = ""
+    visibility: int = Visibility.ORGANIZATION
+    latest_version: str = ""
+    locked: bool = False
+    version_count: int = 0
+
+    def require_unlocked(self) -> None:
+        """Raises STATE_CONFLICT while the dataset is locked."""
+        if self.locked:
+            message = f"{self.name} is locked; no new version can be made."
+            raise DomainError("STATE_CONFLICT", message, name=self.name, state="locked", wanted="unlocked")
+
+    def is_visible_to(self, org: str, subject: str, role: int) -> bool:
+        """Whether a principal may see the dataset.
+
+        Args:
+            org: its organization; empty for a service that carries no token.
+            subject: `users/alice`, or `services/training`.
+            role: its role in `org`.
+        """
+        if org not in (self.org, ""):
+            return self.visibility == Visibility.PUBLIC and self.delete_time is None
+        return self.visibility != Visibility.USER or subject == self.creator or sees_all(subject, role)
+
+    def take_version_name(self) -> str:
+        """The name of the next version."""
+        self.version_count += 1
+        return f"{self.name}/versions/v{self.version_count}"
+
+    def raise_secrecy(self, secrecy: Secrecy) -> None:
+        """Makes the dataset as confidential as what it now holds."""
+        self.secrecy = max(self.secrecy, secrecy)
+
+    def change_secrecy(self, secrecy: Secrecy) -> None:
+        """Sets the secrecy that somebody asked for. Raises INVALID_FIELD for a lower one: data was derived under it."""
+        if secrecy < self.secrecy:
+            message = f"secrecy: is {self.secrecy.name} and cannot be lowered"
+            raise DomainError("INVALID_FIELD", message, field="dataset.secrecy")
+        self.secrecy = secrecy
+
+    def require_undeletable(self, now: datetime) -> None:
+        """Raises STATE_CONFLICT when it was deleted too long ago."""
+        if self.delete_time is not None and now - self.delete_time > UNDELETE_TIME:
+            message = f"{self.name} was deleted more than {UNDELETE_TIME.days} days ago."
+            raise DomainError("STATE_CONFLICT", message, name=self.name, state="purged", wanted="deleted")

@@ -1,0 +1,113 @@
+"""The rows of the dataset service."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from datetime import datetime
+
+from sqlalchemy import delete, insert, or_, select
+from sqlalchemy.dialects.postgresql import array
+
+from libs.common.auth.principal import Principal
+from libs.common.db.repository import Repository
+from libs.common.domain import DomainError
+from services.dataset.domain.datasets import Dataset, Visibility, sees_all
+from services.dataset.domain.uploads import Upload, UploadPart, UploadState
+from services.dataset.domain.versions import DatasetVersion
+from services.dataset.store import tables
+
+
+class Datasets(Repository[Dataset]):
+    table = tables.datasets
+    entity = Dataset
+
+    async def visible(
+        self, name: str, principal: Principal, *, deleted: bool = False, for_update: bool = False
+    ) -> Dataset:
+        """The dataset, if the principal may see it. Raises NOT_FOUND otherwise."""
+        dataset = await self.get(name, deleted=deleted, for_update=for_update)
+        if not dataset.is_visible_to(principal.org, principal.subject, principal.role):
+            raise DomainError("NOT_FOUND", f"{name} does not exist.", name=name)
+        return dataset
+
+    async def list_visible(
+        self, parent: str, principal: Principal, page_size: int, after: str, show_deleted: bool
+    ) -> tuple[list[Dataset], str]:
+        """One page of those that the principal may see, newest first."""
+        seen = or_(self.table.c.visibility != Visibility.USER, self.table.c.creator == principal.subject)
+        filters = () if sees_all(principal.subject, principal.role) else (seen,)
+        return await self.list(parent, page_size, after, show_deleted, filters)
+
+
+class DatasetVersions(Repository[DatasetVersion]):
+    table = tables.dataset_versions
+    entity = DatasetVersion
+
+    async def tagged(self, dataset: str, tags: Iterable[str]) -> list[DatasetVersion]:
+        """The versions of a dataset that have one of these tags."""
+        wanted = list(tags)
+        if not wanted:
+            return []
+        overlaps = self.table.c.tags.op("&&")(array(wanted))
+        return await self.fetch(self.query().where(self.table.c.parent == dataset, overlaps))
+
+    async def manifests(self) -> set[str]:
+        """The manifests of all versions, for the garbage collector."""
+        connection = await self.uow.connection()
+        return set((await connection.execute(select(self.table.c.manifest_digest))).scalars())
+
+
+class Uploads(Repository[Upload]):
+    table = tables.uploads
+    entity = Upload
+
+    async def alive(self, name: str, now: datetime, *, for_update: bool = False) -> Upload:
+        """The upload, if it has not expired. Raises NOT_FOUND."""
+        upload = await self.get(name, for_update=for_update)
+        upload.require_alive(now)
+        return upload
+
+    async def add_part(self, upload: Upload, part: UploadPart) -> None:
+        """Stores a part that the upload has taken."""
+        row = {
+            "upload_uid": upload.uid,
+            "org": upload.org,
+            "offset": part.offset,
+            "size": part.size,
+            "sha256": part.sha256,
+        }
+        await (await self.uow.connection()).execute(insert(tables.upload_parts).values(row))
+
+    async def has_part(self, upload: Upload, part: UploadPart) -> bool:
+        """Whether this very part has arrived."""
+        parts = tables.upload_parts.c
+        query = select(parts.offset).where(
+            parts.upload_uid == upload.uid,
+            parts.org == upload.org,
+            parts.offset == part.offset,
+            parts.size == part.size,
+            parts.sha256 == part.sha256,
+        )
+        return (await (await self.uow.connection()).execute(query)).first() is not None
+
+    async def parts(self, upload: Upload) -> list[UploadPart]:
+        """The parts in order."""
+        columns = tables.upload_parts.c
+        query = (
+            select(columns.offset, columns.size, columns.sha256)
+            .where(columns.upload_uid == upload.uid, columns.org == upload.org)
+            .order_by(columns.offset)
+        )
+        return [UploadPart(*row) for row in await (await self.uow.connection()).execute(query)]
+
+    async def delete_expired(self, now: datetime) -> int:
+        """Deletes the uploads that have expired with their parts; returns how many."""
+        expired = delete(self.table).where(self.table.c.expire_time <= now)
+        return (await (await self.uow.connection()).execute(expired)).rowcount
+
+    async def live_blobs(self) -> tuple[set[str], set[str]]:
+        """Manifests of committed uploads, and blobs of the parts of all, for the garbage collector."""
+        connection = await self.uow.connection()
+        committed = select(self.table.c.manifest_digest).where(self.table.c.state == UploadState.COMMITTED)
+        manifests = set((await connection.execute(committed)).scalars())
+        return manifests, set((await connection.execute(select(tables.upload_parts.c.sha256))).scalars())
