@@ -1,7 +1,8 @@
-"""Backup and restore of a whole mesh: a folder with every database, blob, key and certificate, and the digest of each file.
+"""Backup and restore of a whole mesh: a folder with every database, blob, key and certificate, and the digest of each
+file.
 
-The databases are dumped before the blobs are copied, and blobs are never changed, so that every blob that a row names is in the
-backup, also when the mesh works meanwhile. The bus is left out: the truth is in the databases.
+The databases are dumped before the blobs are copied, and blobs are never changed, so that every blob that a row names
+is in the backup, also when the mesh works meanwhile. The bus is left out: the truth is in the databases.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from deploy.local.layout import FORMAT, SERVICES, Home, Ports, RunnerError, writ
 
 _MANIFEST = "manifest.json"
 # Copied as they are. The databases come by pg_dump, logs and the bus are not truth.
-_FOLDERS = ("blobs", "pki", "secrets", "aiops")
+_FOLDERS = ("blobs", "pki", "secrets", "aiops", "gateway")
 _CHUNK = 1 << 20
 
 

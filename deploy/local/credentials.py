@@ -11,6 +11,7 @@ from libs.common.secrets import Keyring
 
 # 32 random bytes: beyond guessing, so the stores behind it need no slow hash.
 _TOKEN_BYTES = 32
+BOOTSTRAP = "bootstrap-token"
 
 
 def token(folder: Path, name: str) -> str:
@@ -39,13 +40,11 @@ class Credentials:
         self._folder = home.secrets
         self.database = {name: token(self._folder, f"postgres-{name}") for name in ("postgres", *SERVICES)}
         self.bus = {name: token(self._folder, f"nats-{name}") for name in ("runner", *SERVICES)}
-        self.bootstrap_file = self._folder / "bootstrap-token"
-        # Encrypts blobs at rest; the second one seals the organizations' secrets.
+        # For the first administrator, once. Identity looks for it here.
+        token(self._folder, BOOTSTRAP)
+        # Encrypts blobs at rest.
         self.blob_key_file = self._folder / "blob-key"
-        self.secret_key_file = self._folder / "secret-key"
-        token(self._folder, self.bootstrap_file.name)
         Keyring.create_file(self.blob_key_file)
-        Keyring.create_file(self.secret_key_file)
 
     def database_file(self, role: str) -> Path:
         """The file with the password of a database role."""

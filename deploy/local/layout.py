@@ -122,6 +122,11 @@ class Home:
     def aiops(self) -> Path:
         return self.root / "aiops"
 
+    @property
+    def gateway(self) -> Path:
+        """Journal of the usage ledger and the last known endpoints."""
+        return self.root / "gateway"
+
     def blobs(self, service: str) -> Path:
         """Root of the blob store of a service."""
         return self.root / "blobs" / service
@@ -138,6 +143,7 @@ class Home:
             self.nats,
             self.ray,
             self.aiops,
+            self.gateway,
         )
         yield from (self.blobs(name) for name in SERVICES)
 

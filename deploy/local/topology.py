@@ -124,30 +124,22 @@ def service_environment(home: Home, ports: Ports, credentials: Credentials, name
         "ARGOSY_RAY_ADDRESS": f"127.0.0.1:{ports.ray}",
         "ARGOSY_BLOB_ROOT": f"file://{home.blobs(name)}",
         "ARGOSY_BLOB_KEY_FILE": str(credentials.blob_key_file),
-        **_OWN.get(name, lambda *_: {})(home, ports, credentials),
+        **(_OWN[name](home, ports) if name in _OWN else {}),
     }
 
 
-def _identity(home: Home, ports: Ports, credentials: Credentials) -> dict[str, str]:
-    return {
-        "ARGOSY_IDENTITY_BOOTSTRAP_TOKEN_FILE": str(credentials.bootstrap_file),
-        "ARGOSY_IDENTITY_SECRET_KEY_FILE": str(credentials.secret_key_file),
-    }
-
-
-def _aiops(home: Home, ports: Ports, credentials: Credentials) -> dict[str, str]:
+def _aiops(home: Home, ports: Ports) -> dict[str, str]:
     return {
         "ARGOSY_AIOPS_DATA_DIR": str(home.aiops),
         "ARGOSY_AIOPS_OTLP_HTTP": f"127.0.0.1:{ports.otlp_http}",
     }
 
 
-def _gateway(home: Home, ports: Ports, credentials: Credentials) -> dict[str, str]:
-    return {"ARGOSY_GATEWAY_HTTP": f"127.0.0.1:{ports.http}"}
+def _gateway(home: Home, ports: Ports) -> dict[str, str]:
+    return {"ARGOSY_GATEWAY_HTTP_LISTEN": f"127.0.0.1:{ports.http}"}
 
 
-_OWN: dict[str, Callable[[Home, Ports, Credentials], dict[str, str]]] = {
-    "identity": _identity,
+_OWN: dict[str, Callable[[Home, Ports], dict[str, str]]] = {
     "aiops": _aiops,
     "gateway": _gateway,
 }

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import secrets
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -107,6 +109,16 @@ class Client:
         if not answer.is_success:
             raise _error(answer, answer.content)
         return answer
+
+    @contextmanager
+    def trace(self) -> Iterator[str]:
+        """Puts all calls of the block into one trace, and gives its id (32 hexadecimal digits) to look it up with."""
+        trace_id = secrets.token_hex(16)
+        self._http.headers["traceparent"] = f"00-{trace_id}-{secrets.token_hex(8)}-01"
+        try:
+            yield trace_id
+        finally:
+            del self._http.headers["traceparent"]
 
     def stream(self, method: Method, arguments: dict[str, Any]) -> Iterator[Any]:
         """The messages of a stream. One that breaks goes on behind the last message, if the method can resume.
