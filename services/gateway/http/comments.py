@@ -8,7 +8,8 @@ from typing import Any
 from google.protobuf import descriptor_pb2
 
 _IMAGE = Path(__file__).resolve().parents[3] / "build" / "protos" / "argosy.binpb"
-# Field numbers inside FileDescriptorProto, DescriptorProto and ServiceDescriptorProto, of which source locations are made.
+# Field numbers inside FileDescriptorProto, DescriptorProto and ServiceDescriptorProto, of which source locations are
+# made.
 _MESSAGES, _SERVICES, _FIELDS, _NESTED, _METHODS = 4, 6, 2, 3, 2
 
 

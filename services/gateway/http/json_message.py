@@ -185,7 +185,7 @@ def _fill_map(message: Message, field: FieldDescriptor, value: Any, faults: Faul
             faults.add(place, str(fault))
 
 
-def _fill_well_known(message: Message, value: Any, faults: Faults, path: str) -> None:
+def _fill_well_known(message: Any, value: Any, faults: Faults, path: str) -> None:
     if isinstance(message, field_mask_pb2.FieldMask) and isinstance(value, str) and "_" in value:
         # The mapping asks for camelCase; who copies the names from the proto means the same.
         message.paths.extend(value.split(","))

@@ -1,7 +1,8 @@
-"""The OpenAPI description of every route, made from the descriptors: `python -m services.gateway.http.openapi` prints it.
+"""The OpenAPI description of every route, made from the descriptors: `python -m services.gateway.http.openapi` prints
+it.
 
-Names, types and validation rules are those of the protos; comments of the protos become descriptions where the image that
-`protos/generate.py` writes is at hand.
+Names, types and validation rules are those of the protos; comments of the protos become descriptions where the image
+that `protos/generate.py` writes is at hand.
 """
 
 from __future__ import annotations
@@ -153,7 +154,11 @@ class _Document:
         if not route.policy.streams:
             content: Schema = {"application/json": {"schema": schema}}
         elif content_field(method.output_type) is not None:
-            content = {"application/octet-stream": {"schema": {"type": "string", "contentMediaType": "application/octet-stream"}}}
+            content = {
+                "application/octet-stream": {
+                    "schema": {"type": "string", "contentMediaType": "application/octet-stream"}
+                }
+            }
         else:
             content = {"text/event-stream": {"schema": {"type": "string", "x-argosy-event": schema}}}
         return {"200": {"description": "OK", "content": content}, "default": _error_response()}
@@ -214,7 +219,10 @@ class _Document:
         rules = _rules(field)
         if is_map(field):
             entry: Any = field.message_type
-            schema: Schema = {"type": "object", "additionalProperties": self._single(entry.fields_by_name["value"], None)}
+            schema: Schema = {
+                "type": "object",
+                "additionalProperties": self._single(entry.fields_by_name["value"], None),
+            }
             _bound(schema, rules.map, (("min_pairs", "minProperties"), ("max_pairs", "maxProperties")))
             return schema
         if field.is_repeated:

@@ -1,4 +1,6 @@
-"""The OpenAI routes for the OpenAPI document. They follow https://platform.openai.com/docs/api-reference, not a proto."""
+"""The OpenAI routes for the OpenAPI document. They follow https://platform.openai.com/docs/api-reference, not a
+proto.
+"""
 
 from __future__ import annotations
 

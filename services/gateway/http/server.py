@@ -1,4 +1,6 @@
-"""Listens for HTTP: uvicorn's protocol on httptools and uvloop, without the parts of uvicorn that a part of a service has no use for."""
+"""Listens for HTTP: uvicorn's protocol on httptools and uvloop, without the parts of uvicorn that a part of a service
+has no use for.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +17,8 @@ from services.gateway.http.protocol import DoorProtocol
 
 _log = logging.getLogger(__name__)
 
-# Longer than load balancers and browsers keep an idle connection by default would only hold memory; shorter makes clients reconnect.
+# Longer than load balancers and browsers keep an idle connection by default would only hold memory; shorter makes
+# clients reconnect.
 _KEEP_ALIVE_SECONDS = 65
 _BACKLOG = 2048
 
@@ -36,6 +39,7 @@ class HttpServer:
         self._clock = clock
         self._grace = grace
         self._state = ServerState()
+        self._server: asyncio.Server | None = None
         self._config = uvicorn.Config(
             application,
             http=DoorProtocol,
@@ -50,20 +54,24 @@ class HttpServer:
             timeout_keep_alive=_KEEP_ALIVE_SECONDS,
         )
 
-    async def serve(self) -> None:
-        """Listens until it is cancelled; then takes no more connections and lets requests in flight finish."""
+    async def start(self) -> None:
+        """Listens. Raises OSError if the port is taken."""
         self._config.load()
         self._set_date()
         loop = asyncio.get_running_loop()
-        server = await loop.create_server(self._protocol, self._host, self.port, backlog=_BACKLOG)
-        self.port = server.sockets[0].getsockname()[1]
+        self._server = await loop.create_server(self._protocol, self._host, self.port, backlog=_BACKLOG)
+        self.port = self._server.sockets[0].getsockname()[1]
         _log.info("HTTP on %s:%d", self._host, self.port)
+
+    async def serve(self) -> None:
+        """Runs until it is cancelled; then takes no more connections and lets requests in flight finish."""
         try:
             while True:
                 await self._clock.sleep(1.0)
                 self._set_date()
         finally:
-            server.close()
+            if self._server is not None:
+                self._server.close()
             await self._drain()
 
     def _protocol(self) -> DoorProtocol:
