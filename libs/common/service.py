@@ -329,7 +329,8 @@ class RunningService(Generic[App]):
         from libs.common.tasks import TaskWorker
 
         assert definition.task_kinds is not None
-        worker = TaskWorker(runtime.database, definition.task_kinds(app), runtime.driver, runtime)
+        kinds = definition.task_kinds(app)
+        worker = TaskWorker(runtime.database, kinds, runtime.driver, runtime, blobs=runtime._blobs)
         background.start(worker.run(), name="tasks")
         return worker
 

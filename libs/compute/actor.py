@@ -180,9 +180,11 @@ class ActorHost:
     """
 
     def __init__(self, class_path: str, kwargs: Json) -> None:
-        self._telemetry = _telemetry()
         module_name, _, name = class_path.partition(":")
-        self._object = getattr(import_module(module_name), name)(**kwargs)
+        held = getattr(import_module(module_name), name)
+        # A class that is a service of its own (a replica) says so, and sends telemetry under its own name.
+        self._telemetry = None if getattr(held, "own_telemetry", False) else _telemetry()
+        self._object = held(**kwargs)
 
     async def call(self, method: str, kwargs: Json) -> Any:
         function = getattr(self._object, method)

@@ -173,7 +173,7 @@ class LocalContext(EngineContext):
         self._read = blobs_read
         self._cancel_when = cancel_when
         if blobs_write is not None:
-            self.__dict__["blobs_write"] = blobs_write
+            self.blobs_write = blobs_write
 
     def progress(self, fraction: float, message: str = "", **cost: float) -> None:
         self.recorded.progress.append((fraction, message))

@@ -97,7 +97,7 @@ class Driver:
             self._polls[key] = reference
             report = ray.get(reference, timeout=timeout)
             del self._polls[key]
-            return report
+            return dict(report)
         except exceptions.GetTimeoutError:
             return {"state": "pending"}
         except (exceptions.ActorUnavailableError, _Failure, exceptions.RayActorError) as error:

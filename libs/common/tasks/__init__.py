@@ -1,0 +1,19 @@
+"""The one mechanism for long work: rows that workers lease, carried by Ray, adopted after any kill."""
+
+from libs.common.tasks.handlers import TaskServiceHandlers
+from libs.common.tasks.kinds import Driver, TaskKind
+from libs.common.tasks.tables import create_task_tables
+from libs.common.tasks.task import Task, TaskError
+from libs.common.tasks.tasks import Tasks
+from libs.common.tasks.worker import TaskWorker
+
+__all__ = [
+    "Driver",
+    "Task",
+    "TaskError",
+    "TaskKind",
+    "TaskServiceHandlers",
+    "TaskWorker",
+    "Tasks",
+    "create_task_tables",
+]

@@ -1,0 +1,420 @@
+"""One claimed task in the hands of a worker, until it has ended or somebody else has it."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable, Sequence
+from datetime import datetime, timedelta
+from typing import Any, TypeVar
+
+from opentelemetry.trace import Status, StatusCode
+
+from libs.common.blobs import BlobStore
+from libs.common.clock import Clock
+from libs.common.db.lease import Lease
+from libs.common.db.uow import Database, UnitOfWork
+from libs.common.domain import DomainError
+from libs.common.errors import ArgosyError, reason_of
+from libs.common.obs import extract, traceparent, tracer
+from libs.common.tasks import store
+from libs.common.tasks.kinds import Driver, Report, TaskKind
+from libs.common.tasks.store import LeaseLost
+from libs.common.tasks.task import Json, Task, TaskError, storable
+
+_POLL_SECONDS = 0.25
+# Something is away: a peer, the database, Ray. Asked again after this.
+_AWAY_SECONDS = 1.0
+_CANCEL_SECONDS = 10.0
+_CANCEL_LOOK_SECONDS = 0.5
+_MOST_BACKOFF_SECONDS = 30.0
+# Faults of our own code in `load`, `apply` and the like: a second look helps against races, a third does not.
+_MOST_FAULTS = 3
+
+_log = logging.getLogger(__name__)
+T = TypeVar("T")
+
+
+class _End(Exception):
+    """The task ends as failed or cancelled."""
+
+    def __init__(self, state: str, error: TaskError) -> None:
+        super().__init__(error.message)
+        self.state = state
+        self.error = error
+
+
+_CANCELLED = _End("CANCELLED", TaskError("CANCELLED", "The task was cancelled."))
+
+
+class Attempt:
+    """Starts or adopts the carrier of a task, copies what it reports, and applies its end.
+
+    Args:
+        database: The service's own.
+        driver: Ray.
+        kind: What to do.
+        runtime: Handed to `kind.load`.
+        blobs: Gives the engine's write grant.
+        lease: The claim, just made.
+        task: The row after the claim.
+        seconds: Length of the lease.
+        clock: Its monotonic side fences: a worker that slept through its lease touches nothing.
+    """
+
+    def __init__(
+        self,
+        database: Database,
+        driver: Driver,
+        kind: TaskKind,
+        runtime: Any,
+        blobs: BlobStore | None,
+        lease: Lease,
+        task: Task,
+        seconds: float,
+        clock: Clock,
+    ) -> None:
+        self._database = database
+        self._driver = driver
+        self._kind = kind
+        self._runtime = runtime
+        self._blobs = blobs
+        self._lease = lease
+        self._task = task
+        self._seconds = seconds
+        self._clock = clock
+        self._holds_until = clock.monotonic() + seconds
+        self._cancel_since: float | None = None
+        self._cancel_sent = False
+        # Once the end is being written the lease may go: the guard of that write decides alone.
+        self._ending = False
+        self._last_error = TaskError("COMPUTE_UNAVAILABLE", "The work was lost too often; see its log.", retryable=True)
+        self._began = clock.monotonic()
+        self._began_progress = task.progress
+
+    async def run(self) -> None:
+        """Returns when the task has ended, or another worker has it."""
+        attributes = {"argosy.task": self._task.name, "argosy.org": self._task.org}
+        context = extract({"traceparent": self._task.traceparent})
+        with tracer().start_as_current_span(f"task {self._kind.name}", context=context, attributes=attributes) as span:
+            try:
+                async with asyncio.TaskGroup() as group:
+                    beat = group.create_task(self._beat(), name="heartbeat")
+                    try:
+                        await self._carry()
+                    except _End as end:
+                        span.set_status(Status(StatusCode.ERROR, end.error.reason))
+                        await self._finish(end)
+                    beat.cancel()
+            except* LeaseLost:
+                _log.warning("another worker has %s", self._task.name)
+
+    async def _carry(self) -> None:
+        report = await self._adopt() if self._task.carrier and self._task.state == "RUNNING" else None
+        while True:
+            if report is None:
+                await self._start()
+                report = await self._follow()
+            if report.state == "succeeded":
+                await self._apply(report)
+                return
+            if report.state == "cancelled":
+                raise _CANCELLED
+            if report.state == "failed":
+                raise _End("FAILED", _task_error(report.error))
+            await self._lost(report)
+            report = None
+
+    # Beginning.
+
+    async def _adopt(self) -> Report:
+        """The carrier of a worker that is gone may be anywhere between not made and finished: it says so itself."""
+        _log.info("adopts %s, carried by %s", self._task.name, self._task.carrier)
+        return await self._follow()
+
+    async def _start(self) -> None:
+        if self._task.cancel_requested:
+            raise _CANCELLED
+        if self._task.attempt >= self._task.max_attempts:
+            raise _End("FAILED", self._last_error)
+        number = self._task.attempt + 1
+        spec = await self._patiently("load", lambda: self._kind.load(self._task, self._runtime))
+        grant = await self._patiently("grant", self._grant)
+        carrier = f"argosy-{self._database.service}-{self._task.uid}-{number}"
+        await self._write(
+            self._kind.on_start,
+            state="RUNNING",
+            attempt=number,
+            carrier=carrier,
+            carrier_cursor=0,
+            message="waiting for compute",
+            eta=None,
+            start_time=store.STARTED,
+        )
+        self._began, self._began_progress = self._clock.monotonic(), self._task.progress
+        await self._patiently("submit", lambda: self._submit(carrier, spec, grant, number))
+
+    async def _grant(self) -> str | None:
+        if self._blobs is None:
+            return None
+        return await self._blobs.grant_write(self._task.uid, self._kind.grant_seconds)
+
+    async def _submit(self, carrier: str, spec: Json, grant: str | None, number: int) -> None:
+        self._fence()
+        await self._driver.submit(
+            carrier,
+            self._kind.entrypoint,
+            spec,
+            kind=self._kind.name,
+            attempt=number,
+            resume=self._task.checkpoint,
+            write_grant=grant,
+            resources=self._kind.resources,
+            traceparent=traceparent() or self._task.traceparent,
+        )
+
+    # Following.
+
+    async def _follow(self) -> Report:
+        """Copies what the carrier reports until it has ended or is lost."""
+        while True:
+            self._fence()
+            try:
+                report = await self._driver.poll(self._task.carrier, self._task.carrier_cursor)
+            except DomainError as error:
+                await self._show(error.message)
+                await self._pause(_AWAY_SECONDS)
+                continue
+            await self._copy(report)
+            if report.state not in ("pending", "running"):
+                return report
+            if self._cancel_since is not None and not self._cancel_sent:
+                await self._patiently("cancel", lambda: self._driver.cancel(self._task.carrier))
+                self._cancel_sent = True
+            await self._pause(_POLL_SECONDS)
+
+    async def _show(self, message: str) -> None:
+        if self._task.message != message:
+            await self._write(None, message=message)
+
+    async def _copy(self, report: Report) -> None:
+        """Writes what is new in the report, if anything is."""
+        values: Json = {}
+        task = self._task
+        if report.progress is not None:
+            fraction, message = report.progress["fraction"], storable(report.progress["message"])
+            cost = {"cpu_seconds": round(report.cpu_seconds, 1), **report.progress["cost"]}
+            if (fraction, message, report.progress["cost"]) != (task.progress, task.message, _without_cpu(task.cost)):
+                values = {"progress": fraction, "message": message, "cost": cost, "eta": self._eta(fraction)}
+        elif report.state == "running" and task.message == "waiting for compute":
+            values = {"message": ""}
+        new_checkpoint = report.checkpoint is not None and report.checkpoint != task.checkpoint
+        if new_checkpoint:
+            values["checkpoint"] = report.checkpoint
+        if not values and not report.events:
+            return
+        hook = self._checkpoint_hook(report.checkpoint) if new_checkpoint and report.checkpoint is not None else None
+        await self._write(hook, report.events, **values)
+
+    def _checkpoint_hook(self, checkpoint: Json) -> Callable[[Task, UnitOfWork], Awaitable[None]] | None:
+        on_checkpoint = self._kind.checkpoint
+        return None if on_checkpoint is None else lambda task, uow: on_checkpoint(task, checkpoint, uow)
+
+    def _eta(self, fraction: float) -> datetime | None:
+        """As much time again as the share of the work done so far by this worker needed."""
+        done = fraction - self._began_progress
+        if done <= 0 or fraction >= 1:
+            return None
+        left = (self._clock.monotonic() - self._began) * (1 - fraction) / done
+        return self._clock.now() + timedelta(seconds=min(left, 30 * 86_400.0))
+
+    # Ending.
+
+    async def _apply(self, report: Report) -> None:
+        """The result, in one transaction with the end of the task. Committed once, whoever else tries."""
+
+        async def apply() -> None:
+            self._fence()
+            self._ending = True
+            async with self._unit_of_work() as uow:
+                task = await store.lock(uow, self._lease)
+                result = await self._kind.apply(task, report.result or {}, uow)
+                values = {"state": "SUCCEEDED", "progress": 1.0, "message": "", "result": result}
+                self._task = await store.record(uow, self._lease, task, (), 0.0, **values, **store.FINISHED)
+                await store.release(uow, self._lease)
+
+        await self._patiently("apply", apply)
+        await self._dismiss()
+
+    async def _finish(self, end: _End) -> None:
+        async def finish() -> None:
+            self._fence()
+            self._ending = True
+            async with self._unit_of_work() as uow:
+                task = await store.lock(uow, self._lease)
+                if self._kind.on_failure is not None:
+                    await self._kind.on_failure(task, end.error, uow)
+                error = None if end.state == "CANCELLED" else end.error.to_row()
+                self._task = await store.record(
+                    uow, self._lease, task, (), 0.0, state=end.state, error=error, **store.FINISHED
+                )
+                await store.release(uow, self._lease)
+
+        faults = 0
+        while True:
+            try:
+                await finish()
+                break
+            except LeaseLost:
+                raise
+            except Exception as error:  # `on_failure` is a service's code
+                if not _passes(error):
+                    faults += 1
+                    _log.exception("cannot end %s", self._task.name)
+                    if faults >= _MOST_FAULTS:
+                        # Left to the lease: the next worker tries again.
+                        raise LeaseLost from error
+            await self._clock.sleep(_AWAY_SECONDS)
+        await self._dismiss()
+
+    async def _lost(self, report: Report) -> None:
+        """The carrier, or something below it, is gone: waits a little, longer each time, before the next attempt."""
+        why = report.error["message"] if report.error else "the carrier was lost"
+        _log.warning("%s: %s", self._task.name, why)
+        await self._dismiss()
+        event = {
+            "kind": "log",
+            "severity": "WARNING",
+            "body": f"attempt {self._task.attempt} was interrupted: {why}",
+            "time": self._clock.now().isoformat(),
+            "cursor": self._task.carrier_cursor,
+        }
+        await self._write(None, [event], message="interrupted, starts again")
+        self._last_error = _task_error(report.error) if report.error else self._last_error
+        await self._pause(min(2.0 ** (self._task.attempt - 2), _MOST_BACKOFF_SECONDS))
+
+    async def _dismiss(self) -> None:
+        """Ends the carrier, if Ray answers; the worker's tidying does it otherwise."""
+        if self._task.carrier:
+            try:
+                await self._driver.dismiss(self._task.carrier)
+            except DomainError as error:
+                _log.warning("%s stays for now: %s", self._task.carrier, error.message)
+
+    # The lease.
+
+    def _fence(self) -> None:
+        """Raises LeaseLost when the lease has run out by our own clock, whatever the database would say."""
+        if self._clock.monotonic() >= self._holds_until:
+            raise LeaseLost
+
+    def _unit_of_work(self) -> UnitOfWork:
+        return self._database.system(traceparent=traceparent() or self._task.traceparent)
+
+    async def _write(
+        self,
+        hook: Callable[[Task, UnitOfWork], Awaitable[None]] | None,
+        events: Sequence[Json] = (),
+        **values: Any,
+    ) -> None:
+        """Changes the row and renews the lease, in one transaction with the kind's hook."""
+
+        async def write() -> None:
+            self._fence()
+            asked = self._clock.monotonic()
+            async with self._unit_of_work() as uow:
+                task = await store.lock(uow, self._lease)
+                changed = await store.record(uow, self._lease, task, events, self._seconds, **values)
+                if hook is not None:
+                    await hook(changed, uow)
+            self._task = changed
+            self._renewed(asked, changed.cancel_requested)
+
+        await self._patiently("write", write)
+
+    async def _beat(self) -> None:
+        """Holds the lease beside everything else, and looks whether somebody wants the task to stop."""
+        renew_at = self._clock.monotonic() + self._seconds / 3
+        while True:
+            await self._clock.sleep(min(self._seconds / 6, _CANCEL_LOOK_SECONDS))
+            asked = self._clock.monotonic()
+            try:
+                if asked < renew_at:
+                    async with self._database.system(read_only=True) as uow:
+                        self._noticed(await store.cancel_requested(uow, self._lease))
+                    continue
+                async with self._database.system() as uow:
+                    cancel = await store.renew(uow, self._lease, self._seconds)
+            except LeaseLost:
+                if self._ending:
+                    return
+                raise
+            except DomainError as error:
+                _log.warning("cannot renew the lease of %s: %s", self._task.name, error.message)
+                self._fence()
+                continue
+            self._renewed(asked, cancel)
+            renew_at = asked + self._seconds / 3
+
+    def _renewed(self, asked: float, cancel: bool) -> None:
+        """Counted from before the question, so that the fence falls before the database's lease ends."""
+        self._holds_until = max(self._holds_until, asked + self._seconds)
+        self._noticed(cancel)
+
+    def _noticed(self, cancel: bool) -> None:
+        if cancel and self._cancel_since is None:
+            self._cancel_since = self._clock.monotonic()
+
+    async def _pause(self, seconds: float) -> None:
+        """Sleeps. Raises LeaseLost, or ends a task that did not stop within ten seconds."""
+        await self._clock.sleep(seconds)
+        self._fence()
+        if self._cancel_since is not None and self._clock.monotonic() - self._cancel_since > _CANCEL_SECONDS:
+            raise _CANCELLED
+
+    async def _patiently(self, what: str, work: Callable[[], Awaitable[T]]) -> T:
+        """Does it again while something that it needs is away; the lease is held meanwhile.
+
+        Raises:
+            LeaseLost: Somebody else has the task.
+            _End: The work cannot be done, or somebody wants it to stop.
+        """
+        faults = 0
+        while True:
+            try:
+                return await work()
+            except (LeaseLost, _End):
+                raise
+            except Exception as error:  # services' own code runs in here: its faults end the task, not the worker
+                if not _passes(error):
+                    faults += 1
+                    if isinstance(error, DomainError | ArgosyError) or faults >= _MOST_FAULTS:
+                        raise _End("FAILED", _as_task_error(error)) from error
+                    _log.exception("%s of %s failed", what, self._task.name)
+                await self._pause(_AWAY_SECONDS)
+
+
+def _passes(error: Exception) -> bool:
+    """Whether waiting helps, as the catalogue says."""
+    if isinstance(error, DomainError | ArgosyError):
+        try:
+            return reason_of(error.reason).retry_after is not None
+        except KeyError:
+            return False
+    return False
+
+
+def _as_task_error(error: Exception) -> TaskError:
+    if isinstance(error, DomainError | ArgosyError):
+        return TaskError(error.reason, error.message, dict(error.metadata))
+    return TaskError("INTERNAL", "Internal error.", retryable=True)
+
+
+def _task_error(error: Json | None) -> TaskError:
+    if error is None:
+        return TaskError("INTERNAL", "Internal error.")
+    return TaskError(error["reason"], storable(error["message"]), error["metadata"], error["retryable"])
+
+
+def _without_cpu(cost: Json) -> Json:
+    return {name: value for name, value in cost.items() if name != "cpu_seconds"}

@@ -1,0 +1,94 @@
+"""What a service says about one kind of long work, and what the worker needs from Ray."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+from libs.common.db.uow import UnitOfWork
+from libs.common.tasks.task import Json, Task, TaskError
+
+DEFAULT_MAX_ATTEMPTS = 5
+# A training may take a day; the worker makes a new grant for each attempt.
+_GRANT_SECONDS = 24 * 3600.0
+
+
+@dataclass(frozen=True)
+class TaskKind:
+    """One kind of long work: load, compute, apply.
+
+    `on_start`, `checkpoint`, `apply` and `on_failure` run inside the transaction that changes the task's row, guarded
+    by its lease: they happen exactly once, or not at all. They may run again after a roll-back, so no network calls.
+
+    Args:
+        name: `<area>.<verb>`, such as `dataset.clean`.
+        load: (task, runtime) -> the engine's spec: JSON, read grants, no secrets. May call peers and the database. Runs
+            before every attempt; `task.checkpoint` is what it resumes from.
+        entrypoint: `package.module:function` of the engine.
+        apply: (task, result, uow) -> the task's result for callers; stores what the engine computed.
+        resources: For Ray: `num_cpus`, `num_gpus`, `memory`, ...
+        on_start: (task, uow): an attempt begins.
+        checkpoint: (task, checkpoint, uow): the engine has a new checkpoint.
+        on_failure: (task, error, uow): the task failed for good or was cancelled (reason CANCELLED).
+        grant_seconds: Life of the write grant of one attempt.
+        driver: What carries it; None: Ray. A roll-out, for example, is carried by rows that a reconciler works on.
+    """
+
+    name: str
+    load: Callable[[Task, Any], Awaitable[Json]]
+    entrypoint: str
+    apply: Callable[[Task, Json, UnitOfWork], Awaitable[Json]]
+    resources: Mapping[str, float] = field(default_factory=lambda: {"num_cpus": 1})
+    on_start: Callable[[Task, UnitOfWork], Awaitable[None]] | None = None
+    checkpoint: Callable[[Task, Json, UnitOfWork], Awaitable[None]] | None = None
+    on_failure: Callable[[Task, TaskError, UnitOfWork], Awaitable[None]] | None = None
+    grant_seconds: float = _GRANT_SECONDS
+    driver: Driver | None = None
+
+
+class Report(Protocol):
+    """What a carrier says; see `libs.compute.client.CarrierReport`."""
+
+    @property
+    def state(self) -> str: ...
+    @property
+    def events(self) -> list[Json]: ...
+    @property
+    def progress(self) -> Json | None: ...
+    @property
+    def checkpoint(self) -> Json | None: ...
+    @property
+    def result(self) -> Json | None: ...
+    @property
+    def error(self) -> Json | None: ...
+    @property
+    def cpu_seconds(self) -> float: ...
+
+
+class Driver(Protocol):
+    """The part of `libs.compute.client.RayDriver` that tasks use. Raises COMPUTE_UNAVAILABLE while Ray is away."""
+
+    async def submit(
+        self,
+        name: str,
+        entrypoint: str,
+        spec: Json,
+        *,
+        kind: str = "",
+        attempt: int = 1,
+        resume: Json | None = None,
+        write_grant: str | None = None,
+        resources: Mapping[str, float] | None = None,
+        traceparent: str = "",
+    ) -> None: ...
+
+    async def poll(self, name: str, cursor: int = 0) -> Report: ...
+
+    async def cancel(self, name: str) -> None: ...
+
+    async def dismiss(self, name: str) -> None: ...
+
+    async def list(self, prefix: str = "") -> list[str]: ...
+
+    async def close(self) -> None: ...
