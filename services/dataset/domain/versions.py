@@ -30,7 +30,7 @@ class Content:
     row_count: int
     byte_count: int
     columns: list[dict[str, str]]
-    report: dict[str, Any] = field(default_factory=dict)
+    report: dict[str, Any] = field(default_factory=dict[str, Any])
     new_byte_count: int = 0
 
 
@@ -43,9 +43,9 @@ class DatasetVersion(Resource):
     row_count: int
     byte_count: int
     columns: list[dict[str, str]]
-    tags: list[str] = field(default_factory=list)
+    tags: list[str] = field(default_factory=list[str])
     task: str = ""
-    report: dict[str, Any] = field(default_factory=dict)
+    report: dict[str, Any] = field(default_factory=dict[str, Any])
     new_byte_count: int = 0
 
     @property

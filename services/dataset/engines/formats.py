@@ -42,19 +42,6 @@ class UnreadableFile(Exception):
     """The file as a whole is not of its format."""
 
 
-def format_of(file_name: str) -> str | None:
-    """The format that a file name means, or None."""
-    endings = {
-        ".jsonl": "jsonl",
-        ".ndjson": "jsonl",
-        ".csv": "csv",
-        ".parquet": "parquet",
-        ".txt": "text",
-        ".text": "text",
-    }
-    return next((name for ending, name in endings.items() if file_name.lower().endswith(ending)), None)
-
-
 def read_lines(file: BinaryIO, format_name: str) -> Iterator[Line]:
     """The lines of `file`.
 

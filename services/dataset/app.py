@@ -1,0 +1,48 @@
+"""How the dataset service is put together."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from argosy.dataset.v1 import dataset_service_pb2
+
+from libs.common.blobs import BlobStore
+from libs.common.db.uow import Database
+from libs.common.service import Runtime, ServiceDefinition
+from libs.common.tasks import TaskKind, Tasks
+from services.dataset.clients.rows import VersionRows
+from services.dataset.config import DatasetSettings
+from services.dataset.handlers import datasets, rows, tasks, uploads, versions
+from services.dataset.jobs.kinds import Kinds
+from services.dataset.jobs.sweep import sweep_forever
+
+
+@dataclass(frozen=True)
+class App:
+    """What handlers and jobs use."""
+
+    database: Database
+    blobs: BlobStore
+    tasks: Tasks
+    rows: VersionRows
+    kinds: list[TaskKind]
+
+
+async def build(runtime: Runtime) -> App:
+    """Makes the service's own parts."""
+    kinds = Kinds(runtime.database, runtime.blobs, runtime.clock).all()
+    if runtime.role != "jobs":
+        runtime.background.start(sweep_forever(runtime.database, runtime.blobs, runtime.clock), name="sweep")
+    return App(runtime.database, runtime.blobs, Tasks(runtime.name), VersionRows(runtime.blobs), kinds)
+
+
+DEFINITION = ServiceDefinition(
+    name="dataset",
+    build=build,
+    protos=[dataset_service_pb2.DESCRIPTOR.services_by_name["DatasetService"]],
+    handlers=[datasets, versions, rows, tasks, uploads],
+    settings=DatasetSettings,
+    migrations=Path(__file__).parent / "migrations",
+    task_kinds=lambda app: app.kinds,
+)

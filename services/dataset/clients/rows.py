@@ -1,0 +1,145 @@
+"""Rows of versions for the handlers: a port to the engines, which read Arrow in threads of their own."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import OrderedDict
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from libs.common.blobs import BlobStore
+
+if TYPE_CHECKING:
+    from libs.compute.versions import VersionIndex, VersionReader
+
+# Indexes kept in memory, about 80 bytes a row each: people page through one version and compare it with another.
+_KEPT_INDEXES = 4
+# Above so many rows an index is read again rather than kept.
+_KEPT_ROWS = 1_000_000
+# A preview is for people: a page stops here, and a value is cut there.
+_PAGE_BYTES = 2 * 1024 * 1024
+_VALUE_CHARACTERS = 20_000
+
+
+@dataclass(frozen=True)
+class PreviewedRow:
+    """One row as people see it."""
+
+    row_id: str
+    source: str
+    position: int
+    fields: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Difference:
+    """Rows that came and went, counted, with examples."""
+
+    added: int
+    removed: int
+    common: int
+    added_examples: list[PreviewedRow]
+    removed_examples: list[PreviewedRow]
+
+
+class VersionRows:
+    """Reads versions by the digest of their manifest.
+
+    pyarrow is imported at the first use, in the thread that works: a process that nobody asks for rows stays 80 MB
+    smaller.
+
+    Args:
+        blobs: The service's store.
+    """
+
+    def __init__(self, blobs: BlobStore) -> None:
+        self._blobs = blobs
+        self._indexes: OrderedDict[str, VersionIndex] = OrderedDict()
+
+    async def preview(self, manifest_digest: str, start: int, count: int) -> tuple[list[PreviewedRow], int]:
+        """At most `count` rows from number `start`, and the number to go on at; fewer when they are large."""
+        return await asyncio.to_thread(self._preview, manifest_digest, start, count)
+
+    async def batches(
+        self, manifest_digest: str, projection: list[str], start: int, stop: int
+    ) -> AsyncIterator[tuple[bytes, int]]:
+        """Arrow IPC streams of rows [start, stop), each with the number of the row after its last."""
+        batches = await asyncio.to_thread(self._batches, manifest_digest, projection, start, stop)
+        while (batch := await asyncio.to_thread(next, batches, None)) is not None:
+            yield batch
+
+    async def difference(self, base: str, other: str, examples: int) -> Difference:
+        """What `other` has and `base` lacks, and the other way round."""
+        return await asyncio.to_thread(self._difference, base, other, examples)
+
+    def _reader(self, manifest_digest: str) -> VersionReader:
+        from libs.compute.versions import VersionReader, load_index
+        from services.dataset.engines.access import StoreBlobs
+
+        blobs = StoreBlobs(None, self._blobs)
+        index = self._indexes.pop(manifest_digest, None)
+        if index is None:
+            index = load_index(self._blobs.load_manifest_sync(manifest_digest), blobs)
+        if len(index) <= _KEPT_ROWS:
+            self._indexes[manifest_digest] = index
+            while len(self._indexes) > _KEPT_INDEXES:
+                self._indexes.popitem(last=False)
+        return VersionReader(index, blobs)
+
+    def _preview(self, manifest_digest: str, start: int, count: int) -> tuple[list[PreviewedRow], int]:
+        reader = self._reader(manifest_digest)
+        stop = min(len(reader.index), start + count)
+        total, end = 0, start
+        while end < stop and (total := total + int(reader.index.size[end])) <= _PAGE_BYTES:
+            end += 1
+        end = max(end, min(stop, start + 1))
+        return self._rows(reader, list(range(start, end))), end
+
+    def _batches(self, manifest_digest: str, projection: list[str], start: int, stop: int) -> Any:
+        from services.dataset.engines.reading import batches
+
+        return batches(self._reader(manifest_digest), projection, start, stop)
+
+    def _difference(self, base: str, other: str, examples: int) -> Difference:
+        from services.dataset.engines.reading import difference
+
+        base_reader, other_reader = self._reader(base), self._reader(other)
+        added, removed, common = difference(base_reader.index, other_reader.index)
+        return Difference(
+            len(added),
+            len(removed),
+            common,
+            self._rows(other_reader, added[:examples].tolist()),
+            self._rows(base_reader, removed[:examples].tolist()),
+        )
+
+    @staticmethod
+    def _rows(reader: VersionReader, numbers: list[int]) -> list[PreviewedRow]:
+        import numpy as np
+
+        index = reader.index
+        rows = reader.rows(np.array(numbers, np.int64))
+        return [
+            PreviewedRow(
+                index.id_of(number),
+                index.sources[index.source[number]],
+                int(index.position[number]),
+                {name: _shown(value) for name, value in row.items()},
+            )
+            for number, row in zip(numbers, rows, strict=True)
+        ]
+
+
+def _shown(value: Any) -> Any:
+    """A value as a preview shows it: long ones cut, and integers that a JSON number cannot hold as text."""
+    if isinstance(value, str):
+        return value if len(value) <= _VALUE_CHARACTERS else value[:_VALUE_CHARACTERS] + "…"
+    if isinstance(value, int) and not isinstance(value, bool) and abs(value) > 2**53:
+        return str(value)
+    if isinstance(value, list | dict):
+        from libs.compute.versions import to_json
+
+        text = to_json(value)
+        return value if len(text) <= _VALUE_CHARACTERS else text[:_VALUE_CHARACTERS] + "…"
+    return value

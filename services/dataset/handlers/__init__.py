@@ -1,0 +1,1 @@
+"""One module a resource, one function an RPC."""

@@ -1,0 +1,109 @@
+"""The RPCs that make versions: each checks what can be checked at once and queues a task for the rest."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from argosy.common.v1 import task_pb2
+from argosy.dataset.v1 import dataset_service_pb2 as pb
+
+from libs.common.errors import invalid_field
+from libs.common.rpc.call import Call
+from services.dataset.domain.cleaning import DEFAULT_RULES, CleaningRules
+from services.dataset.domain.datasets import Dataset
+from services.dataset.domain.formats import format_of
+from services.dataset.domain.uploads import UploadState
+from services.dataset.jobs.kinds import CLEAN, IMPORT, SPLIT
+from services.dataset.store.repositories import Datasets, Uploads
+from services.dataset.store.visible import visible_version
+
+if TYPE_CHECKING:
+    from services.dataset.app import App
+
+_TEXT_COLUMN = "text"
+_SOURCE_COLUMN = "source"
+# As for cleaning: what half of the field takes as "the same text".
+_LEAK_THRESHOLD = 0.8
+
+
+async def import_version(request: pb.ImportVersionRequest, call: Call[App]) -> task_pb2.Task:
+    dataset = await Datasets(call.uow).visible(request.parent, call.principal)
+    dataset.require_unlocked()
+    upload = await Uploads(call.uow).alive(request.upload, call.clock.now())
+    upload.require_state(UploadState.COMMITTED)
+    format_name = request.format or format_of(upload.file_name)
+    if format_name is None:
+        raise invalid_field("format", f"cannot be told from the file name {upload.file_name!r}")
+    work = {
+        "dataset": dataset.name,
+        "upload": upload.name,
+        "format": format_name,
+        # Rows of the version that is the latest now are not stored again; a retry takes the same one.
+        "base": dataset.latest_version,
+    }
+    return await _queue(call, IMPORT, dataset.name, work)
+
+
+async def clean_version(request: pb.CleanVersionRequest, call: Call[App]) -> task_pb2.Task:
+    dataset, version = await visible_version(call.uow, request.name, call.principal)
+    dataset.require_unlocked()
+    column = request.text_column or _TEXT_COLUMN
+    version.require_column(column, "text_column")
+    rules = _rules(request.rules) if request.HasField("rules") else DEFAULT_RULES
+    rules.check()
+    return await _queue(
+        call, CLEAN, version.name, {"version": version.name, "text_column": column, "rules": rules.to_json()}
+    )
+
+
+async def split_version(request: pb.SplitVersionRequest, call: Call[App]) -> task_pb2.Task:
+    _, version = await visible_version(call.uow, request.name, call.principal)
+    await _target(call, request.train_dataset, "train_dataset")
+    await _target(call, request.test_dataset, "test_dataset")
+    if request.train_dataset == request.test_dataset:
+        raise invalid_field("test_dataset", "must be another one than train_dataset")
+    text_column = request.text_column or _TEXT_COLUMN
+    version.require_column(text_column, "text_column")
+    group_column = request.group_column or _SOURCE_COLUMN
+    if group_column != _SOURCE_COLUMN:
+        version.require_column(group_column, "group_column")
+    work = {
+        "version": version.name,
+        "train_dataset": request.train_dataset,
+        "test_dataset": request.test_dataset,
+        "group_column": group_column,
+        "text_column": text_column,
+        "test_fraction": request.test_fraction,
+        "near_duplicate_threshold": request.near_duplicate_threshold or _LEAK_THRESHOLD,
+        "seed": request.seed,
+    }
+    return await _queue(call, SPLIT, version.name, work)
+
+
+async def _target(call: Call[App], name: str, field: str) -> Dataset:
+    if not name:
+        raise invalid_field(field, "is missing")
+    dataset = await Datasets(call.uow).visible(name, call.principal)
+    dataset.require_unlocked()
+    return dataset
+
+
+async def _queue(call: Call[App], kind: str, target: str, work: dict[str, Any]) -> task_pb2.Task:
+    return await call.deps.tasks.create(call.uow, call.org, kind, target, work, call.principal.subject)
+
+
+def _rules(given: pb.CleaningRules) -> CleaningRules:
+    return CleaningRules(
+        strip_html=given.strip_html,
+        normalise=given.normalise,
+        min_chars=given.min_chars,
+        max_chars=given.max_chars,
+        min_words=given.min_words,
+        min_alpha_ratio=given.min_alpha_ratio,
+        max_repeated_line_ratio=given.max_repeated_line_ratio,
+        max_symbol_ratio=given.max_symbol_ratio,
+        exact_duplicates=given.exact_duplicates,
+        near_duplicate_threshold=given.near_duplicate_threshold,
+        banned_words=tuple(given.banned_words),
+        drop_personal_data=given.drop_personal_data,
+    )

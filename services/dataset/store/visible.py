@@ -1,0 +1,26 @@
+"""A version that somebody may see: one whose dataset is there and visible."""
+
+from __future__ import annotations
+
+from libs.common.auth.principal import Principal
+from libs.common.db.uow import UnitOfWork
+from services.dataset.domain.datasets import Dataset
+from services.dataset.domain.versions import DatasetVersion
+from services.dataset.store.repositories import Datasets, DatasetVersions
+
+
+async def visible_version(
+    uow: UnitOfWork, name: str, principal: Principal, *, lock_dataset: bool = False
+) -> tuple[Dataset, DatasetVersion]:
+    """The version and its dataset, if the principal may see them.
+
+    Args:
+        name: of the version.
+        lock_dataset: locks the dataset's row, which serialises everything that changes its versions.
+
+    Raises:
+        DomainError: NOT_FOUND.
+    """
+    version = await DatasetVersions(uow).get(name)
+    dataset = await Datasets(uow).visible(version.parent, principal, for_update=lock_dataset)
+    return dataset, version
