@@ -17,8 +17,9 @@ def render_chat(
 ) -> tuple[str, bool]:
     """The prompt of a conversation, and whether special tokens still have to be added.
 
-    With a chat template the template decides. Without one a single user message is the prompt as it stands, which is what a
-    base model expects; a longer conversation becomes one line a message (`User: ...`) and ends with `Assistant:`.
+    With a chat template the template decides. Without one a single user message is the prompt as it stands, which is
+    what a base model expects; a longer conversation becomes one line a message (`User: ...`) and ends with
+    `Assistant:`.
 
     Raises:
         RequestRefused: the template does not take these messages, or a tool is not a JSON object.

@@ -11,8 +11,8 @@ if TYPE_CHECKING:
 
 
 class _LoadLogger(PrometheusStatLogger):
-    """Copies three numbers a step. vLLM adds its own Prometheus logger, about a hundred series that nobody would read here,
-    unless a subclass of it is given; so this is one, without calling what it inherits."""
+    """Copies three numbers a step. vLLM adds its own Prometheus logger, about a hundred series that nobody would read
+    here, unless a subclass of it is given; so this is one, without calling what it inherits."""
 
     def __init__(self, load: EngineLoad) -> None:
         self._load = load

@@ -1,4 +1,5 @@
-"""The RPCs of InferenceService, served by a replica. One function an RPC, bound by libs.common.rpc like every handler."""
+"""The RPCs of InferenceService, served by a replica. One function an RPC, bound by libs.common.rpc like every
+handler."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
 """A replica: one process that holds a model and serves InferenceService on a port of its own.
 
-In a cluster it is a detached named Ray actor (`VllmReplica`); in tests and notebooks the same class works in any process. It
-runs one event loop in a thread of its own: vLLM and grpc.aio live there, and the actor's methods only look at it, so that a
-status is answered while a model is loading.
+In a cluster it is a detached named Ray actor (`VllmReplica`); in tests and notebooks the same class works in any
+process. It runs one event loop in a thread of its own: vLLM and grpc.aio live there, and the actor's methods only
+look at it, so that a status is answered while a model is loading.
 """
 
 from __future__ import annotations
@@ -69,8 +69,8 @@ class ReplicaSpec:
 class ReplicaState:
     """What a replica says about itself.
 
-    `state` is STARTING, READY, FAILED or STOPPED; `stage` says for people what it is doing; `permanent` that the same start
-    would fail again.
+    `state` is STARTING, READY, FAILED or STOPPED; `stage` says for people what it is doing; `permanent` that the same
+    start would fail again.
     """
 
     state: str = "STARTING"
@@ -87,6 +87,9 @@ class VllmReplica:
     Args:
         spec: the fields of ReplicaSpec.
     """
+
+    # Its spans and metrics are those of the service `replica`, not of the Ray worker that it runs in.
+    own_telemetry = True
 
     def __init__(self, **spec: Any) -> None:
         self._spec = ReplicaSpec(**spec)
@@ -107,7 +110,8 @@ class VllmReplica:
         return status
 
     def stop(self, timeout: float = 30.0) -> None:
-        """Refuses new calls, lets the others end, stops the engine and its child process. Stopping twice changes nothing.
+        """Refuses new calls, lets the others end, stops the engine and its child process. Stopping twice changes
+        nothing.
 
         Args:
             timeout: seconds to wait for all that.

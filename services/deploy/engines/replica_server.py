@@ -32,8 +32,8 @@ _JWKS_TIMEOUT = 5.0
 async def open_server(spec: ReplicaSpec, serving: Serving) -> Server:
     """Serves InferenceService on a free port of `spec.host`; health says SERVING when it returns.
 
-    Tokens are verified offline; their audience must be `spec.audience`. At most `spec.max_concurrency` answers are streamed at a
-    time, the next caller gets OVERLOADED.
+    Tokens are verified offline; their audience must be `spec.audience`. At most `spec.max_concurrency` answers are
+    streamed at a time, the next caller gets OVERLOADED.
     """
     certificates = Certificates(Path(spec.pki_dir), NAME)
     keys = JwksCache(Path(spec.scratch).parent / "jwks-replica.json", _jwks_source(certificates, spec.peers))
@@ -53,8 +53,8 @@ async def open_server(spec: ReplicaSpec, serving: Serving) -> Server:
 
 
 def _jwks_source(certificates: Certificates, peers: dict[str, str]) -> JwksSource:
-    """Asks identity for the public keys. It happens at a key that is not known yet, so a channel of its own each time is cheap
-    and always shows the newest certificate."""
+    """Asks identity for the public keys. It happens at a key that is not known yet, so a channel of its own each time
+    is cheap and always shows the newest certificate."""
 
     async def fetch() -> Sequence[dict[str, str]]:
         options = (("grpc.ssl_target_name_override", server_name("identity")),)

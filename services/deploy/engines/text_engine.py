@@ -1,4 +1,5 @@
-"""vLLM behind a small surface: start, answer, stop. Runs in any process with an event loop; knows neither Ray nor gRPC."""
+"""vLLM behind a small surface: start, answer, stop. Runs in any process with an event loop; knows neither Ray nor
+gRPC."""
 
 from __future__ import annotations
 
@@ -68,7 +69,8 @@ class Chosen:
 
 @dataclass(frozen=True)
 class Piece:
-    """What is new of one answer. `finish_reason` is set in its last piece; the token counts are of the whole answer then."""
+    """What is new of one answer. `finish_reason` is set in its last piece; the token counts are of the whole answer
+    then."""
 
     index: int
     text: str
@@ -127,8 +129,8 @@ class TextEngine:
     async def generate(self, request: inference_service_pb2.GenerateRequest) -> AsyncGenerator[Piece]:
         """Answers one request. Closing the iterator takes the request out of the engine.
 
-        A call with `prompts` gives each answer whole, in their order; any other call streams, and tokens that are ready together
-        come in one piece.
+        A call with `prompts` gives each answer whole, in their order; any other call streams, and tokens that are
+        ready together come in one piece.
 
         Raises:
             RequestRefused: a field is wrong, or the prompt is longer than the context.

@@ -1,0 +1,17 @@
+"""Deployment configurations."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from libs.common.domain import Resource
+from services.deploy.domain.spec import Spec
+
+
+@dataclass(kw_only=True)
+class DeploymentConfig(Resource):
+    """How a model is to be served, to be used by many work orders."""
+
+    display_name: str = ""
+    description: str = ""
+    spec: Spec = Spec()
