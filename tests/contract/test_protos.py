@@ -1,4 +1,4 @@
-"""Every RPC keeps the promises of docs/architecture/rpc.md. Walks the descriptors, so a new RPC is tested by being there."""
+"""Every RPC keeps the promises of docs/architecture/rpc.md. A new RPC is tested by being in the descriptors."""
 
 from __future__ import annotations
 
