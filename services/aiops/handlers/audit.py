@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from argosy.aiops.v1 import audit_service_pb2 as pb
 
 from libs.common.rpc.call import Call
 from libs.common.rpc.pagination import page_size
-from services.aiops.app import App
 from services.aiops.domain.telemetry import LogRecord
 from services.aiops.handlers import windows
 from services.aiops.store import queries
 from services.aiops.store.queries import AuditFilter
+
+if TYPE_CHECKING:
+    from services.aiops.app import App
 
 
 async def list_audit_entries(request: pb.ListAuditEntriesRequest, call: Call[App]) -> pb.ListAuditEntriesResponse:

@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from argosy.aiops.v1 import telemetry_service_pb2 as pb
 
 from libs.common.domain import DomainError
 from libs.common.errors import not_found
 from libs.common.rpc.call import Call
 from libs.common.rpc.pagination import page_size
-from services.aiops.app import App
 from services.aiops.domain.telemetry import SEVERITY_FLOOR, LogRecord, Span, SpanEvent, TraceSummary
 from services.aiops.handlers import windows
 from services.aiops.store import queries
 from services.aiops.store.queries import LogFilter, TraceFilter
+
+if TYPE_CHECKING:
+    from services.aiops.app import App
+
 
 _DEFAULT_STEP_SECONDS = 60
 # A curve with more points than this cannot be looked at; it only costs.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from argosy.common.v1.options_pb2 import ROLE_SYSTEM
 from google.protobuf.message import Message
@@ -12,8 +12,11 @@ from libs.common.domain import DomainError
 from libs.common.ids import org_of
 from libs.common.rpc.call import Call
 from libs.common.rpc.pagination import PageToken
-from services.aiops.app import App
 from services.aiops.domain.telemetry import Window
+
+if TYPE_CHECKING:
+    from services.aiops.app import App
+
 
 SYSTEM_ORG = "system"
 _HOUR = 3600 * 10**9
