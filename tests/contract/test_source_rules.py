@@ -68,7 +68,7 @@ def _imports_any(*names: str) -> Callable[[ast.AST], bool]:
 
 _NETWORK = ("requests", "urllib.request", "http.client", "aiohttp", "websockets", "httpx")
 _CONNECTS = ("socket.socket", "socket.create_connection", "asyncio.open_connection", "asyncio.start_server")
-# What may open sockets: the runner and the Ray side (they look for what listens), the public client, and the rooms for it.
+# What may open sockets: runner and Ray side (they look for what listens), the public client, and the rooms for it.
 _NETWORK_ROOMS = (
     "tests/",
     "libs/argosy/client/",
