@@ -11,7 +11,6 @@ from libs.common.clock import Clock
 from libs.common.db.uow import Database
 from libs.common.service import Runtime, ServiceDefinition
 from libs.common.tasks import Tasks
-from libs.compute.client import RayDriver
 from services.deploy.clients.training import Training
 from services.deploy.config import DeploySettings
 from services.deploy.handlers import deployment_configs, deployments, endpoints, replicas, work_orders
@@ -47,11 +46,9 @@ async def build(runtime: Runtime) -> App:
     if runtime.role in ("rpc", "all"):
         runtime.background.start(app.endpoints.run(), name="endpoints")
     if runtime.role in ("jobs", "all"):
-        driver = RayDriver(settings.ray_address, service=NAME, otlp=settings.otlp, pki_dir=settings.pki_dir)
-        runtime.resources.push_async_callback(driver.close)
         supervisor = Supervisor(
             runtime.database,
-            ReplicaHost(driver, app.training, runtime.channels, settings),
+            ReplicaHost(runtime.driver, app.training, runtime.channels, settings),
             runtime.clock,
             beat_seconds=settings.reconcile_seconds,
             health_seconds=settings.health_seconds,

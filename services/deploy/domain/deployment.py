@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from datetime import datetime
-from typing import Any
+from typing import Any, ClassVar
 
 from services.deploy.domain.spec import Spec
 from services.deploy.domain.transitions import Stateful
@@ -48,7 +49,8 @@ class Revision:
     @classmethod
     def from_row(cls, row: dict[str, Any]) -> Revision:
         """From JSON."""
-        return cls(**{**row, "spec": Spec.from_row(row["spec"])})
+        fields: dict[str, Any] = {**row, "spec": Spec.from_row(row["spec"])}
+        return cls(**fields)
 
 
 @dataclass(kw_only=True)
@@ -62,7 +64,7 @@ class Deployment(Stateful):
         live_time: since when the current revision is served.
     """
 
-    allowed = {
+    allowed: ClassVar[Mapping[str, frozenset[str]]] = {
         "": frozenset({STARTING}),
         STARTING: frozenset({LIVE, FAILED, STOPPED}),
         LIVE: frozenset({LIVE, DEGRADED, STOPPED}),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from libs.common.domain import Resource
 from services.deploy.domain.spec import Spec
@@ -14,4 +14,4 @@ class DeploymentConfig(Resource):
 
     display_name: str = ""
     description: str = ""
-    spec: Spec = Spec()
+    spec: Spec = field(default_factory=Spec)

@@ -56,6 +56,7 @@ def evidence(model: ModelVersion) -> Gate:
 
 
 def _shut(model: ModelVersion, gate: str, reason: str) -> DomainError:
-    error = DomainError("GATE_SHUT", f"{model.name} may not be deployed: {reason}.", model_version=model.name,
-    gate=gate) error.metadata["reason"] = reason
+    message = f"{model.name} may not be deployed: {reason}."
+    error = DomainError("GATE_SHUT", message, model_version=model.name, gate=gate)
+    error.metadata["reason"] = reason
     return error

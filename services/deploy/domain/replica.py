@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 
 from libs.common.domain import DomainError, Resource
@@ -50,7 +50,7 @@ class Replica(Resource):
     work_order: str = ""
     model_version: str = ""
     model_digest: str = ""
-    spec: Spec = Spec()
+    spec: Spec = field(default_factory=Spec)
     audience: str = ""
     address: str = ""
     actor: str = ""

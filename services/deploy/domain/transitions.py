@@ -39,7 +39,7 @@ class Stateful(Resource):
     # State to the states that may follow it.
     allowed: ClassVar[Mapping[str, frozenset[str]]] = {}
 
-    pending: list[Transition] = field(default_factory=list, repr=False, compare=False)
+    pending: list[Transition] = field(default_factory=list[Transition], repr=False, compare=False)
 
     def _move(
         self,

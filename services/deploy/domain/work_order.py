@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
+from typing import ClassVar
 
 from libs.common.domain import DomainError
 from services.deploy.domain.spec import Spec
@@ -40,7 +42,7 @@ class WorkOrder(Stateful):
         justification: why the change is asked for.
     """
 
-    allowed = {
+    allowed: ClassVar[Mapping[str, frozenset[str]]] = {
         "": frozenset({PENDING}),
         PENDING: frozenset({APPROVED, REJECTED}),
         APPROVED: frozenset({ROLLING_OUT, FAILED, CANCELLED}),
@@ -51,13 +53,13 @@ class WorkOrder(Stateful):
     }
 
     deployment_config: str = ""
-    spec: Spec = Spec()
+    spec: Spec = field(default_factory=Spec)
     model_version: str = ""
     model_digest: str = ""
     deployment_id: str = ""
     evidence_evaluation: str = ""
     evidence_rule: str = ""
-    evidence_figures: dict[str, float] = field(default_factory=dict)
+    evidence_figures: dict[str, float] = field(default_factory=dict[str, float])
     decider: str = ""
     decide_time: datetime | None = None
     decide_reason: str = ""

@@ -202,6 +202,7 @@ class TextEngine:
     ) -> AsyncGenerator[Piece]:
         from vllm.inputs import tokens_input
 
+        answers = max(sampling.n, 1)
         waiting: deque[tuple[int, Any]] = deque()
         try:
             for position, ids in enumerate(prompts):
@@ -212,7 +213,7 @@ class TextEngine:
                 position, collector = waiting[0]
                 output = collector.get_nowait() or await collector.get()
                 for completion in output.outputs:
-                    index = position * parameters.n
+                    index = position * answers
                     yield self._piece(completion, index, len(prompts[position]), len(completion.token_ids))
                 if output.finished:
                     waiting.popleft()

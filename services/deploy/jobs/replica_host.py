@@ -57,8 +57,13 @@ class ActorDriver(Protocol):
         self, name: str, class_path: str, kwargs: dict[str, Any], resources: dict[str, float] | None = None
     ) -> None: ...
 
+    # ASYNC109: the time is the actor's own.
     async def call(
-        self, name: str, method: str, kwargs: dict[str, Any] | None = None, timeout: float = 10.0
+        self,
+        name: str,
+        method: str,
+        kwargs: dict[str, Any] | None = None,
+        timeout: float = 10.0,  # noqa: ASYNC109
     ) -> Any: ...
 
     async def kill(self, name: str) -> None: ...

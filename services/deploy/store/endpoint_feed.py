@@ -97,7 +97,7 @@ class EndpointFeed:
             user=url.username,
             password=url.password,
             database=url.database,
-            timeout=CONNECT_SECONDS,
+            timeout=CONNECT_SECONDS,  # type: ignore[arg-type]
             command_timeout=10,
             server_settings={"application_name": f"{self._database.service}-endpoints"},
         )
