@@ -45,6 +45,8 @@ _SETTINGS = {
     "fsync": "on",
     "synchronous_commit": "on",
     "full_page_writes": "on",
+    # One syncfs instead of an fsync a file: a start after kill -9 takes a second, not ten.
+    "recovery_init_sync_method": "syncfs",
     "shared_buffers": "64MB",
     "max_wal_size": "256MB",
     "min_wal_size": "64MB",

@@ -1,7 +1,7 @@
 """What the first migration of every service creates besides the service's own tables.
 
-Statements here are frozen: a later change of these tables is a new function that each service calls from a new migration.
-A test compares the result with `tables.py`.
+Statements here are frozen: a later change of these tables is a new function that each service calls from a new
+migration. A test compares the result with `tables.py`.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Leases on rows: one holder at a time, and a late one is refused.
 
-The token is the fence: every write that a holder makes is guarded by it, so a process that slept through the end of its lease
-changes nothing. Times are those of the database, so skewed clocks of processes do not matter.
+The token is the fence: every write that a holder makes is guarded by it, so a process that slept through the end of
+its lease changes nothing. Times are those of the database, so skewed clocks of processes do not matter.
 """
 
 from __future__ import annotations

@@ -11,7 +11,7 @@ from google.protobuf.descriptor import EnumDescriptor
 from google.protobuf.message import Message
 from google.protobuf.timestamp_pb2 import Timestamp
 
-from libs.common.domain import Parent, Resource, Secrecy
+from libs.common.domain import Parent, Resource, inherit_secrecy
 
 M = TypeVar("M", bound=Message)
 
@@ -49,13 +49,16 @@ def to_proto(resource: Resource, message: M) -> M:
 
 
 def from_proto(message: Message) -> dict[str, Any]:
-    """The standard fields that a caller may set, as keyword arguments of an entity: labels, secrecy, lineage."""
+    """The standard fields that a caller may set, as keyword arguments of an entity: labels, secrecy, lineage.
+
+    Who says nothing about secrecy gets `INTERNAL`.
+    """
     fields = message.DESCRIPTOR.fields_by_name
     result: dict[str, Any] = {}
     if "labels" in fields:
         result["labels"] = dict(message.labels)  # type: ignore[attr-defined]
     if "secrecy" in fields:
-        result["secrecy"] = Secrecy(message.secrecy)  # type: ignore[attr-defined]
+        result["secrecy"] = inherit_secrecy(message.secrecy)  # type: ignore[attr-defined]
     if "lineage" in fields:
         result["lineage"] = lineage_from_proto(message.lineage)  # type: ignore[attr-defined]
     return result

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Self
@@ -40,6 +40,7 @@ class Scope:
         deadline: in seconds of time.monotonic(); 0: none.
         read_only: PostgreSQL refuses writes.
         request: makes the work happen once; see `idempotency`.
+        first: runs in the transaction before anything else, when it is opened.
     """
 
     org: str
@@ -48,6 +49,7 @@ class Scope:
     deadline: float = 0.0
     read_only: bool = False
     request: RequestKey | None = None
+    first: Callable[[AsyncConnection], Awaitable[None]] | None = None
 
 
 class UnitOfWork:
@@ -101,6 +103,8 @@ class UnitOfWork:
         await connection.execute(_BEGIN, {"org": scope.org, "timeout": timeout, "read_only": read_only})
         if scope.request is not None:
             await idempotency.claim(connection, scope.org, scope.request)
+        if scope.first is not None:
+            await scope.first(connection)
 
     def emit(self, event_type: str, resource: Resource, payload_message: Message | None = None) -> event_pb2.Event:
         """Adds an event that leaves if, and only if, this commits.
@@ -196,9 +200,10 @@ class Database:
         *,
         read_only: bool = False,
         request: RequestKey | None = None,
+        first: Callable[[AsyncConnection], Awaitable[None]] | None = None,
     ) -> UnitOfWork:
         """A unit of work; see `Scope` for the arguments."""
-        return UnitOfWork(self.engine, Scope(org, actor, traceparent, deadline, read_only, request), self._clock)
+        return UnitOfWork(self.engine, Scope(org, actor, traceparent, deadline, read_only, request, first), self._clock)
 
     def system(self, *, read_only: bool = False, traceparent: str = "") -> UnitOfWork:
         """A unit of work across organizations, for jobs."""
