@@ -120,6 +120,8 @@ class TrainingSpec:
 
     def check(self) -> None:
         """Raises INVALID_FIELD for what no data could make right."""
+        if not self.phases:
+            raise invalid("spec.phases", "must have at least one phase")
         self.architecture.check()
         for index, phase in enumerate(self.phases):
             where = f"spec.phases[{index}]"

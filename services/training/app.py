@@ -1,0 +1,73 @@
+"""Composition root of training: the only place that wires."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import psutil
+from argosy.training.v1 import model_service_pb2, training_service_pb2
+
+from libs.common.blobs import BlobStore
+from libs.common.clock import Clock
+from libs.common.db.uow import Database
+from libs.common.service import Runtime, ServiceDefinition
+from libs.common.tasks import Tasks
+from services.training.clients.dataset import Datasets
+from services.training.config import TrainingSettings
+from services.training.events.subscribers import LIVE, STOPPED, LiveVersions
+from services.training.handlers import model_projects, model_versions, trainings
+from services.training.jobs.run import RunTasks
+from services.training.jobs.sweep import sweep_forever
+
+NAME = "training"
+
+
+@dataclass(frozen=True)
+class App:
+    """What handlers, subscribers and jobs share.
+
+    Attributes:
+        memory_bytes: of this machine, for the pre-flight.
+    """
+
+    database: Database
+    blobs: BlobStore
+    clock: Clock
+    datasets: Datasets
+    tasks: Tasks
+    memory_bytes: int
+
+
+async def build(runtime: Runtime) -> App:
+    """Makes the service's own parts, and sweeps the blob store where calls are served."""
+    if runtime.role != "jobs":
+        runtime.background.start(sweep_forever(runtime.database, runtime.blobs, runtime.clock), name="sweep")
+    return App(
+        database=runtime.database,
+        blobs=runtime.blobs,
+        clock=runtime.clock,
+        datasets=Datasets(runtime.channels),
+        tasks=Tasks(NAME),
+        memory_bytes=psutil.virtual_memory().total,
+    )
+
+
+def _subscriptions(app: App) -> dict[str, object]:
+    live = LiveVersions(app.clock)
+    return {LIVE: live.deployment_live, STOPPED: live.deployment_stopped}
+
+
+DEFINITION: ServiceDefinition[App] = ServiceDefinition(
+    name=NAME,
+    build=build,
+    protos=[
+        training_service_pb2.DESCRIPTOR.services_by_name["TrainingService"],
+        model_service_pb2.DESCRIPTOR.services_by_name["ModelService"],
+    ],
+    handlers=[trainings, model_projects, model_versions],
+    settings=TrainingSettings,
+    migrations=Path(__file__).parent / "migrations",
+    subscriptions=_subscriptions,
+    task_kinds=lambda app: [RunTasks(app.database, app.blobs, app.datasets, app.clock).kind()],
+)

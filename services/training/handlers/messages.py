@@ -1,0 +1,185 @@
+"""Entities to messages, and the parts of requests to values of the domain."""
+
+from __future__ import annotations
+
+from argosy.training.v1 import training_pb2 as pb
+
+from libs.common.db.mapping import timestamp, to_proto
+from services.training.domain.models import Gate, ModelProject, ModelVersion, Transition
+from services.training.domain.spec import PLACEHOLDER, Architecture, Method, Phase, TrainingSpec
+from services.training.domain.trainings import Training, TrainingRun
+
+_METHODS = {Method.PRETRAIN: pb.Phase.METHOD_PRETRAIN, Method.SFT: pb.Phase.METHOD_SFT}
+
+
+def training_message(training: Training) -> pb.Training:
+    return to_proto(
+        training,
+        pb.Training(
+            display_name=training.display_name,
+            description=training.description,
+            dataset_version=training.dataset_version,
+            validation_version=training.validation_version,
+            model_project=training.model_project,
+            base_model_version=training.base_model_version,
+            spec=spec_message(training.spec),
+        ),
+    )
+
+
+def run_message(run: TrainingRun) -> pb.TrainingRun:
+    message = pb.TrainingRun(
+        task=run.task,
+        spec=spec_message(run.spec),
+        dataset_version=run.dataset_version,
+        dataset_digest=run.dataset_digest,
+        model_version=run.model_version,
+        results=run.results,
+        framework=run.framework,
+    )
+    if run.checkpoint is not None:
+        message.checkpoint.CopyFrom(
+            pb.Checkpoint(
+                step=run.checkpoint.step,
+                phase=run.checkpoint.phase,
+                manifest_digest=run.checkpoint.manifest_digest,
+                time=timestamp(run.checkpoint.time),
+            )
+        )
+    return to_proto(run, message)
+
+
+def project_message(project: ModelProject) -> pb.ModelProject:
+    return to_proto(
+        project,
+        pb.ModelProject(
+            display_name=project.display_name,
+            description=project.description,
+            train_framework=project.train_framework,
+            inference_framework=project.inference_framework,
+            live_version=project.live_version,
+            code_repo_url=project.code_repo_url,
+        ),
+    )
+
+
+def version_message(version: ModelVersion) -> pb.ModelVersion:
+    return to_proto(
+        version,
+        pb.ModelVersion(
+            manifest_digest=version.manifest_digest,
+            files=[pb.ModelFile(path=file.path, sha256=file.sha256, size=file.size) for file in version.files],
+            training_run=version.training_run,
+            base_model_version=version.base_model_version,
+            parameter_count=version.parameter_count,
+            architecture=version.architecture,
+            context_length=version.context_length,
+            model_card=version.model_card,
+            gates=[gate_message(gate) for gate in version.gates],
+        ),
+    )
+
+
+def gate_message(gate: Gate) -> pb.Gate:
+    return pb.Gate(
+        gate=gate.gate,
+        open=gate.open,
+        evaluation=gate.evaluation,
+        rule=gate.rule,
+        figures=gate.figures,
+        model_digest=gate.model_digest,
+        decide_time=timestamp(gate.decide_time),
+        reason=gate.reason,
+    )
+
+
+def transition_message(transition: Transition) -> pb.ModelVersionTransition:
+    return pb.ModelVersionTransition(
+        from_state=transition.from_state,
+        to_state=transition.to_state,
+        actor=transition.actor,
+        time=timestamp(transition.time),
+        reason=transition.reason,
+    )
+
+
+def spec_message(spec: TrainingSpec) -> pb.TrainingSpec:
+    shape = spec.architecture
+    return pb.TrainingSpec(
+        phases=[_phase_message(phase) for phase in spec.phases],
+        architecture=pb.Architecture(
+            vocabulary_size=shape.vocabulary_size,
+            hidden_size=shape.hidden_size,
+            intermediate_size=shape.intermediate_size,
+            layers=shape.layers,
+            heads=shape.heads,
+            key_value_heads=shape.key_value_heads,
+            sequence_length=shape.sequence_length,
+        ),
+        workers=spec.workers,
+        threads_per_worker=spec.threads_per_worker,
+        gpus_per_worker=spec.gpus_per_worker,
+        seed=spec.seed,
+        checkpoint_every=spec.checkpoint_every,
+    )
+
+
+def _phase_message(phase: Phase) -> pb.Phase:
+    return pb.Phase(
+        method=_METHODS[phase.method],
+        steps=phase.steps,
+        batch_size=phase.batch_size,
+        learning_rate=phase.learning_rate,
+        warmup_fraction=phase.warmup_fraction,
+        weight_decay=phase.weight_decay,
+        text_column=phase.text_column,
+        answer_column=phase.answer_column,
+        prompt_template=phase.prompt_template,
+        answers=phase.answers,
+    )
+
+
+def spec_from(message: pb.TrainingSpec) -> TrainingSpec:
+    """A spec with its defaults written out."""
+    return TrainingSpec(
+        phases=tuple(_phase_from(phase) for phase in message.phases),
+        architecture=_architecture_from(message.architecture),
+        workers=message.workers or 1,
+        threads_per_worker=message.threads_per_worker or 1,
+        gpus_per_worker=message.gpus_per_worker,
+        seed=message.seed,
+        checkpoint_every=message.checkpoint_every or 200,
+    )
+
+
+def _phase_from(message: pb.Phase) -> Phase:
+    methods = {number: method for method, number in _METHODS.items()}
+    return Phase(
+        method=methods[message.method],
+        steps=message.steps,
+        batch_size=message.batch_size,
+        learning_rate=message.learning_rate,
+        warmup_fraction=message.warmup_fraction,
+        weight_decay=message.weight_decay,
+        text_column=message.text_column or "text",
+        answer_column=message.answer_column or "label",
+        prompt_template=message.prompt_template or PLACEHOLDER,
+        answers=tuple(message.answers),
+    )
+
+
+def _architecture_from(message: pb.Architecture) -> Architecture:
+    """The numbers that were given; the others are those of the smallest model that learns the demo's task."""
+    default = Architecture()
+    heads = message.heads or default.heads
+    hidden = message.hidden_size or default.hidden_size
+    return Architecture(
+        vocabulary_size=message.vocabulary_size or default.vocabulary_size,
+        hidden_size=hidden,
+        # 8/3 of the hidden size, as in LLaMA (Touvron et al., 2023, section 2.2), in steps of eight.
+        intermediate_size=message.intermediate_size or -(-hidden * 8 // 3 // 8) * 8,
+        layers=message.layers or default.layers,
+        heads=heads,
+        key_value_heads=message.key_value_heads or heads,
+        sequence_length=message.sequence_length or default.sequence_length,
+    )

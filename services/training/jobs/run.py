@@ -1,0 +1,147 @@
+"""The task kind `training.run`: grants for the engine, and what it found as rows, exactly once."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from argosy.training.v1 import training_events_pb2
+
+from libs.common.blobs import BlobStore
+from libs.common.clock import Clock
+from libs.common.db.uow import Database, UnitOfWork
+from libs.common.domain import Parent
+from libs.common.ids import uuid7
+from libs.common.tasks import Task, TaskError, TaskKind
+from services.training.clients.dataset import Datasets
+from services.training.domain.card import model_card
+from services.training.domain.models import ModelFile, ModelVersion
+from services.training.domain.trainings import Checkpoint, TrainingRun
+from services.training.store.repositories import ModelProjects, ModelVersions, TrainingRuns
+
+Json = dict[str, Any]
+
+KIND = "training.run"
+# The longest that a grant may live; an attempt that takes longer has read its data by then.
+_GRANT_SECONDS = 86_400
+
+
+class RunTasks:
+    """Loads and applies runs.
+
+    Args:
+        database: of the service.
+        blobs: of the service.
+        datasets: gives the right to read rows.
+        clock: gives the times of rows.
+    """
+
+    def __init__(self, database: Database, blobs: BlobStore, datasets: Datasets, clock: Clock) -> None:
+        self._database = database
+        self._blobs = blobs
+        self._datasets = datasets
+        self._clock = clock
+
+    def kind(self) -> TaskKind:
+        """For the service's definition. The carrier only waits; the workers that it starts book their own CPUs."""
+        return TaskKind(
+            KIND,
+            self._load,
+            "services.training.engines.train:run",
+            self._apply,
+            resources={"num_cpus": 0},
+            checkpoint=self._checkpoint,
+            on_failure=self._failed,
+        )
+
+    async def _load(self, task: Task, _runtime: Any) -> Json:
+        async with self._database.system(read_only=True) as uow:
+            run = await TrainingRuns(uow).get(task.target)
+            base = await ModelVersions(uow).get(run.base_model_version) if run.base_model_version else None
+        loaded: Json = {"spec": run.spec.to_json(), "train": await self._dataset_grant(run.dataset_version, task)}
+        if run.validation_version:
+            loaded["validation"] = await self._dataset_grant(run.validation_version, task)
+        if base is not None:
+            grant = await self._blobs.grant(base.manifest_digest, task.name, _GRANT_SECONDS)
+            loaded["base"] = {"grant": grant, "manifest_digest": base.manifest_digest}
+        return loaded
+
+    async def _dataset_grant(self, version: str, task: Task) -> Json:
+        granted = await self._datasets.grant_read(version, task.name, _GRANT_SECONDS)
+        return {"grant": granted.grant, "manifest_digest": granted.manifest_digest}
+
+    async def _checkpoint(self, task: Task, checkpoint: Json, uow: UnitOfWork) -> None:
+        """Shows the newest complete checkpoint on the run. The first one has prepared data and no weights yet."""
+        if "manifest_digest" not in checkpoint:
+            return
+        runs = TrainingRuns(uow)
+        run = await runs.get(task.target, deleted=True, for_update=True)
+        now = self._clock.now()
+        run.checkpoint = Checkpoint(checkpoint["step"], checkpoint["phase"], checkpoint["manifest_digest"], now)
+        run.update_time = now
+        await runs.save(run)
+
+    async def _apply(self, task: Task, result: Json, uow: UnitOfWork) -> Json:
+        runs = TrainingRuns(uow)
+        run = await runs.get(task.target, deleted=True, for_update=True)
+        version = await self._publish(run, result, uow)
+        run.model_version = version.name
+        run.results = result["results"]
+        run.framework = result["framework"]
+        run.update_time = version.create_time
+        await runs.save(run)
+        uow.emit("training.run.succeeded", run)
+        return {"model_version": version.name, "manifest_digest": version.manifest_digest, "results": run.results}
+
+    async def _publish(self, run: TrainingRun, result: Json, uow: UnitOfWork) -> ModelVersion:
+        """Makes what the engine wrote the newest version of the project."""
+        projects = ModelProjects(uow)
+        project = await projects.get(run.model_project, deleted=True, for_update=True)
+        version = self._version(run, project.next_version(), result)
+        version.register(run.creator, version.create_time, f"made by {run.name}")
+        project.train_framework = project.train_framework or f"torch {result['framework']['torch']}"
+        project.update_time = version.create_time
+        await projects.save(project)
+        await ModelVersions(uow).insert(version)
+        payload = training_events_pb2.ModelVersionCreated(
+            version=version.name, manifest_digest=version.manifest_digest, training_run=run.name
+        )
+        uow.emit("training.model_version.created", version, payload)
+        return version
+
+    def _version(self, run: TrainingRun, name: str, result: Json) -> ModelVersion:
+        now = self._clock.now()
+        card = model_card(
+            run,
+            name,
+            result["manifest_digest"],
+            result["parameter_count"],
+            result["context_length"],
+            result["results"],
+            result["framework"],
+        )
+        data = [parent for parent in run.lineage if parent.digest]
+        return ModelVersion(
+            uid=uuid7(),
+            name=name,
+            create_time=now,
+            update_time=now,
+            creator=run.creator,
+            labels=dict(run.labels),
+            secrecy=run.secrecy,
+            lineage=[Parent(run.name, relation="made_by"), *data],
+            manifest_digest=result["manifest_digest"],
+            files=[ModelFile(file["path"], file["sha256"], file["size"]) for file in result["files"]],
+            training_run=run.name,
+            base_model_version=run.base_model_version,
+            parameter_count=result["parameter_count"],
+            architecture=result["architecture"],
+            context_length=result["context_length"],
+            model_card=card,
+        )
+
+    async def _failed(self, task: Task, error: TaskError, uow: UnitOfWork) -> None:
+        runs = TrainingRuns(uow)
+        run = await runs.get(task.target, deleted=True, for_update=True)
+        run.update_time = self._clock.now()
+        await runs.save(run)
+        uow.emit("training.run.cancelled" if error.reason == "CANCELLED" else "training.run.failed", run)

@@ -1,0 +1,40 @@
+"""Takes away blobs that nobody can reach any more: prepared data and checkpoints of runs that have ended."""
+
+from __future__ import annotations
+
+import logging
+from datetime import timedelta
+
+from libs.common.blobs import BlobStore
+from libs.common.clock import Clock
+from libs.common.db.uow import Database
+from libs.common.domain import DomainError
+from services.training.store.manifests import checkpoint_manifests, model_manifests
+
+_BEAT = timedelta(hours=1)
+# Longer than the write grant of any attempt: what a running task wrote may be named by no row yet.
+_GRACE = timedelta(days=2)
+# A task that failed or was cancelled can be retried from its checkpoint this long.
+_RETRY = timedelta(days=30)
+
+_log = logging.getLogger(__name__)
+
+
+async def sweep_forever(database: Database, blobs: BlobStore, clock: Clock) -> None:
+    """Sweeps now and then until it is cancelled."""
+    while True:
+        try:
+            await sweep(database, blobs, clock)
+        except DomainError as error:
+            _log.warning("the sweep waits: %s", error.message)
+        await clock.sleep(_BEAT.total_seconds())
+
+
+async def sweep(database: Database, blobs: BlobStore, clock: Clock) -> int:
+    """One sweep. Returns how many blobs went."""
+    async with database.system(read_only=True) as uow:
+        manifests = await model_manifests(uow) | await checkpoint_manifests(uow, clock.now() - _RETRY)
+    deleted = await blobs.collect(manifests, (), _GRACE.total_seconds())
+    if deleted:
+        _log.info("%d blobs collected", deleted)
+    return deleted

@@ -1,0 +1,31 @@
+"""Which manifests in the blob store are still named by a row."""
+
+from __future__ import annotations
+
+from datetime import datetime
+
+from sqlalchemy import select
+
+from libs.common.db.uow import UnitOfWork
+from libs.common.tasks.tables import tasks
+from services.training.store import tables
+
+
+async def model_manifests(uow: UnitOfWork) -> set[str]:
+    """Of all model versions, of every organization, deleted ones too: they can be undeleted."""
+    # Across organizations on purpose: the sweep belongs to the service, not to a tenant.
+    rows = await (await uow.connection()).execute(select(tables.model_versions.c.manifest_digest))
+    return {row.manifest_digest for row in rows}
+
+
+async def checkpoint_manifests(uow: UnitOfWork, since: datetime) -> set[str]:
+    """Prepared data and newest checkpoint of tasks that may still go on: not succeeded, and changed since a time."""
+    query = select(tasks.c.checkpoint).where(
+        tasks.c.state != "SUCCEEDED", tasks.c.update_time >= since, tasks.c.checkpoint.is_not(None)
+    )
+    found: set[str] = set()
+    for row in await (await uow.connection()).execute(query):
+        found.add(row.checkpoint["plan"]["prepared"])
+        if "manifest_digest" in row.checkpoint:
+            found.add(row.checkpoint["manifest_digest"])
+    return found

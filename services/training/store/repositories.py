@@ -1,0 +1,117 @@
+"""Training's rows."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from datetime import UTC, datetime
+from typing import Any
+
+from sqlalchemy import RowMapping, insert, select
+from sqlalchemy.dialects.postgresql import insert as insert_or
+
+from libs.common.db.repository import Repository
+from libs.common.db.uow import ANY_ORG
+from libs.common.domain import DomainError
+from services.training.domain.models import Gate, ModelFile, ModelProject, ModelVersion, Transition
+from services.training.domain.spec import TrainingSpec
+from services.training.domain.trainings import Checkpoint, Training, TrainingRun
+from services.training.store import tables
+
+
+class Trainings(Repository[Training]):
+    table = tables.trainings
+    entity = Training
+
+    def from_row(self, row: RowMapping) -> Training:
+        training = super().from_row(row)
+        training.spec = TrainingSpec.from_json(row["spec"])
+        return training
+
+
+class TrainingRuns(Repository[TrainingRun]):
+    table = tables.training_runs
+    entity = TrainingRun
+
+    def to_row(self, entity: TrainingRun) -> dict[str, Any]:
+        checkpoint = entity.checkpoint.to_json() if entity.checkpoint else None
+        return {**super().to_row(entity), "checkpoint": checkpoint}
+
+    def from_row(self, row: RowMapping) -> TrainingRun:
+        run = super().from_row(row)
+        run.spec = TrainingSpec.from_json(row["spec"])
+        run.checkpoint = Checkpoint.from_json(row["checkpoint"]) if row["checkpoint"] else None
+        return run
+
+
+class ModelProjects(Repository[ModelProject]):
+    table = tables.model_projects
+    entity = ModelProject
+
+
+class ModelVersions(Repository[ModelVersion]):
+    """Versions; whoever saves one stores its new transitions in the same transaction."""
+
+    table = tables.model_versions
+    entity = ModelVersion
+
+    def to_row(self, entity: ModelVersion) -> dict[str, Any]:
+        return {**super().to_row(entity), "gates": [_gate_to_json(gate) for gate in entity.gates]}
+
+    def from_row(self, row: RowMapping) -> ModelVersion:
+        version = super().from_row(row)
+        version.files = [ModelFile(**file) for file in row["files"]]
+        version.gates = [_gate_from_json(gate) for gate in row["gates"]]
+        return version
+
+    async def insert(self, entity: ModelVersion) -> ModelVersion:
+        stored = await super().insert(entity)
+        await self._store_transitions(stored)
+        return stored
+
+    async def save(self, entity: ModelVersion) -> ModelVersion:
+        stored = await super().save(entity)
+        await self._store_transitions(stored)
+        return stored
+
+    async def _store_transitions(self, version: ModelVersion) -> None:
+        new, version.new_transitions = version.new_transitions, []
+        if new:
+            rows = [{**asdict(each), "org": version.org, "model_version": version.name} for each in new]
+            await (await self.uow.connection()).execute(insert(tables.model_version_transitions), rows)
+
+    async def transitions(self, version: str, page_size: int, after: str) -> tuple[list[Transition], str]:
+        """One page of the states that a version had, oldest first, and the position for the next page."""
+        table = tables.model_version_transitions
+        query = select(table).where(table.c.model_version == version, *self._own(table.c.org))
+        query = query.where(table.c.id > _position(after)).order_by(table.c.id).limit(page_size + 1)
+        rows = list((await (await self.uow.connection()).execute(query)).mappings())
+        found = [
+            Transition(row["from_state"], row["to_state"], row["actor"], row["time"].astimezone(UTC), row["reason"])
+            for row in rows[:page_size]
+        ]
+        return found, str(rows[page_size - 1]["id"]) if len(rows) > page_size else ""
+
+    async def keep_decision(self, version: ModelVersion, gate: Gate) -> bool:
+        """Stores the verdict of an evaluation; False if this evaluation had decided this gate before."""
+        row = {**asdict(gate), "org": version.org, "model_version": version.name}
+        statement = insert_or(tables.gate_decisions).values(row).on_conflict_do_nothing()
+        return (await (await self.uow.connection()).execute(statement)).rowcount == 1
+
+    def _own(self, org: Any) -> tuple[Any, ...]:
+        return () if self.uow.org == ANY_ORG else (org == self.uow.org,)
+
+
+def _position(after: str) -> int:
+    try:
+        return int(after or "0")
+    except ValueError:
+        message = "page_token: is not one that this list gave"
+        raise DomainError("PAGE_TOKEN_INVALID", message, field="page_token") from None
+
+
+def _gate_to_json(gate: Gate) -> dict[str, Any]:
+    return {**asdict(gate), "decide_time": gate.decide_time.isoformat()}
+
+
+def _gate_from_json(data: dict[str, Any]) -> Gate:
+    return Gate(**{**data, "decide_time": datetime.fromisoformat(data["decide_time"])})
