@@ -8,8 +8,7 @@ from typing import Any, TypeVar
 
 T = TypeVar("T")
 
-# Ray counts CPUs only in its books. The carrier of the task holds a whole one and mostly waits, so two shards share
-# one.
+# Ray counts CPUs only in its books. The carrier of the task holds a whole one and mostly waits, so shards ask for half.
 _SHARD_CPUS = 0.5
 # Seconds without a finished shard after which this process computes one itself: other work may hold every CPU for
 # hours.
@@ -49,7 +48,8 @@ def _on_ray(function: Callable[..., T], shards: list[tuple[Any, ...]], local: Ca
     import ray
 
     remote = ray.remote(function).options(num_cpus=_SHARD_CPUS, scheduling_strategy="SPREAD")
-    window = max(2, int(ray.cluster_resources().get("CPU", os.cpu_count() or 1) / _SHARD_CPUS))
+    # A worker process takes a second to start: as many as the machines have cores, whatever Ray's books say.
+    window = (os.cpu_count() or 1) * sum(node["Alive"] for node in ray.nodes())
     under_way: dict[int, Any] = {}
     started = 0
     try:

@@ -12,8 +12,8 @@ from libs.common.rpc.call import Call
 from services.dataset.domain.cleaning import DEFAULT_RULES, CleaningRules
 from services.dataset.domain.datasets import Dataset
 from services.dataset.domain.formats import format_of
+from services.dataset.domain.tasks import CLEAN, IMPORT, SPLIT
 from services.dataset.domain.uploads import UploadState
-from services.dataset.jobs.kinds import CLEAN, IMPORT, SPLIT
 from services.dataset.store.repositories import Datasets, Uploads
 from services.dataset.store.visible import visible_version
 

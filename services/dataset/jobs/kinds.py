@@ -12,11 +12,11 @@ from libs.common.db.uow import Database, UnitOfWork
 from libs.common.domain import Parent, Secrecy
 from libs.common.ids import uuid7
 from libs.common.tasks import Task, TaskKind
+from services.dataset.domain.tasks import CLEAN, IMPORT, SPLIT
 from services.dataset.domain.uploads import Upload
 from services.dataset.domain.versions import Content, DatasetVersion, new_version
 from services.dataset.store.repositories import Datasets, DatasetVersions, Uploads
 
-IMPORT, CLEAN, SPLIT = "dataset.import", "dataset.clean", "dataset.split"
 # Longer than any task may take on data that fits one machine's disk.
 _GRANT_SECONDS = 24 * 3600
 

@@ -1,0 +1,127 @@
+"""From a file to a training set: upload, import, clean, split, read, on Ray."""
+
+from __future__ import annotations
+
+import json
+import random
+from typing import Any
+
+import pyarrow as pa
+import pytest
+from argosy.common.v1 import options_pb2, task_pb2
+from argosy.dataset.v1 import dataset_pb2
+from argosy.dataset.v1 import dataset_service_pb2 as pb
+from dataset_client import Client, refusal
+
+from libs.common.blobs import BlobStore
+from libs.compute.versions import read_rows
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(150)]
+
+WORDS = [
+    f"{first}{second}" for first in ("ba", "ke", "lo", "mi", "nu") for second in ("rat", "sel", "tin", "vom", "zug")
+]
+
+
+def text(number: int, words: int = 40) -> str:
+    """A text of its own for each number."""
+    return " ".join(random.Random(number).choices(WORDS, k=words))
+
+
+def lines(rows: list[Any]) -> bytes:
+    return b"".join(json.dumps(row).encode() + b"\n" for row in rows)
+
+
+async def read(client: Client, name: str, **fields: Any) -> pa.Table:
+    batches: list[pa.RecordBatch] = []
+    async for answer in client.ReadVersion(pb.ReadVersionRequest(name=name, **fields)):
+        assert len(answer.batch) <= 1 << 20
+        batches += pa.ipc.open_stream(answer.batch)
+    return pa.Table.from_batches(batches)
+
+
+async def test_from_file_to_training_set(worker: Client) -> None:
+    await worker.dataset("raw", secrecy=3)
+    for name in ("train", "test"):
+        await worker.dataset(name)
+    rows = [{"text": text(number), "source": f"file-{number % 20}.py", "n": number} for number in range(600)]
+    rows += [{"text": text(7), "source": "copy.py", "n": -1}, {"text": "<p>" + text(8) + "</p>", "source": "a.html"}]
+    rows += [{"text": "short", "source": "file-1.py"}]
+    raw = await worker.imported("orgs/acme/datasets/raw", lines(rows) + b"{broken\n\xff\n")
+    assert (raw.name, raw.row_count) == ("orgs/acme/datasets/raw/versions/v1", len(rows))
+    assert [(error.line, raw.report.line_error_count) for error in raw.report.line_errors] == [
+        (len(rows) + 1, 2),
+        (len(rows) + 2, 2),
+    ]
+    assert raw.secrecy == 3
+    assert raw.lineage.parents[0].relation == "imported_from"
+
+    task = await worker.finish(await worker.CleanVersion(pb.CleanVersionRequest(name=raw.name)))
+    assert task.state == task_pb2.Task.STATE_SUCCEEDED, task
+    clean = await worker.GetDatasetVersion(pb.GetDatasetVersionRequest(name=task.result["version"]))
+    dropped = {rule.rule: rule.dropped for rule in clean.report.rules if rule.dropped}
+    assert dropped == {"exact_duplicates": 2, "min_chars": 1}
+    assert clean.report.rules[0].examples[0].reason
+    assert clean.row_count == 600
+    assert clean.secrecy == 3
+    assert [(parent.name, parent.digest) for parent in clean.lineage.parents] == [(raw.name, raw.manifest_digest)]
+    diff = await worker.DiffDatasetVersions(pb.DiffDatasetVersionsRequest(name=clean.name, base=raw.name))
+    assert (diff.added, diff.removed, diff.common) == (0, 3, 600)
+
+    split = pb.SplitVersionRequest(
+        name=clean.name,
+        train_dataset="orgs/acme/datasets/train",
+        test_dataset="orgs/acme/datasets/test",
+        test_fraction=0.25,
+        seed=3,
+    )
+    task = await worker.finish(await worker.SplitVersion(split))
+    assert task.state == task_pb2.Task.STATE_SUCCEEDED, task
+    train = await read(worker, task.result["train_version"])
+    test = await read(worker, task.result["test_version"])
+    assert train.num_rows + test.num_rows == 600
+    assert test.num_rows == 150
+    assert not set(train["source"].to_pylist()) & set(test["source"].to_pylist())
+    holder = await worker.GetDataset(pb.GetDatasetRequest(name="orgs/acme/datasets/train"))
+    assert holder.secrecy == 3
+
+    trainer = worker.other(role=options_pb2.ROLE_EDITOR)
+    assert (await refusal(trainer.GrantRead(grant_of(task.result["train_version"])))).reason == "PEER_NOT_ALLOWED"
+    peer = worker.as_peer("training")
+    granted = await peer.GrantRead(grant_of(task.result["train_version"]))
+    batches = list(read_rows(BlobStore.from_grant(granted.grant), granted.manifest_digest, ["text"]))
+    assert [value for batch in batches for value in batch["text"].to_pylist()] == train["text"].to_pylist()
+    assert granted.secrecy == 3
+    for other in (trainer, peer):
+        await other.close()
+
+
+def grant_of(version: str) -> pb.GrantReadRequest:
+    return pb.GrantReadRequest(name=version, holder="orgs/acme/training/tasks/t")
+
+
+async def test_a_second_import_stores_only_what_is_new(worker: Client) -> None:
+    await worker.dataset("docs")
+    rows = [{"text": text(number)} for number in range(50)]
+    first = await worker.imported("orgs/acme/datasets/docs", lines(rows))
+    second = await worker.imported("orgs/acme/datasets/docs", lines([*rows, {"text": text(50)}]))
+    assert first.new_byte_count == first.byte_count
+    assert second.new_byte_count == second.byte_count - first.byte_count
+    third = await worker.RollBackDataset(pb.RollBackDatasetRequest(name="orgs/acme/datasets/docs", version=first.name))
+    assert (third.manifest_digest, third.content_digest) == (first.manifest_digest, first.content_digest)
+    dataset = await worker.GetDataset(pb.GetDatasetRequest(name="orgs/acme/datasets/docs"))
+    assert dataset.latest_version == third.name == "orgs/acme/datasets/docs/versions/v3"
+
+
+async def test_a_file_without_a_readable_row_fails_with_a_reason(worker: Client) -> None:
+    await worker.dataset("docs")
+    upload = await worker.upload(b"not json\n")
+    task = await worker.finish(
+        await worker.ImportVersion(pb.ImportVersionRequest(parent="orgs/acme/datasets/docs", upload=upload.name))
+    )
+    assert task.state == task_pb2.Task.STATE_FAILED
+    assert task.error.reason == "CONTENT_INVALID"
+    assert "line 1" in task.error.message
+    dataset = await worker.GetDataset(pb.GetDatasetRequest(name="orgs/acme/datasets/docs"))
+    assert dataset.latest_version == ""
+    assert dataset_pb2.DatasetType.Name(dataset.type) == "DATASET_TYPE_TEXT"
