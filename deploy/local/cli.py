@@ -94,13 +94,22 @@ def status(home: HomeOption = None, as_json: JsonOption = False) -> None:
         raise typer.Exit(1)
 
 
-def logs(
-    parts: Annotated[list[str] | None, typer.Argument(help="Processes, such as `gateway`; else all.")] = None,
+logs = typer.Typer(invoke_without_command=True, help="Print the logs of the processes; `query` searches those of all.")
+
+
+@logs.callback()
+def show_logs(
+    context: typer.Context,
+    parts: Annotated[
+        list[str] | None, typer.Option("--part", "-p", help="Process, such as `gateway`; else all.")
+    ] = None,
     home: HomeOption = None,
     lines: Annotated[int, typer.Option("--lines", "-n", min=0, help="Lines of each to begin with.")] = 20,
     follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on as lines come.")] = False,
 ) -> None:
-    """Print the logs of the processes."""
+    """Print the logs of the processes on this machine; `query` searches the log lines of all services."""
+    if context.invoked_subcommand:
+        return
     from deploy.local import logs as files
 
     folder = Home.of(home).logs
@@ -196,5 +205,6 @@ def _installed(package: str) -> str:
 
 def mount(app: typer.Typer) -> None:
     """Adds the commands to the command line `argosy`."""
-    for command in (up, down, status, logs, doctor, backup, restore, version):
+    for command in (up, down, status, doctor, backup, restore, version):
         app.command(rich_help_panel="This machine")(command)
+    app.add_typer(logs, name="logs", rich_help_panel="This machine")

@@ -23,6 +23,7 @@ from argosy.client.errors import (
     Unauthenticated,
     Unavailable,
 )
+from argosy.client.policy import Policy
 from argosy.client.synchronous import Client
 
 __all__ = [
@@ -34,6 +35,7 @@ __all__ = [
     "Forbidden",
     "InvalidRequest",
     "NotFound",
+    "Policy",
     "TooManyRequests",
     "Unauthenticated",
     "Unavailable",

@@ -1,0 +1,438 @@
+"""Verbs that people need along the main job: import, clean, split, train, evaluate, deploy, publish."""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from argosy.cli import session
+from argosy.cli.live import watch
+from argosy.client import Client
+from argosy.client.errors import Conflict
+from rich.progress import BarColumn, DownloadColumn, Progress, TimeRemainingColumn, TransferSpeedColumn
+from rich.table import Table
+
+JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+WatchOption = Annotated[bool, typer.Option("--watch/--no-watch", "-w", help="Follow the work to its end.")]
+
+# A task may outlive restarts of every service; its watcher waits as long.
+_PATIENCE = 300.0
+_DATASET, _VERSION = "orgs/*/datasets/*", "orgs/*/datasets/*/versions/*"
+_MODEL = "orgs/*/modelProjects/*/versions/*"
+
+dataset = typer.Typer(help="Datasets: import, clean, split, look at.", no_args_is_help=True)
+training = typer.Typer(help="Trainings and their runs.", no_args_is_help=True)
+task = typer.Typer(help="Long work of every service.", no_args_is_help=True)
+model = typer.Typer(help="Model versions and their gates.", no_args_is_help=True)
+evaluation = typer.Typer(help="Evaluations and gates.", no_args_is_help=True)
+deploy = typer.Typer(help="Work orders and deployments.", no_args_is_help=True)
+application = typer.Typer(help="Applications.", no_args_is_help=True)
+
+
+def _follow(client: Client, started: Any, follow: bool, as_json: bool) -> Any:
+    """Shows a task, at once or when it has ended."""
+    if follow:
+        started = watch(client, started.name, session.errors_console if as_json else session.console)
+    session.show(started, as_json)
+    return started
+
+
+@dataset.command("import")
+def import_file(
+    file: Annotated[Path, typer.Argument(exists=True, dir_okay=False, help="JSONL, CSV, Parquet or text.")],
+    name: Annotated[str, typer.Option("--dataset", "-d", help="Id of the dataset; made if there is none.")],
+    format: Annotated[str, typer.Option(help="jsonl, csv, parquet, text; else from the file's name.")] = "",
+    follow: WatchOption = True,
+    as_json: JsonOption = False,
+) -> None:
+    """Upload a file and read it into a new version. An upload that broke goes on where it stands."""
+    with session.session(_PATIENCE) as client:
+        org = session.organization()
+        full = session.full_name(name, _DATASET)
+        with suppress(Conflict):
+            client.dataset.create_dataset(
+                parent=org, dataset_id=full.split("/")[-1], dataset={"type": "DATASET_TYPE_TEXT"}
+            )
+        columns = (BarColumn(), DownloadColumn(), TransferSpeedColumn(), TimeRemainingColumn())
+        with Progress(*columns, console=session.errors_console, transient=True) as bar:
+            row = bar.add_task("upload", total=file.stat().st_size)
+            state = client.upload(org, file, progress=lambda done, _total: bar.update(row, completed=done))
+        started = client.dataset.import_version(parent=full, upload=state.name, format=format)
+        _follow(client, started, follow, as_json)
+        if follow and not as_json:
+            _report(client.dataset.get_dataset_version(name=client.dataset.get_dataset(name=full).latest_version))
+
+
+@dataset.command()
+def clean(
+    version: Annotated[str, typer.Argument(help="DATASET/VERSION, or DATASET for its newest one.")],
+    text_column: str = "text",
+    min_chars: int = 40,
+    near_duplicates: Annotated[float, typer.Option(help="Jaccard similarity; 0: off.")] = 0.8,
+    follow: WatchOption = True,
+    as_json: JsonOption = False,
+) -> None:
+    """Take out HTML, rows of bad quality, and duplicates, exact and near; writes a new version with a report."""
+    rules = {
+        "strip_html": True,
+        "normalise": True,
+        "min_chars": min_chars,
+        "min_words": 5,
+        "min_alpha_ratio": 0.4,
+        "max_repeated_line_ratio": 0.5,
+        "exact_duplicates": True,
+        "near_duplicate_threshold": near_duplicates,
+    }
+    with session.session(_PATIENCE) as client:
+        name = _newest(client, version)
+        started = client.dataset.clean_version(name=name, text_column=text_column, rules=rules)
+        _follow(client, started, follow, as_json)
+        if follow and not as_json:
+            parent = client.dataset.get_dataset(name=name.split("/versions/")[0])
+            _report(client.dataset.get_dataset_version(name=parent.latest_version))
+
+
+@dataset.command()
+def split(
+    version: Annotated[str, typer.Argument(help="DATASET/VERSION, or DATASET for its newest one.")],
+    train: Annotated[str, typer.Option(help="Dataset of the training side; made if there is none.")],
+    test: Annotated[str, typer.Option(help="Dataset of the test side; made if there is none.")],
+    group: Annotated[str, typer.Option(help="Column whose equal values stay on one side.")] = "source",
+    fraction: Annotated[float, typer.Option(min=0.001, max=0.999, help="Share of groups on the test side.")] = 0.1,
+    seed: int = 0,
+    follow: WatchOption = True,
+    as_json: JsonOption = False,
+) -> None:
+    """Split into training and test, and take near-duplicates across the split out of the training side."""
+    with session.session(_PATIENCE) as client:
+        sides = [session.full_name(side, _DATASET) for side in (train, test)]
+        for side in sides:
+            try:
+                client.dataset.create_dataset(
+                    parent=session.organization(),
+                    dataset_id=side.split("/")[-1],
+                    dataset={"type": "DATASET_TYPE_TEXT"},
+                )
+            except Conflict:
+                continue
+        started = client.dataset.split_version(
+            name=_newest(client, version),
+            train_dataset=sides[0],
+            test_dataset=sides[1],
+            group_column=group,
+            test_fraction=fraction,
+            seed=seed,
+        )
+        _follow(client, started, follow, as_json)
+
+
+def _newest(client: Client, given: str) -> str:
+    """A version's name; of a dataset alone, its newest version."""
+    if "/versions/" in given or (not given.startswith("orgs/") and "/" in given):
+        return session.full_name(given, _VERSION)
+    found = client.dataset.get_dataset(name=session.full_name(given, _DATASET)).latest_version
+    if not found:
+        raise session.Misuse(f"{given} has no version yet: `argosy dataset import` makes one")
+    return str(found)
+
+
+def _report(version: Any) -> None:
+    """What an import or a cleaning did."""
+    report = version.report
+    table = Table(title=f"{session.short_name(version.name)}: {report.rows_in:,} rows in, {report.rows_out:,} out")
+    for column in ("rule", "dropped", "changed", "an example"):
+        table.add_column(column)
+    for rule in report.rules:
+        example = rule.examples[0].text[:60] if rule.examples else ""
+        table.add_row(rule.rule, f"{rule.dropped:,}", f"{rule.changed:,}", example.replace("[", r"\["))
+    if report.line_error_count:
+        lines = ", ".join(str(error.line) for error in report.line_errors[:5])
+        table.add_row("cannot be read", f"{report.line_error_count:,}", "", f"line {lines}")
+    session.console.print(table)
+
+
+@training.command("run")
+def run_training(
+    name: Annotated[str, typer.Argument(help="Training.")],
+    follow: Annotated[bool, typer.Option("--watch/--no-watch", "-w", help="Show loss, tokens/s and ETA.")] = True,
+    as_json: JsonOption = False,
+) -> None:
+    """Start a run of a training."""
+    with session.session(_PATIENCE) as client:
+        run = client.training.run_training(name=session.full_name(name, "orgs/*/trainings/*"))
+        if follow:
+            curve: list[Any] = []
+            watch(client, run.task, session.errors_console if as_json else session.console, "training", curve)
+            run = client.training.get_training_run(name=run.name)
+            if not as_json:
+                _curve(curve)
+        session.show(run, as_json)
+
+
+def _curve(metrics: list[Any]) -> None:
+    """The loss over the steps as a line of blocks, a phase a line."""
+    blocks = "▁▂▃▄▅▆▇█"
+    phases: dict[str, list[float]] = {}
+    for point in metrics:
+        if "loss" in point.values:
+            phases.setdefault(point.phase, []).append(point.values["loss"])
+    for phase, losses in phases.items():
+        kept = losses[:: max(1, len(losses) // 60)]
+        low, high = min(kept), max(kept)
+        scale = (len(blocks) - 1) / ((high - low) or 1.0)
+        line = "".join(blocks[round((loss - low) * scale)] for loss in kept)
+        session.console.print(f"{phase:<10} {losses[0]:.3f} {line} {losses[-1]:.3f}")
+
+
+@task.command("watch")
+def watch_task(name: Annotated[str, typer.Argument(help="orgs/ID/AREA/tasks/ID")], as_json: JsonOption = False) -> None:
+    """Follow a task to its end. Exit code 3 when it fails."""
+    with session.session(_PATIENCE) as client:
+        console = session.errors_console if as_json else session.console
+        session.show(watch(client, _task_name(name), console), as_json)
+
+
+@task.command("logs")
+def task_logs(name: Annotated[str, typer.Argument(help="orgs/ID/AREA/tasks/ID")], as_json: JsonOption = False) -> None:
+    """Print the log of a task."""
+    from argosy.client import contract
+
+    with session.session() as client:
+        method = contract.areas()["task"]["list_task_logs"]
+        logs = client.pages(method, {"parent": _task_name(name), "page_size": 1000})
+        session.show_list(logs, as_json, ("time", "severity", "body"))
+
+
+def _task_name(given: str) -> str:
+    if given.startswith("orgs/"):
+        return given
+    area, _, ident = given.partition("/")
+    return f"{session.organization()}/{area}/tasks/{ident}"
+
+
+@model.command("list")
+def list_models(
+    project: Annotated[str | None, typer.Argument(help="Model project; else all.")] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """List model versions, newest first."""
+    from argosy.client import contract
+
+    with session.session() as client:
+        methods = contract.areas()["training"]
+        if project:
+            projects = [session.full_name(project, "orgs/*/modelProjects/*")]
+        else:
+            found = client.pages(methods["list_model_projects"], {"parent": session.organization()})
+            projects = [item.name for item in found]
+        versions = [
+            version for name in projects for version in client.pages(methods["list_model_versions"], {"parent": name})
+        ]
+        columns = ("name", "state", "architecture", "parameter_count", "training_run", "create_time")
+        session.show_list(versions, as_json, columns)
+
+
+@model.command("show")
+def show_model(name: Annotated[str, typer.Argument(help="PROJECT/VERSION")], as_json: JsonOption = False) -> None:
+    """Show a model version with its gates and its card."""
+    with session.session() as client:
+        version = client.training.get_model_version(name=session.full_name(name, _MODEL))
+        if as_json:
+            session.show(version, True)
+            return
+        session.show({k: v for k, v in session.plain(version).items() if k not in ("model_card", "gates")}, False)
+        for gate in version.gates:
+            state = "[green]open[/green]" if gate.open else "[red]shut[/red]"
+            session.console.print(f"gate {gate.gate}: {state}  {gate.rule}  {gate.reason}")
+        if version.model_card:
+            from rich.markdown import Markdown
+
+            session.console.print(Markdown(version.model_card))
+
+
+@evaluation.command("run")
+def run_evaluation(
+    model_version: Annotated[str, typer.Option("--model", "-m", help="PROJECT/VERSION")],
+    data: Annotated[str, typer.Option("--dataset", "-d", help="Held-out rows: DATASET or DATASET/VERSION.")],
+    baseline: Annotated[str | None, typer.Option(help="Rows that the model learned from, for the baselines.")] = None,
+    template: Annotated[str, typer.Option(help="Prompt around the input, with {text}.")] = "{text}",
+    text_column: str = "text",
+    answer_column: str = "label",
+    max_rows: int = 0,
+    gate: Annotated[str, typer.Option(help="Gate to decide; empty: none.")] = "",
+    margin: Annotated[float, typer.Option(help="By which the lower bound must beat the majority class.")] = 0.05,
+    follow: WatchOption = True,
+    as_json: JsonOption = False,
+) -> None:
+    """Measure a model version on held-out rows, and decide a gate by it."""
+    with session.session(_PATIENCE) as client:
+        started = client.eval.create_evaluation(
+            parent=session.organization(),
+            evaluation={
+                "model_version": session.full_name(model_version, _MODEL),
+                "dataset_version": _newest(client, data),
+                "baseline_version": _newest(client, baseline) if baseline else "",
+                "spec": {
+                    "prompt_template": template,
+                    "text_column": text_column,
+                    "answer_column": answer_column,
+                    "max_rows": max_rows,
+                    "gate": gate,
+                    "gate_margin": margin,
+                },
+            },
+        )
+        if follow:
+            watch(client, started.task, session.errors_console if as_json else session.console, "evaluation")
+            started = client.eval.get_evaluation(name=started.name)
+        if as_json or not follow:
+            session.show(started, as_json)
+        else:
+            _scores(started)
+
+
+def _scores(found: Any) -> None:
+    report = found.report
+    table = Table(title=f"{session.short_name(found.name)}: {report.rows:,} rows")
+    for column in ("", "exact match", "95 % interval"):
+        table.add_column(column)
+    rows = [("model", report.score), ("model, words masked", report.masked_score)]
+    rows += [(name.replace("_", " "), score) for name, score in sorted(report.baselines.items())]
+    for name, score in rows:
+        if score.total:
+            table.add_row(name, f"{score.value:.3f}", f"{score.lower:.3f} to {score.upper:.3f}")
+    session.console.print(table)
+    if report.verdict.gate:
+        state = "open" if report.verdict.open else "shut"
+        session.console.print(f"gate {report.verdict.gate}: {state}. {report.verdict.rule} {report.verdict.reason}")
+
+
+@deploy.command()
+def order(
+    model_version: Annotated[str, typer.Option("--model", "-m", help="PROJECT/VERSION")],
+    config: Annotated[str, typer.Option("--config", "-c", help="Deployment configuration; made if there is none.")],
+    deployment: Annotated[
+        str, typer.Option("--deployment", help="Id of the deployment: the model's name at the door.")
+    ],
+    why: Annotated[str, typer.Option(help="Justification.")] = "",
+    as_json: JsonOption = False,
+) -> None:
+    """Ask for a model version to be deployed. A second person approves it."""
+    with session.session() as client:
+        name = session.full_name(config, "orgs/*/deploymentConfigs/*")
+        with suppress(Conflict):
+            client.deploy.create_deployment_config(
+                parent=session.organization(),
+                deployment_config_id=name.split("/")[-1],
+                deployment_config={"spec": {"runtime": "vllm"}},
+            )
+        made = client.deploy.create_work_order(
+            parent=session.organization(),
+            work_order={
+                "deployment_config": name,
+                "model_version": session.full_name(model_version, _MODEL),
+                "deployment_id": deployment,
+                "justification": why,
+            },
+        )
+        session.show(made, as_json)
+
+
+@deploy.command()
+def approve(
+    name: Annotated[str, typer.Argument(help="Work order.")],
+    reason: str = "",
+    follow: WatchOption = True,
+    as_json: JsonOption = False,
+) -> None:
+    """Approve somebody else's work order; its roll-out begins."""
+    with session.session(_PATIENCE) as client:
+        full = session.full_name(name, "orgs/*/workOrders/*")
+        made = client.deploy.approve_work_order(name=full, reason=reason)
+        if follow and made.task:
+            watch(client, made.task, session.errors_console if as_json else session.console, "roll-out")
+            made = client.deploy.get_work_order(name=full)
+        session.show(made, as_json)
+
+
+@deploy.command()
+def reject(
+    name: Annotated[str, typer.Argument(help="Work order.")], reason: str = "", as_json: JsonOption = False
+) -> None:
+    """Reject a work order."""
+    with session.session() as client:
+        full = session.full_name(name, "orgs/*/workOrders/*")
+        session.show(client.deploy.reject_work_order(name=full, reason=reason), as_json)
+
+
+@deploy.command()
+def status(
+    name: Annotated[str | None, typer.Argument(help="Deployment; else all.")] = None, as_json: JsonOption = False
+) -> None:
+    """Show deployments: state, version, replicas."""
+    with session.session() as client:
+        if name:
+            session.show(client.deploy.get_deployment(name=session.full_name(name, "orgs/*/deployments/*")), as_json)
+            return
+        found = client.deploy.list_deployments(parent=session.organization(), page_size=1000).deployments
+        session.show_list(found, as_json, ("name", "state", "model_version", "ready_replicas", "live_time"))
+
+
+@deploy.command()
+def stop(name: Annotated[str, typer.Argument(help="Deployment.")], as_json: JsonOption = False) -> None:
+    """Take the replicas of a deployment away."""
+    with session.session() as client:
+        session.show(client.deploy.stop_deployment(name=session.full_name(name, "orgs/*/deployments/*")), as_json)
+
+
+@application.command()
+def publish(
+    name: Annotated[
+        str, typer.Argument(help="Application; made if there is none and --prompt and --deployment are given.")
+    ],
+    prompt: Annotated[str | None, typer.Option(help="Template of a new prompt version, with {input}.")] = None,
+    deployment: Annotated[str | None, typer.Option(help="Deployment that answers.")] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Make an application as it stands now the version that callers get as `app:ID`."""
+    with session.session() as client:
+        full = session.full_name(name, "orgs/*/applications/*")
+        if prompt or deployment:
+            _prepare(client, full, prompt, deployment)
+        session.show(client.app.publish_application(name=full), as_json)
+
+
+def _prepare(client: Client, full: str, prompt: str | None, deployment: str | None) -> None:
+    org, ident = session.organization(), full.split("/")[-1]
+    wanted: dict[str, str] = {}
+    if prompt:
+        with suppress(Conflict):
+            client.app.create_prompt(parent=org, prompt_id=ident, prompt={})
+        version = client.app.create_prompt_version(
+            parent=f"{org}/prompts/{ident}", prompt_version={"template": prompt, "raw": True}
+        )
+        wanted["prompt_version"] = version.name
+    if deployment:
+        wanted["deployment"] = session.full_name(deployment, "orgs/*/deployments/*")
+    try:
+        client.app.create_application(parent=org, application_id=ident, application=wanted)
+    except Conflict:
+        client.app.update_application(application={"name": full, **wanted}, update_mask=list(wanted))
+
+
+def mount(app: typer.Typer) -> dict[str, typer.Typer]:
+    """Adds the commands; gives them by noun."""
+    nouns = {
+        "dataset": dataset,
+        "training": training,
+        "task": task,
+        "model": model,
+        "eval": evaluation,
+        "deploy": deploy,
+        "app": application,
+    }
+    for noun, commands in nouns.items():
+        app.add_typer(commands, name=noun, rich_help_panel="The main job")
+    return nouns
