@@ -13,6 +13,8 @@ from typing import Literal
 import grpc
 from google.protobuf.message import Message
 
+from libs.common.pki import server_name
+
 Signal = Literal["traces", "metrics", "logs"]
 
 _METHODS: dict[Signal, str] = {
@@ -85,7 +87,7 @@ class OtlpSender:
             (self._pki_dir / f"{self._identity}.key").read_bytes(),
             (self._pki_dir / f"{self._identity}.crt").read_bytes(),
         )
-        options = (("grpc.ssl_target_name_override", "aiops"), ("grpc.max_send_message_length", 16 << 20))
+        options = (("grpc.ssl_target_name_override", server_name("aiops")), ("grpc.max_send_message_length", 16 << 20))
         return grpc.secure_channel(self._endpoint, credentials, options)
 
 

@@ -8,6 +8,9 @@ from typing import Any
 from libs.common.domain import DomainError, Resource
 from services.eval.domain.statistics import Share
 
+# Kind of the task that carries an evaluation.
+TASK_KIND = "eval.run"
+
 QUEUED = "QUEUED"
 RUNNING = "RUNNING"
 SUCCEEDED = "SUCCEEDED"

@@ -14,8 +14,7 @@ from libs.common.domain import DomainError, Parent, inherit_secrecy
 from libs.common.ids import resource_id, uuid7
 from libs.common.rpc.call import Call
 from libs.common.rpc.pagination import PageToken, page_size
-from services.eval.domain.evaluations import QUEUED, Evaluation
-from services.eval.jobs.evaluate import KIND
+from services.eval.domain.evaluations import QUEUED, TASK_KIND, Evaluation
 from services.eval.store.repositories import Evaluations
 
 if TYPE_CHECKING:
@@ -84,7 +83,7 @@ async def create_evaluation(request: pb.CreateEvaluationRequest, call: Call[App]
         traceparent=call.traceparent,
     )
     task = await deps.tasks.create(
-        call.uow, evaluation.org, KIND, evaluation.name, {"evaluation": evaluation.name}, call.principal.subject
+        call.uow, evaluation.org, TASK_KIND, evaluation.name, {"evaluation": evaluation.name}, call.principal.subject
     )
     evaluation.task = task.name
     await Evaluations(call.uow).insert(evaluation)

@@ -10,13 +10,11 @@ from argosy.eval.v1 import eval_events_pb2
 from libs.common.db.uow import UnitOfWork
 from libs.common.service import Runtime
 from libs.common.tasks import Task, TaskError, TaskKind
-from services.eval.domain.evaluations import CANCELLED, FAILED, RUNNING, Evaluation
+from services.eval.domain.evaluations import CANCELLED, FAILED, RUNNING, TASK_KIND, Evaluation
 from services.eval.store.repositories import Evaluations
 
 if TYPE_CHECKING:
     from services.eval.app import App
-
-KIND = "eval.run"
 
 
 class Evaluate:
@@ -27,7 +25,7 @@ class Evaluate:
 
     def kind(self) -> TaskKind:
         return TaskKind(
-            name=KIND,
+            name=TASK_KIND,
             load=self.load,
             entrypoint="services.eval.engines.evaluate:run",
             resources={"num_cpus": 0.5},
