@@ -40,7 +40,6 @@ class CarrierContext(EngineContext):
         self._lock = threading.Lock()
         self._events: deque[Json] = deque()
         self._cursor = 0
-        self._dropped = 0
         self._progress: Json | None = None
         self._checkpoint: Json | None = None
 
@@ -79,9 +78,8 @@ class CarrierContext(EngineContext):
         with self._lock:
             self._cursor += 1
             self._events.append({**event, "cursor": self._cursor, "time": datetime.now(UTC).isoformat()})
-            if len(self._events) > _MOST_EVENTS:
+            while len(self._events) > _MOST_EVENTS:
                 self._events.popleft()
-                self._dropped += 1
 
 
 class TaskCarrier:
@@ -186,11 +184,19 @@ class ActorHost:
         self._telemetry = None if getattr(held, "own_telemetry", False) else _telemetry()
         self._object = held(**kwargs)
 
-    async def call(self, method: str, kwargs: Json) -> Any:
-        function = getattr(self._object, method)
-        if inspect.iscoroutinefunction(function):
-            return await function(**kwargs)
-        return await asyncio.to_thread(function, **kwargs)
+    async def call(self, method: str, kwargs: Json) -> Json:
+        """Gives `{"ok": answer}` or `{"error": ...}`: foreign exceptions would not survive Ray's pickling."""
+        try:
+            function = getattr(self._object, method)
+            if inspect.iscoroutinefunction(function):
+                return {"ok": await function(**kwargs)}
+            return {"ok": await asyncio.to_thread(function, **kwargs)}
+        except (EngineError, DomainError) as error:
+            retryable = getattr(error, "retryable", False)
+            return _failed("failed", error.reason, error.message, retryable, error.metadata)
+        except Exception as error:  # the object is foreign code to the host: it must go on answering
+            _log.exception("%s of %s failed", method, type(self._object).__name__)
+            return _failed("failed", "INTERNAL", f"{method} failed with {type(error).__name__}", True)
 
 
 def _failed(state: str, reason: str, message: str, retryable: bool, metadata: dict[str, str] | None = None) -> Json:

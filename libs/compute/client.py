@@ -94,6 +94,7 @@ class RayDriver:
         }
         self._idle_seconds = idle_seconds
         self._child: _Child | None = None
+        self._in_flight = 0
         self._idle: asyncio.TimerHandle | None = None
 
     async def submit(
@@ -201,7 +202,7 @@ class RayDriver:
         child = self._child
         if child is None or not child.lives:
             child = self._child = _Child(self._environment, asyncio.get_running_loop())
-        self._postpone_idle_end()
+        self._in_flight += 1
         try:
             async with asyncio.timeout(_ANSWER_SECONDS + patience):
                 answer = await child.ask({"op": operation, **arguments})
@@ -209,6 +210,7 @@ class RayDriver:
             child.kill()
             raise ComputeUnavailable from error
         finally:
+            self._in_flight -= 1
             self._postpone_idle_end()
         if "ok" in answer:
             return answer["ok"]
@@ -220,7 +222,7 @@ class RayDriver:
         self._idle = asyncio.get_running_loop().call_later(self._idle_seconds, self._end_idle)
 
     def _end_idle(self) -> None:
-        if self._child is not None:
+        if self._child is not None and not self._in_flight:
             self._child.close_pipe()
 
 
@@ -326,6 +328,6 @@ def _failure(answer: Json, name: str) -> Exception:
         case "timeout":
             return ComputeTimeout(name)
         case "engine":
-            return EngineError(answer["reason"], answer["message"], retryable=answer["retryable"])
+            return EngineError(answer["reason"], answer["message"], retryable=answer["retryable"], **answer["metadata"])
         case _:
             return ComputeUnavailable(answer["message"])

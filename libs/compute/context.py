@@ -206,5 +206,5 @@ def load_entrypoint(path: str) -> Engine:
     module_name, _, function = path.partition(":")
     try:
         return getattr(import_module(module_name), function)
-    except (ImportError, AttributeError) as error:
+    except (ImportError, AttributeError, ValueError) as error:
         raise EngineError("INTERNAL", f"engine {path} cannot be loaded: {error}") from error

@@ -123,17 +123,15 @@ class Driver:
         from ray import exceptions
 
         try:
-            return ray.get(self._handle(name).call.remote(method, kwargs), timeout=timeout)
+            answer: Json = ray.get(self._handle(name).call.remote(method, kwargs), timeout=timeout)
         except exceptions.GetTimeoutError as error:
             raise _Failure("timeout", f"actor {name} did not answer in time") from error
         except exceptions.RayActorError as error:
             self._handles.pop(name, None)
             raise _Failure("lost", f"actor {name} is gone") from error
-        except exceptions.RayTaskError as error:
-            cause = error.cause
-            reason, message = getattr(cause, "reason", "INTERNAL"), str(getattr(cause, "message", type(cause).__name__))
-            _log.error("%s.%s failed", name, method, exc_info=error)
-            raise _Failure("engine", message, reason=reason, retryable=getattr(cause, "retryable", False)) from error
+        if "ok" in answer:
+            return answer["ok"]
+        raise _Failure("engine", **answer["error"])
 
     def kill(self, name: str) -> None:
         import ray
@@ -218,7 +216,9 @@ def serve(driver: Driver, requests: BinaryIO, answers: BinaryIO) -> None:
         try:
             driver.connect()
             if operation not in _OPERATIONS:
-                raise _Failure("engine", f"there is no operation {operation}", reason="INTERNAL", retryable=False)
+                raise _Failure(
+                    "engine", f"there is no operation {operation}", reason="INTERNAL", retryable=False, metadata={}
+                )
             answer: Json = {"ok": getattr(driver, operation)(**request)}
             line = json.dumps({"id": number, **answer})
         except _Failure as failure:

@@ -133,7 +133,8 @@ class TaskWorker:
 
     async def _tidy(self) -> None:
         """Ends carriers that no living task names: their worker was killed between the row's end and theirs."""
-        if not self._running or self._clock.monotonic() < self._tidy_at:
+        on_ray = any(kind.driver is None for kind in self._kinds.values())
+        if not on_ray or not self._running or self._clock.monotonic() < self._tidy_at:
             return
         self._tidy_at = self._clock.monotonic() + _TIDY_SECONDS
         ours = re.compile(rf"argosy-{re.escape(self._database.service)}-[0-9a-f-]{{36}}-\d+")
