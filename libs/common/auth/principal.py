@@ -29,6 +29,19 @@ class Principal:
     record_content: bool = False
     department: str = ""
 
+    def through(self, peer: str) -> Principal:
+        """The same principal, calling through this service."""
+        return Principal(
+            self.org,
+            self.subject,
+            self.role,
+            self.token,
+            self.api_key,
+            peer,
+            self.record_content,
+            self.department,
+        )
+
     @property
     def name(self) -> str:
         """`orgs/{org}/{subject}` for a subject inside an organization, else the subject."""

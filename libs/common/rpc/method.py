@@ -20,8 +20,6 @@ from libs.common.clock import Clock
 from libs.common.rpc.call import Call
 
 if TYPE_CHECKING:
-    from opentelemetry.trace import Span
-
     from libs.common.db.uow import Database
 
 # Reads the names of resources that a request speaks about, in the order: its own fields, then those of the resource
@@ -124,7 +122,7 @@ class Host:
 class Exchange:
     """One call on its way through the chain."""
 
-    __slots__ = ("_peer", "body", "call", "context", "metadata", "request", "span")
+    __slots__ = ("_peer", "body", "call", "context", "metadata", "request")
 
     def __init__(self, body: bytes, context: grpc.aio.ServicerContext[bytes, bytes], call: Call[Any]) -> None:
         self.body = body
@@ -133,7 +131,6 @@ class Exchange:
         self.metadata: dict[str, str | bytes] = dict(context.invocation_metadata() or ())
         self._peer: str | None = None
         self.request: Message | None = None
-        self.span: Span | None = None
 
     @property
     def peer(self) -> str:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 from argosy.common.v1 import options_pb2
 
 from libs.common.auth.principal import Principal
@@ -31,12 +29,11 @@ def wrap(method: Method, host: Host, step: Step) -> Step:
             raise ArgosyError("PEER_NOT_ALLOWED", "The certificate is not one of this mesh.", metadata={"peer": ""})
         header = "" if public else exchange.text("authorization")
         if header and host.verifier is not None:
-            principal = await _verified(host.verifier, header)
+            exchange.call.principal = (await _verified(host.verifier, header)).through(peer)
         elif demanded:
             raise ArgosyError("TOKEN_MISSING", "The call carries no token.")
         else:
-            principal = Principal(subject="" if public else f"services/{peer}")
-        exchange.call.principal = replace(principal, peer=peer)
+            exchange.call.principal = Principal(subject="" if public else f"services/{peer}", peer=peer)
         return await step(exchange)
 
     return authenticate

@@ -18,51 +18,53 @@ _REQUEST_ID = re.compile(r"[A-Za-z0-9-]{1,64}")
 _TRACEPARENT = re.compile(r"00-([0-9a-f]{32})-([0-9a-f]{16})-([0-9a-f]{2})")
 
 
-def parent_context(traceparent: str) -> otel.Context:
-    """The caller's span as a context; a new trace when it sent none.
-
-    Reads one header instead of asking every propagator.
-    """
+def remote_parent(traceparent: str) -> SpanContext | None:
+    """The caller's span; None when it sent none. Reads one header instead of asking every propagator."""
     match = _TRACEPARENT.fullmatch(traceparent)
     if match is None:
-        return otel.Context()
-    span_context = SpanContext(
-        int(match[1], 16), int(match[2], 16), is_remote=True, trace_flags=TraceFlags(int(match[3], 16))
-    )
-    return api.set_span_in_context(NonRecordingSpan(span_context), otel.Context())
+        return None
+    parent = SpanContext(int(match[1], 16), int(match[2], 16), True, TraceFlags(int(match[3], 16)))
+    return parent if parent.is_valid else None
 
 
 def wrap(method: Method, host: Host, step: Step) -> Step:
     """Gives the call an id and a span named by the full method, and keeps the span current while the call runs."""
+    del host
     name = method.policy.path.lstrip("/")
     fixed = {"rpc.system": "grpc", "rpc.service": method.service, "rpc.method": method.rpc}
     source = tracer()
+    empty = otel.Context()
 
     async def trace(exchange: Exchange) -> bytes | None:
         call = exchange.call
         given = exchange.text("x-request-id")
         call.request_id = given if _REQUEST_ID.fullmatch(given) else uuid7()
-        context = parent_context(exchange.text("traceparent"))
+        header = exchange.text("traceparent")
+        parent = remote_parent(header)
+        context = api.set_span_in_context(NonRecordingSpan(parent), empty) if parent is not None else empty
+        if parent is not None and not parent.trace_flags.sampled:
+            # The caller decided against this trace: it is carried on, and costs nothing.
+            call.traceparent = header
+            token = otel.attach(context)
+            try:
+                return await step(exchange)
+            finally:
+                otel.detach(token)
         span = source.start_span(name, context, SpanKind.SERVER, fixed)
         identity = span.get_span_context()
         if identity.is_valid:
             call.traceparent = f"00-{identity.trace_id:032x}-{identity.span_id:016x}-{identity.trace_flags:02x}"
-        exchange.span = span if span.is_recording() else None
         token = otel.attach(api.set_span_in_context(span, context))
         try:
             return await step(exchange)
         except BaseException as failure:
-            if exchange.span is not None:
-                reason = translate(failure).reason
-                span.set_attribute("argosy.reason", reason)
-                span.set_status(Status(StatusCode.ERROR, reason))
+            reason = translate(failure).reason
+            span.set_attribute("argosy.reason", reason)
+            span.set_status(Status(StatusCode.ERROR, reason))
             raise
         finally:
-            if exchange.span is not None:
-                span.set_attribute("argosy.request_id", call.request_id)
-                span.set_attribute("argosy.org", call.principal.org)
-                span.end()
+            span.set_attributes({"argosy.request_id": call.request_id, "argosy.org": call.principal.org})
+            span.end()
             otel.detach(token)
 
-    del host
     return trace
