@@ -35,6 +35,8 @@ _REQUEST_ID = re.compile(rb"[A-Za-z0-9._-]{1,64}\Z")
 _TRACEPARENT = re.compile(rb"00-([0-9a-f]{32})-([0-9a-f]{16})-([0-9a-f]{2})\Z")
 # A client that sends its body slower than this is holding a place that others need.
 BODY_SECONDS = 30.0
+_DISCARD_SECONDS = 5.0
+_DISCARD_BYTES = 64 * 1024 * 1024
 
 
 class Connection(Protocol):
@@ -191,6 +193,22 @@ class Exchange:
                 yield message["body"]
             more = message.get("more_body", False)
 
+    async def discard(self) -> None:
+        """Reads what is left of the body away, within bounds.
+
+        A client that still writes when the connection is closed sees a reset instead of the answer.
+        """
+        left = _DISCARD_BYTES
+        try:
+            async with asyncio.timeout(_DISCARD_SECONDS):
+                more = True
+                while more and left > 0:
+                    message = await self._next()
+                    left -= len(message.get("body", b""))
+                    more = message.get("more_body", False)
+        except TimeoutError:
+            return
+
     async def _next(self) -> MutableMapping[str, Any]:
         message = await self._receive()
         if message["type"] != "http.request":
@@ -230,7 +248,7 @@ class Exchange:
         if status == 401:
             lines.append((b"www-authenticate", b"Bearer"))
         if status == 413:
-            # What is left of the body is not read, so the connection cannot be used again.
+            await self.discard()
             lines.append((b"connection", b"close"))
         await self.respond(status, error_body(error, status, self.request_id), JSON, lines)
 

@@ -29,9 +29,8 @@ class EventWriter:
     FIRST_SECONDS, so that a client of a quiet stream knows that it is connected.
     """
 
-    def __init__(self, exchange: Exchange, heartbeat: float = HEARTBEAT_SECONDS) -> None:
+    def __init__(self, exchange: Exchange) -> None:
         self._exchange = exchange
-        self._heartbeat = heartbeat
         self._quiet = True
         self.started = False
 
@@ -71,7 +70,7 @@ class EventWriter:
         if not self.started:
             await self._start()
         while True:
-            await self._exchange.clock.sleep(self._heartbeat)
+            await self._exchange.clock.sleep(HEARTBEAT_SECONDS)
             if self._quiet:
                 await self._exchange.write(HEARTBEAT)
             self._quiet = True

@@ -90,10 +90,11 @@ def parse_query(query: bytes, faults: Faults) -> dict[str, list[str]]:
             continue
         key, _, value = piece.replace(b"+", b" ").partition(b"=")
         try:
-            name = unquote_to_bytes(key).decode()
-            parameters.setdefault(name, []).append(unquote_to_bytes(value).decode())
+            name, text = unquote_to_bytes(key).decode(), unquote_to_bytes(value).decode()
         except UnicodeDecodeError:
             faults.add(key.decode("ascii", "replace")[:80], "is not UTF-8")
+        else:
+            parameters.setdefault(name, []).append(text)
     return parameters
 
 

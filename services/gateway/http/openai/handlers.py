@@ -283,7 +283,8 @@ async def _guarded(exchange: Exchange, work: Awaitable[None]) -> None:
         wait = retry_after(error)
         if wait is not None:
             headers.append((b"retry-after", wait))
-        if status in (408, 413):
+        if status == 413:
+            await exchange.discard()
             headers.append((b"connection", b"close"))
         await exchange.respond(status, error_body(error, status), JSON, headers)
 
