@@ -1,4 +1,6 @@
-"""A gateway with everything real but the services behind it: those are small servers with mutual TLS in the test's process."""
+"""A gateway with everything real but the services behind it: those are small servers with mutual TLS in the test's
+process.
+"""
 
 from __future__ import annotations
 
@@ -233,7 +235,9 @@ async def hello(
         for word in ("Hello", " wide", " world"):
             yield inference_service_pb2.GenerateResponse(index=index, text=word)
         yield inference_service_pb2.GenerateResponse(index=index, finish_reason="stop")
-    yield inference_service_pb2.GenerateResponse(usage=inference_service_pb2.Usage(prompt_tokens=7, completion_tokens=3))
+    yield inference_service_pb2.GenerateResponse(
+        usage=inference_service_pb2.Usage(prompt_tokens=7, completion_tokens=3)
+    )
 
 
 class Replica(inference_service_pb2_grpc.InferenceServiceServicer):

@@ -72,7 +72,9 @@ async def test_choices_and_logprobs(world):
     async def script(request, context):
         for index in range(2):
             token = inference_service_pb2.TokenLogprob(token="a", logprob=-0.5, top={"a": -0.5, "b": -1.5})
-            yield inference_service_pb2.GenerateResponse(index=index, text="a", finish_reason="length", logprobs=[token])
+            yield inference_service_pb2.GenerateResponse(
+                index=index, text="a", finish_reason="length", logprobs=[token]
+            )
 
     world.replicas[0].script = script
     body = {**HELLO, "n": 2, "logprobs": True, "top_logprobs": 2}

@@ -1,4 +1,6 @@
-"""Routes of services through the door: JSON both ways, streams, uploads, downloads, keys, limits, and what is refused."""
+"""Routes of services through the door: JSON both ways, streams, uploads, downloads, keys, limits, and what is
+refused.
+"""
 
 from __future__ import annotations
 
@@ -94,7 +96,16 @@ async def test_bad_input_is_refused_by_name(world, method, path, content, header
 
 @pytest.mark.parametrize(
     "content",
-    [b"", b"{", b"[]", b'"x"', b"\xff", b"[" * 100_000, b'{"model":"llm","messages":' + b"[" * 2000, b'{"messages":null}'],
+    [
+        b"",
+        b"{",
+        b"[]",
+        b'"x"',
+        b"\xff",
+        b"[" * 100_000,
+        b'{"model":"llm","messages":' + b"[" * 2000,
+        b'{"messages":null}',
+    ],
 )
 async def test_bad_bodies_of_openai_routes(world, content):
     answer = await world.http.post("/v1/chat/completions", content=content)
@@ -180,9 +191,7 @@ async def test_downloads_are_bytes(world):
     answer = await world.http.get("/v1/orgs/acme/modelProjects/m/versions/1:download", params={"path": "a"})
     assert answer.headers["content-type"] == "application/octet-stream"
     assert answer.content == b"abcdefg"
-    events = await world.http.get(
-        "/v1/orgs/acme/datasets/d/versions/1:read", headers={"accept": "text/event-stream"}
-    )
+    events = await world.http.get("/v1/orgs/acme/datasets/d/versions/1:read", headers={"accept": "text/event-stream"})
     assert events.headers["content-type"] == "text/event-stream"
 
 

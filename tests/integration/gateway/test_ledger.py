@@ -20,7 +20,7 @@ class _Usage:
     def stub(self, stub_class, service):
         return self
 
-    async def RecordUsage(self, request, timeout):  # noqa: N802 - name of the RPC
+    async def RecordUsage(self, request, timeout):
         if self.away:
             raise ArgosyError("PEER_UNAVAILABLE", "away")
         self.got += [entry.id for entry in request.entries]
