@@ -21,8 +21,8 @@ from libs.compute.errors import ComputeLost, ComputeTimeout, ComputeUnavailable
 
 # A child costs 150 MB; an idle mesh has none.
 _IDLE_SECONDS = 60.0
-# Longer than joining a cluster takes on a busy machine (3 s); a child that is silent for longer is killed.
-_ANSWER_SECONDS = 30.0
+# Longer than joining a cluster takes on a busy machine (3 to 12 s); a child that is silent for longer is killed.
+_ANSWER_SECONDS = 60.0
 _POLL_SECONDS = 2.0
 # The child gets these and nothing else: the service's environment has its database password.
 _PASSED = ("PATH", "HOME", "LANG", "TMPDIR", "TZ", "LD_LIBRARY_PATH", "VIRTUAL_ENV", "PYTHONPATH", "OMP_NUM_THREADS")

@@ -28,7 +28,7 @@ _ROOT = Path(__file__).resolve().parents[2]
 _WORKERS = 16
 _HEALTH_SECONDS = 2.0
 # Calls to a cluster that does not answer for this long are over: the process ends and is started again.
-_SILENCE_SECONDS = 10.0
+_SILENCE_SECONDS = 20.0
 CLUSTER_GONE = 3
 
 _log = logging.getLogger(__name__)
