@@ -15,7 +15,7 @@ class Principal:
         role: value of argosy.common.v1.Role inside `org`.
         token: the token itself, to be forwarded to peers; empty if there was none.
         api_key: `orgs/{org}/apiKeys/{api_key}` behind the token, if any.
-        peer: service whose certificate carried the call, or `operator`.
+        peer: service whose certificate carried the call, or `operator`; empty on methods that let every peer call.
         record_content: whether the organization lets prompts and answers into logs and spans.
         department: department of the subject, if it has one.
     """
