@@ -22,8 +22,8 @@ def wrap(method: Method, host: Host, step: Step) -> Step:
     if demanded and host.verifier is None:
         raise RuntimeError(f"{policy.path} asks for a role, and the server has no token verifier")
     public = policy.access == options_pb2.ACCESS_PUBLIC
-    # TLS has refused whoever shows no certificate of the mesh. Reading which one it is costs as much as all other stages
-    # of a read together, so it happens where the answer matters.
+    # TLS has refused whoever shows no certificate of the mesh. Reading which one it is costs as much as all other
+    # stages of a read together, so it happens where the answer matters.
     asks_for_peer = not demanded or bool(policy.peers)
 
     async def authenticate(exchange: Exchange) -> bytes | None:

@@ -11,6 +11,7 @@ from opentelemetry.trace import NonRecordingSpan, SpanContext, SpanKind, Status,
 from libs.common.ids import uuid7
 from libs.common.obs import tracer
 from libs.common.rpc.method import Exchange, Host, Method, Step
+from libs.common.rpc.span import SpanSource
 from libs.common.rpc.translate import translate
 
 _REQUEST_ID = re.compile(r"[A-Za-z0-9-]{1,64}")
@@ -32,7 +33,7 @@ def wrap(method: Method, host: Host, step: Step) -> Step:
     del host
     name = method.policy.path.lstrip("/")
     fixed = {"rpc.system": "grpc", "rpc.service": method.service, "rpc.method": method.rpc}
-    source = tracer()
+    roots, calls = tracer(), SpanSource(api.get_tracer_provider())
     empty = otel.Context()
 
     async def trace(exchange: Exchange) -> bytes | None:
@@ -50,7 +51,7 @@ def wrap(method: Method, host: Host, step: Step) -> Step:
                 return await step(exchange)
             finally:
                 otel.detach(token)
-        span = source.start_span(name, context, SpanKind.SERVER, fixed)
+        span = calls.start(name, parent, fixed) or roots.start_span(name, context, SpanKind.SERVER, fixed)
         identity = span.get_span_context()
         if identity.is_valid:
             call.traceparent = f"00-{identity.trace_id:032x}-{identity.span_id:016x}-{identity.trace_flags:02x}"
