@@ -18,7 +18,7 @@ from opentelemetry.proto.collector.logs.v1.logs_service_pb2 import ExportLogsSer
 from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import ExportMetricsServiceRequest
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 from opentelemetry.proto.common.v1.common_pb2 import AnyValue, InstrumentationScope, KeyValue
-from opentelemetry.proto.logs.v1.logs_pb2 import LogRecord, ResourceLogs, ScopeLogs
+from opentelemetry.proto.logs.v1.logs_pb2 import ResourceLogs, ScopeLogs
 from opentelemetry.proto.metrics.v1.metrics_pb2 import (
     AggregationTemporality,
     Histogram,
@@ -28,9 +28,10 @@ from opentelemetry.proto.metrics.v1.metrics_pb2 import (
     ScopeMetrics,
 )
 from opentelemetry.proto.resource.v1.resource_pb2 import Resource
-from opentelemetry.proto.trace.v1.trace_pb2 import ResourceSpans, ScopeSpans, Span, Status
+from opentelemetry.proto.trace.v1.trace_pb2 import ResourceSpans, ScopeSpans
 
 from libs.common.obs.sender import OtlpSender
+from services.gateway.clients import otlp
 from services.gateway.http.exchange import Exchange
 
 _SCOPE = InstrumentationScope(name="argosy.gateway")
@@ -43,7 +44,8 @@ _METRIC_SECONDS = 10.0
 # https://opentelemetry.io/docs/specs/semconv/http/http-metrics/#metric-httpserverrequestduration
 BOUNDS = (0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.25, 0.5, 0.75, 1.0, 2.5, 5.0, 7.5, 10.0, 30.0, 60.0, 300.0)
 _METRIC = "http.server.request.duration"
-_INFO, _WARNING, _ERROR = 9, 13, 17
+# Field 2 of ScopeSpans and of ScopeLogs.
+_ITEM = b"\x12"
 
 
 class _Figures:
@@ -63,6 +65,8 @@ class _Figures:
 
 
 _Key = tuple[str, int]
+# A request, and the seconds that it took.
+_Finished = tuple[Exchange, float]
 
 
 class Reporter:
@@ -76,7 +80,7 @@ class Reporter:
     def __init__(self, sender: OtlpSender | None, access_log: bool) -> None:
         self._sender = sender
         self._access_log = access_log
-        self._queue: deque[tuple[Exchange, float]] = deque()
+        self._queue: deque[_Finished] = deque()
         self.dropped = 0
         self._totals: dict[_Key, _Figures] = {}
         self._since: dict[_Key, _Figures] = {}
@@ -140,20 +144,28 @@ class Reporter:
         while queue:
             batch = [queue.popleft() for _ in range(min(len(queue), _BATCH))]
             self._count(batch)
-            spans = [_span(exchange, seconds) for exchange, seconds in batch if exchange.sampled]
-            if self._sender is None:
-                continue
-            scope = ScopeSpans(scope=_SCOPE, spans=spans)
-            traces = ExportTraceServiceRequest(
-                resource_spans=[ResourceSpans(resource=self._resource, scope_spans=[scope])]
-            )
-            self._sender.send("traces", traces, len(spans))
-            if self._access_log:
-                records = [_line(exchange, seconds) for exchange, seconds in batch]
-                logs = ResourceLogs(resource=self._resource, scope_logs=[ScopeLogs(scope=_SCOPE, log_records=records)])
-                self._sender.send("logs", ExportLogsServiceRequest(resource_logs=[logs]), len(records))
+            if self._sender is not None:
+                self._send_spans([one for one in batch if one[0].sampled])
+                if self._access_log:
+                    self._send_lines(batch)
 
-    def _count(self, batch: Sequence[tuple[Exchange, float]]) -> None:
+    def _send_spans(self, batch: Sequence[_Finished]) -> None:
+        spans = b"".join(otlp.length_prefixed(_ITEM, otlp.span(*one)) for one in batch)
+        scope = ScopeSpans(scope=_SCOPE)
+        scope.MergeFromString(spans)
+        traces = ResourceSpans(resource=self._resource, scope_spans=[scope])
+        assert self._sender is not None
+        self._sender.send("traces", ExportTraceServiceRequest(resource_spans=[traces]), len(batch))
+
+    def _send_lines(self, batch: Sequence[_Finished]) -> None:
+        records = b"".join(otlp.length_prefixed(_ITEM, otlp.access_line(*one)) for one in batch)
+        scope = ScopeLogs(scope=_SCOPE)
+        scope.MergeFromString(records)
+        logs = ResourceLogs(resource=self._resource, scope_logs=[scope])
+        assert self._sender is not None
+        self._sender.send("logs", ExportLogsServiceRequest(resource_logs=[logs]), len(batch))
+
+    def _count(self, batch: Sequence[_Finished]) -> None:
         with self._lock:
             for exchange, seconds in batch:
                 key = (exchange.route or "unknown", exchange.status)
@@ -164,8 +176,8 @@ class Reporter:
                     found.add(seconds)
             if batch:
                 exchange, seconds = batch[-1]
-                self._last_nanos = _nanos(exchange) + int(seconds * 1e9)
-                self._since_nanos = self._since_nanos or _nanos(batch[0][0])
+                self._last_nanos = otlp.start_nanos(exchange) + int(seconds * 1e9)
+                self._since_nanos = self._since_nanos or otlp.start_nanos(batch[0][0])
 
     def _send_metrics(self) -> None:
         with self._lock:
@@ -194,51 +206,6 @@ def _point(key: _Key, figures: _Figures, start: int, end: int) -> HistogramDataP
         sum=figures.total,
         bucket_counts=figures.buckets,
         explicit_bounds=BOUNDS,
-    )
-
-
-def _nanos(exchange: Exchange) -> int:
-    return int(exchange.started.timestamp() * 1e6) * 1000
-
-
-def _span(exchange: Exchange, seconds: float) -> Span:
-    start = _nanos(exchange)
-    status = exchange.status
-    return Span(
-        trace_id=bytes.fromhex(exchange.trace_id),
-        span_id=bytes.fromhex(exchange.span_id),
-        parent_span_id=bytes.fromhex(exchange.parent_id),
-        name=exchange.route or exchange.method,
-        kind=Span.SPAN_KIND_SERVER,
-        start_time_unix_nano=start,
-        end_time_unix_nano=start + int(seconds * 1e9),
-        attributes=_attributes(exchange),
-        status=Status(code=Status.STATUS_CODE_ERROR) if status >= 500 else None,
-    )
-
-
-def _attributes(exchange: Exchange) -> list[KeyValue]:
-    return [
-        _pair("http.request.method", exchange.method),
-        _pair("http.response.status_code", str(exchange.status)),
-        _pair("argosy.request_id", exchange.request_id),
-        *(_pair(key, value) for key, value in exchange.attributes.items()),
-    ]
-
-
-def _line(exchange: Exchange, seconds: float) -> LogRecord:
-    status = exchange.status
-    number, text = (_INFO, "INFO") if status < 400 else (_WARNING, "WARNING") if status < 500 else (_ERROR, "ERROR")
-    nanos = _nanos(exchange) + int(seconds * 1e9)
-    return LogRecord(
-        time_unix_nano=nanos,
-        observed_time_unix_nano=nanos,
-        severity_number=number,  # type: ignore[arg-type]
-        severity_text=text,
-        body=AnyValue(string_value=f"{exchange.route or exchange.method} {status} {seconds * 1000:.1f} ms"),
-        attributes=_attributes(exchange),
-        trace_id=bytes.fromhex(exchange.trace_id),
-        span_id=bytes.fromhex(exchange.span_id),
     )
 
 
