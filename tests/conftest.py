@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import os
 import secrets
 import shutil
 import socket
@@ -15,6 +16,7 @@ import pytest
 from deploy.local import nats, postgres
 
 _numbers = itertools.count()
+_ROOM = 2 << 30
 
 
 def free_port() -> int:
@@ -27,7 +29,10 @@ def free_port() -> int:
 @pytest.fixture(scope="session")
 def server_folder() -> Iterator[Path]:
     """A short folder: unix sockets of the servers lie in it, and the database's own user must be able to reach it."""
-    folder = Path(tempfile.mkdtemp(prefix="argosy-"))
+    # In memory where there is room: a test database is a thousand small files.
+    memory = Path("/dev/shm")
+    roomy = memory.is_dir() and os.access(memory, os.W_OK) and shutil.disk_usage(memory).free > _ROOM
+    folder = Path(tempfile.mkdtemp(prefix="argosy-", dir=memory if roomy else None))
     folder.chmod(0o711)
     yield folder
     shutil.rmtree(folder, ignore_errors=True)

@@ -9,6 +9,7 @@ from types import TracebackType
 from typing import Any, Self
 
 _log = logging.getLogger(__name__)
+_ASK_AGAIN_SECONDS = 2.0
 
 
 class Background:
@@ -62,11 +63,12 @@ class Background:
     ) -> None:
         self._leaving = True
         cancelled = kind is asyncio.CancelledError
-        for task in list(self._tasks):
-            task.cancel()
         while self._tasks:
+            for task in self._tasks:
+                task.cancel()
             try:
-                await asyncio.wait(list(self._tasks))
+                # Libraries swallow a cancellation now and then (wait_for of Python 3.11 does): ask again.
+                await asyncio.wait(list(self._tasks), timeout=_ASK_AGAIN_SECONDS)
             except asyncio.CancelledError:
                 cancelled = True
         if self._interrupted and cancelled and self._owner is not None and self._owner.uncancel() > 0:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from contextlib import suppress
 from typing import Any, Protocol
 
 from argosy.common.v1 import event_pb2, event_pb2_grpc
@@ -122,8 +123,14 @@ class Subscriber:
                     while self._bus.connected:
                         await self._fetch(consumer)
                 finally:
-                    await consumer.unsubscribe()
+                    # Its own failure must not hide a cancellation.
+                    with suppress(NatsError):
+                        await consumer.unsubscribe()
             except (NatsError, OSError, TimeoutError) as error:
+                task = asyncio.current_task()
+                if task is not None and task.cancelling():
+                    # nats-py turns a cancellation into "connection closed" when the connection closes at the same time.
+                    raise asyncio.CancelledError from error
                 _log.warning("the consumer is made again: %s", error or type(error).__name__)
                 await self._clock.sleep(1)
 
