@@ -6,7 +6,6 @@ from collections.abc import Iterable
 from datetime import datetime
 
 from sqlalchemy import delete, insert, or_, select
-from sqlalchemy.dialects.postgresql import array
 
 from libs.common.auth.principal import Principal
 from libs.common.db.repository import Repository
@@ -48,8 +47,7 @@ class DatasetVersions(Repository[DatasetVersion]):
         wanted = list(tags)
         if not wanted:
             return []
-        overlaps = self.table.c.tags.op("&&")(array(wanted))
-        return await self.fetch(self.query().where(self.table.c.parent == dataset, overlaps))
+        return await self.fetch(self.query().where(self.table.c.parent == dataset, tables.tags_overlap(wanted)))
 
     async def manifests(self) -> set[str]:
         """The manifests of all versions, for the garbage collector."""

@@ -2,7 +2,18 @@
 
 from __future__ import annotations
 
-from sqlalchemy import BigInteger, Boolean, Column, ForeignKey, Index, SmallInteger, Table, Text
+from sqlalchemy import (
+    BigInteger,
+    Boolean,
+    Column,
+    ColumnElement,
+    ForeignKey,
+    Index,
+    SmallInteger,
+    Table,
+    Text,
+    cast,
+)
 from sqlalchemy.dialects.postgresql import ARRAY, JSONB
 
 from libs.common.db.tables import new_metadata, resource_table, time_type, uid_type
@@ -36,6 +47,12 @@ dataset_versions = resource_table(
     Column("report", JSONB, nullable=False),
     Column("new_byte_count", BigInteger, nullable=False),
 )
+
+
+def tags_overlap(tags: list[str]) -> ColumnElement[bool]:
+    """Whether a version has one of these tags."""
+    return dataset_versions.c.tags.op("&&")(cast(tags, ARRAY(Text)))
+
 
 uploads = resource_table(
     metadata,

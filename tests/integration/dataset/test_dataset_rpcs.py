@@ -1,0 +1,321 @@
+"""Datasets, versions and uploads as callers see them, without long work."""
+
+from __future__ import annotations
+
+import hashlib
+from datetime import timedelta
+
+import pytest
+from argosy.common.v1 import options_pb2, task_pb2, task_service_pb2
+from argosy.dataset.v1 import dataset_pb2
+from argosy.dataset.v1 import dataset_service_pb2 as pb
+from dataset_client import Client, append, refusal
+from google.protobuf.field_mask_pb2 import FieldMask
+
+from libs.common.clock import ManualClock
+from libs.common.domain import Parent, Secrecy
+from libs.common.ids import uuid7
+from services.dataset.domain.uploads import OPEN_TIME
+from services.dataset.domain.versions import Content, new_version
+from services.dataset.engines.access import StoreBlobs
+from services.dataset.engines.index import save
+from services.dataset.engines.writing import VersionWriter
+from services.dataset.jobs.sweep import sweep
+from services.dataset.store.repositories import Datasets, DatasetVersions
+
+NAME = "orgs/acme/datasets/docs"
+
+
+async def publish(
+    client: Client, rows: list[dict[str, object]], dataset_name: str = NAME
+) -> dataset_pb2.DatasetVersion:
+    """Makes a version without a task, as `jobs` does."""
+    app = client.service.app
+    blobs = StoreBlobs(app.blobs)
+    writer = VersionWriter(blobs)
+    for number, row in enumerate(rows):
+        writer.add(row, "file.jsonl", number)
+    saved = save(writer.finish(), blobs)
+    content = Content(
+        saved.manifest_digest, saved.content_digest, saved.row_count, saved.byte_count, saved.columns, {"rows_in": 1}
+    )
+    async with app.database.system() as uow:
+        dataset = await Datasets(uow).get(dataset_name, for_update=True)
+        now = client.service.clock.now()
+        version = new_version(dataset, content, uid=uuid7(), now=now, creator="users/alice", lineage=[Parent("x")])
+        await DatasetVersions(uow).insert(version)
+        await Datasets(uow).save(dataset)
+    return await client.GetDatasetVersion(pb.GetDatasetVersionRequest(name=version.name))
+
+
+async def test_a_dataset_from_its_creation_to_its_return(client: Client) -> None:
+    made = await client.dataset("docs", display_name="Docs", labels={"team": "a"}, source="the web")
+    assert (made.name, made.creator, made.secrecy) == (NAME, "users/alice", Secrecy.INTERNAL)
+    assert (made.type, made.visibility) == (dataset_pb2.DATASET_TYPE_TEXT, dataset_pb2.VISIBILITY_ORGANIZATION)
+    assert (await refusal(client.dataset("docs"))).reason == "ALREADY_EXISTS"
+
+    change = dataset_pb2.Dataset(name=NAME, etag=made.etag, description="new", labels={"team": "b"}, secrecy=3)
+    changed = await client.UpdateDataset(pb.UpdateDatasetRequest(dataset=change))
+    assert (changed.description, dict(changed.labels), changed.display_name) == ("new", {"team": "b"}, "Docs")
+    assert (await refusal(client.UpdateDataset(pb.UpdateDatasetRequest(dataset=change)))).reason == "ETAG_MISMATCH"
+    lower = pb.UpdateDatasetRequest(dataset=dataset_pb2.Dataset(name=NAME, secrecy=2))
+    error = await refusal(client.UpdateDataset(lower))
+    assert (error.reason, error.metadata["field"]) == ("INVALID_FIELD", "dataset.secrecy")
+    mask = FieldMask(paths=["creator"])
+    wrong = pb.UpdateDatasetRequest(dataset=dataset_pb2.Dataset(name=NAME), update_mask=mask)
+    assert (await refusal(client.UpdateDataset(wrong))).reason == "INVALID_FIELD"
+
+    await client.DeleteDataset(pb.DeleteDatasetRequest(name=NAME))
+    assert (await refusal(client.GetDataset(pb.GetDatasetRequest(name=NAME)))).reason == "NOT_FOUND"
+    assert not (await client.ListDatasets(pb.ListDatasetsRequest(parent="orgs/acme"))).datasets
+    deleted = await client.ListDatasets(pb.ListDatasetsRequest(parent="orgs/acme", show_deleted=True))
+    assert [dataset.name for dataset in deleted.datasets] == [NAME]
+    back = await client.UndeleteDataset(pb.UndeleteDatasetRequest(name=NAME))
+    assert not back.HasField("delete_time")
+    assert (await refusal(client.UndeleteDataset(pb.UndeleteDatasetRequest(name=NAME)))).reason == "STATE_CONFLICT"
+
+
+async def test_the_same_request_id_makes_one_dataset(client: Client) -> None:
+    request = pb.CreateDatasetRequest(parent="orgs/acme", dataset=dataset_pb2.Dataset(), request_id="one")
+    assert (await client.CreateDataset(request)).name == (await client.CreateDataset(request)).name
+    request.dataset.description = "another"
+    assert (await refusal(client.CreateDataset(request))).reason == "REQUEST_ID_REUSED"
+
+
+async def test_another_organization_sees_nothing(client: Client) -> None:
+    await client.dataset("docs")
+    version = await publish(client, [{"text": "a"}])
+    upload = await client.upload(b"x")
+    stranger = client.other(org="umbrella", subject="users/bob", role=options_pb2.ROLE_ADMIN)
+    calls = [
+        stranger.GetDataset(pb.GetDatasetRequest(name=NAME)),
+        stranger.ListDatasets(pb.ListDatasetsRequest(parent="orgs/acme")),
+        stranger.DeleteDataset(pb.DeleteDatasetRequest(name=NAME)),
+        stranger.GetDatasetVersion(pb.GetDatasetVersionRequest(name=version.name)),
+        stranger.PreviewRows(pb.PreviewRowsRequest(parent=version.name)),
+        stranger.CleanVersion(pb.CleanVersionRequest(name=version.name)),
+        stranger.GetUpload(pb.GetUploadRequest(name=upload.name)),
+    ]
+    for call in calls:
+        assert (await refusal(call)).reason == "NOT_FOUND"
+    # A foreign name in any other field is caught by the repository.
+    await stranger.CreateDataset(
+        pb.CreateDatasetRequest(parent="orgs/umbrella", dataset_id="own", dataset=dataset_pb2.Dataset())
+    )
+    own = "orgs/umbrella/datasets/own"
+    theft = stranger.ImportVersion(pb.ImportVersionRequest(parent=own, upload=upload.name))
+    assert (await refusal(theft)).reason == "NOT_FOUND"
+    theft = stranger.RollBackDataset(pb.RollBackDatasetRequest(name=own, version=version.name))
+    assert (await refusal(theft)).reason == "NOT_FOUND"
+    await stranger.close()
+
+
+async def test_a_private_dataset_is_its_creators_and_the_administrators(client: Client) -> None:
+    await client.dataset("docs", visibility=dataset_pb2.VISIBILITY_USER)
+    version = await publish(client, [{"text": "a"}])
+    colleague = client.other(subject="users/bob", role=options_pb2.ROLE_APPROVER)
+    admin = client.other(subject="users/root", role=options_pb2.ROLE_ADMIN)
+    assert (await refusal(colleague.GetDataset(pb.GetDatasetRequest(name=NAME)))).reason == "NOT_FOUND"
+    request = pb.GetDatasetVersionRequest(name=version.name)
+    assert (await refusal(colleague.GetDatasetVersion(request))).reason == "NOT_FOUND"
+    listing = pb.ListDatasetsRequest(parent="orgs/acme")
+    assert [len((await who.ListDatasets(listing)).datasets) for who in (client, colleague, admin)] == [1, 0, 1]
+    assert (await admin.GetDataset(pb.GetDatasetRequest(name=NAME))).name == NAME
+    for other in (colleague, admin):
+        await other.close()
+
+
+async def test_tags_are_unique_and_move(client: Client) -> None:
+    await client.dataset("docs")
+    first, second = await publish(client, [{"text": "a"}]), await publish(client, [{"text": "b"}])
+    await client.TagDatasetVersion(pb.TagDatasetVersionRequest(name=first.name, add_tags=["golden", "q4"]))
+    tagged = await client.TagDatasetVersion(pb.TagDatasetVersionRequest(name=second.name, add_tags=["golden"]))
+    assert list(tagged.tags) == ["golden"]
+    found = await client.ListDatasetVersions(pb.ListDatasetVersionsRequest(parent=NAME))
+    assert {version.name: list(version.tags) for version in found.dataset_versions} == {
+        first.name: ["q4"],
+        second.name: ["golden"],
+    }
+    many = pb.TagDatasetVersionRequest(name=second.name, add_tags=[f"t{number}" for number in range(32)])
+    assert (await refusal(client.TagDatasetVersion(many))).reason == "INVALID_FIELD"
+    gone = pb.TagDatasetVersionRequest(name=second.name, remove_tags=["golden"], etag=tagged.etag)
+    assert not (await client.TagDatasetVersion(gone)).tags
+
+
+async def test_a_locked_dataset_gets_no_version(client: Client) -> None:
+    await client.dataset("docs")
+    version = await publish(client, [{"text": "a"}])
+    locked = dataset_pb2.Dataset(name=NAME, locked=True)
+    await client.UpdateDataset(pb.UpdateDatasetRequest(dataset=locked))
+    upload = await client.upload(b'{"text": "a"}\n')
+    for call in (
+        client.ImportVersion(pb.ImportVersionRequest(parent=NAME, upload=upload.name)),
+        client.CleanVersion(pb.CleanVersionRequest(name=version.name)),
+        client.RollBackDataset(pb.RollBackDatasetRequest(name=NAME, version=version.name)),
+    ):
+        assert (await refusal(call)).reason == "STATE_CONFLICT"
+    free = pb.UpdateDatasetRequest(dataset=dataset_pb2.Dataset(name=NAME), update_mask=FieldMask(paths=["locked"]))
+    assert not (await client.UpdateDataset(free)).locked
+    assert (await client.RollBackDataset(pb.RollBackDatasetRequest(name=NAME, version=version.name))).row_count == 1
+
+
+async def test_rows_are_previewed_in_pages(client: Client) -> None:
+    await client.dataset("docs")
+    rows = [{"text": "x" * 30_000 if number == 2 else f"row {number}", "n": number, "deep": [1]} for number in range(5)]
+    version = await publish(client, rows)
+    request = pb.PreviewRowsRequest(parent=version.name, page_size=2)
+    page = await client.PreviewRows(request)
+    assert [dict(row.fields)["n"] for row in page.rows] == [0, 1]
+    assert (page.rows[1].source, page.rows[1].position) == ("file.jsonl", 1)
+    request.page_token = page.next_page_token
+    page = await client.PreviewRows(request)
+    assert [len(dict(row.fields)["text"]) for row in page.rows] == [20_001, 5]
+    request.page_token = "bm90IG91cnM"
+    assert (await refusal(client.PreviewRows(request))).reason == "PAGE_TOKEN_INVALID"
+
+
+async def test_reading_resumes_and_shards(client: Client) -> None:
+    await client.dataset("docs")
+    version = await publish(client, [{"text": f"row {number}", "n": number} for number in range(5000)])
+
+    async def ids(**fields: object) -> list[str]:
+        found: list[str] = []
+        async for answer in client.ReadVersion(pb.ReadVersionRequest(name=version.name, **fields)):
+            found += [answer.cursor]
+        return found
+
+    whole = await ids()
+    assert whole == ["2048", "4096", "5000"]
+    assert await ids(cursor=whole[0]) == whole[1:]
+    assert await ids(cursor="5000") == []
+    assert [await ids(shard=number, shard_count=3) for number in range(3)] == [["1666"], ["3333"], ["5000"]]
+    for fields, field in (
+        ({"cursor": "9999"}, "cursor"),
+        ({"cursor": "x"}, "cursor"),
+        ({"cursor": "1", "shard": 1, "shard_count": 2}, "cursor"),
+        ({"shard": 2, "shard_count": 2}, "shard"),
+        ({"projection": ["nope"]}, "projection"),
+    ):
+        error = await refusal(first_of(client.ReadVersion(pb.ReadVersionRequest(name=version.name, **fields))))
+        assert (error.reason, error.metadata["field"]) == ("INVALID_FIELD", field)
+
+
+async def first_of(stream: object) -> object:
+    async for answer in stream:  # type: ignore[attr-defined]
+        return answer
+    return None
+
+
+async def test_diff_is_within_one_dataset(client: Client) -> None:
+    await client.dataset("docs")
+    await client.dataset("other")
+    first = await publish(client, [{"text": "a"}, {"text": "b"}])
+    second = await publish(client, [{"text": "b"}, {"text": "c"}])
+    foreign = await publish(client, [{"text": "b"}], "orgs/acme/datasets/other")
+    diff = await client.DiffDatasetVersions(pb.DiffDatasetVersionsRequest(name=second.name, base=first.name))
+    assert (diff.added, diff.removed, diff.common) == (1, 1, 1)
+    assert [dict(row.fields)["text"] for row in (*diff.added_examples, *diff.removed_examples)] == ["c", "a"]
+    wrong = pb.DiffDatasetVersionsRequest(name=second.name, base=foreign.name)
+    assert (await refusal(client.DiffDatasetVersions(wrong))).metadata["field"] == "base"
+
+
+async def test_a_broken_upload_goes_on_where_it_stood(client: Client) -> None:
+    data = bytes(range(256)) * 100
+    upload = await client.CreateUpload(
+        pb.CreateUploadRequest(parent="orgs/acme", file_name="rows.jsonl", size=len(data))
+    )
+    await client.AppendUpload(append(upload.name, data, 0, 10_000))
+    ahead = await refusal(client.AppendUpload(append(upload.name, data, 20_000, 10_000)))
+    assert (ahead.reason, ahead.metadata["offset"]) == ("OFFSET_MISMATCH", "10000")
+    damaged = append(upload.name, data, 10_000, 10_000)
+    damaged.data = b"other"
+    assert (await refusal(client.AppendUpload(damaged))).reason == "DIGEST_MISMATCH"
+    assert (await refusal(client.CommitUpload(pb.CommitUploadRequest(name=upload.name)))).reason == "INVALID_FIELD"
+
+    again = await client.AppendUpload(append(upload.name, data, 0, 10_000))
+    assert again.offset == 10_000
+    assert (await refusal(client.AppendUpload(append(upload.name, data, 0, 9_000)))).reason == "OFFSET_MISMATCH"
+    stands = (await client.GetUpload(pb.GetUploadRequest(name=upload.name))).offset
+    for offset in range(stands, len(data), 10_000):
+        await client.AppendUpload(append(upload.name, data, offset, 10_000))
+    beyond = append(upload.name, b"x" * (len(data) + 1), len(data), 1)
+    assert (await refusal(client.AppendUpload(beyond))).reason == "INVALID_FIELD"
+    wrong = pb.CommitUploadRequest(name=upload.name, sha256="0" * 64)
+    assert (await refusal(client.CommitUpload(wrong))).reason == "DIGEST_MISMATCH"
+
+    digest = hashlib.sha256(data).hexdigest()
+    done = await client.CommitUpload(pb.CommitUploadRequest(name=upload.name, sha256=digest))
+    assert (done.state, done.digest, done.offset) == (dataset_pb2.Upload.STATE_COMMITTED, digest, len(data))
+    assert (await client.CommitUpload(pb.CommitUploadRequest(name=upload.name))).digest == digest
+    assert (await refusal(client.AppendUpload(beyond))).reason == "STATE_CONFLICT"
+
+
+async def test_uploads_expire(client: Client) -> None:
+    await client.dataset("docs")
+    committed = await client.upload(b'{"a": 1}\n')
+    left = await client.CreateUpload(pb.CreateUploadRequest(parent="orgs/acme", file_name="a.csv"))
+    await client.AppendUpload(append(left.name, b"some bytes", 0, 10))
+    app, later = client.service.app, ManualClock(client.service.clock.now() + OPEN_TIME + timedelta(seconds=1))
+    assert (await sweep(app.database, app.blobs, later))[0] == 1
+    assert (await refusal(client.GetUpload(pb.GetUploadRequest(name=left.name)))).reason == "NOT_FOUND"
+    assert (await client.GetUpload(pb.GetUploadRequest(name=committed.name))).digest == committed.digest
+
+
+async def test_tasks_are_refused_before_they_are_queued(client: Client) -> None:
+    await client.dataset("docs")
+    version = await publish(client, [{"text": "a"}])
+    unfinished = await client.CreateUpload(pb.CreateUploadRequest(parent="orgs/acme", file_name="rows.jsonl"))
+    unnamed = await client.upload(b"x", "rows.bin")
+    split = {"name": version.name, "train_dataset": NAME, "test_fraction": 0.5}
+    for call, reason, field in (
+        (client.ImportVersion(pb.ImportVersionRequest(parent=NAME, upload=unfinished.name)), "STATE_CONFLICT", ""),
+        (client.ImportVersion(pb.ImportVersionRequest(parent=NAME, upload=unnamed.name)), "INVALID_FIELD", "format"),
+        (
+            client.CleanVersion(pb.CleanVersionRequest(name=version.name, text_column="body")),
+            "INVALID_FIELD",
+            "text_column",
+        ),
+        (
+            client.CleanVersion(pb.CleanVersionRequest(name=version.name, rules=pb.CleaningRules())),
+            "INVALID_FIELD",
+            "rules",
+        ),
+        (
+            client.CleanVersion(
+                pb.CleanVersionRequest(name=version.name, rules=pb.CleaningRules(min_chars=5, max_chars=4))
+            ),
+            "INVALID_FIELD",
+            "rules.max_chars",
+        ),
+        (client.SplitVersion(pb.SplitVersionRequest(**split, test_dataset=NAME)), "INVALID_FIELD", "test_dataset"),
+        (
+            client.SplitVersion(pb.SplitVersionRequest(**split, test_dataset="orgs/acme/datasets/none")),
+            "NOT_FOUND",
+            "",
+        ),
+    ):
+        error = await refusal(call)
+        assert (error.reason, error.metadata.get("field", "")) == (reason, field)
+    task = await client.CleanVersion(pb.CleanVersionRequest(name=version.name))
+    assert (task.state, task.kind, task.target) == (task_pb2.Task.STATE_QUEUED, "dataset.clean", version.name)
+    cancelled = await client.CancelTask(task_service_pb2.CancelTaskRequest(name=task.name))
+    assert cancelled.cancel_requested
+
+
+@pytest.mark.parametrize("name", ["orgs/acme/datasets/DOCS", "orgs/acme", "x" * 600, ""])
+async def test_bad_names_are_named(client: Client, name: str) -> None:
+    error = await refusal(client.GetDataset(pb.GetDatasetRequest(name=name)))
+    assert (error.reason, error.violations[0][0]) == ("INVALID_FIELD", "name")
+
+
+async def test_the_store_keeps_what_versions_name(client: Client) -> None:
+    await client.dataset("docs")
+    version = await publish(client, [{"text": "a"}])
+    app = client.service.app
+    garbage = await app.blobs.put(b"nobody names this")
+    later = ManualClock(client.service.clock.now() + timedelta(days=3))
+    app.blobs._clock = later
+    _, deleted = await sweep(app.database, app.blobs, later)
+    assert deleted == 1
+    assert (await client.PreviewRows(pb.PreviewRowsRequest(parent=version.name))).rows
+    assert garbage.sha256 not in str(list((client.mesh.folder / "blobs").rglob("*")))
