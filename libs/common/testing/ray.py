@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 import socket
 import tempfile
 from collections.abc import Iterator
@@ -52,7 +53,9 @@ class RunningRay:
 
 def _free_ports() -> int:
     """A port that is free together with the ones after it that a head takes."""
-    for first in range(21_400, 31_000, 10):
+    # Anywhere in the range: two test runs on one machine would otherwise both take the first one.
+    begin = random.randrange(21_400, 30_000, 10)  # noqa: S311 - not a secret
+    for first in range(begin, 31_000, 10):
         taken = [socket.socket() for _ in range(_PORTS)]
         try:
             for offset, listener in enumerate(taken):
