@@ -87,6 +87,8 @@ class RayHead:
         """Makes the folders and the token, and removes what older sessions left."""
         self.folder.mkdir(parents=True, exist_ok=True)
         self.session_folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        if self.session_folder.stat().st_uid != os.getuid():
+            raise RuntimeError(f"{self.session_folder} belongs to another user; remove it")
         if not self.token_file.exists():
             descriptor = os.open(self.token_file, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
             with os.fdopen(descriptor, "w") as file:

@@ -16,6 +16,10 @@ from libs.common.domain import DomainError
 from libs.common.tasks.tables import task_events, tasks
 from libs.common.tasks.task import Json, Task, log_payload, metrics_payload
 
+# Channel of LISTEN/NOTIFY; every service has its own database, so one name serves all.
+CHANNEL = "argosy_tasks"
+# Delivered when the transaction commits.
+_NOTIFY = select(func.pg_notify(CHANNEL, ""))
 _NOW = func.clock_timestamp(type_=time_type())
 _CHANGED = {"version": tasks.c.version + 1, "update_time": _NOW}
 
@@ -30,7 +34,9 @@ class LeaseLost(Exception):
 async def add(uow: UnitOfWork, row: Json) -> Task:
     """Stores a new task."""
     connection = await uow.connection()
-    return Task.from_row((await connection.execute(insert(tasks).values(row).returning(tasks))).mappings().one())
+    task = Task.from_row((await connection.execute(insert(tasks).values(row).returning(tasks))).mappings().one())
+    await connection.execute(_NOTIFY)
+    return task
 
 
 async def get(uow: UnitOfWork, name: str, *, for_update: bool = False) -> Task:
@@ -61,8 +67,10 @@ async def page(
 async def change(uow: UnitOfWork, task: Task, **values: Any) -> Task:
     """Changes a task that `get(..., for_update=True)` locked."""
     statement = update(tasks).where(tasks.c.uid == task.uid).values(**_CHANGED, sequence=tasks.c.sequence + 1, **values)
-    row = (await (await uow.connection()).execute(statement.returning(tasks))).mappings().one()
-    return Task.from_row(row)
+    connection = await uow.connection()
+    changed = Task.from_row((await connection.execute(statement.returning(tasks))).mappings().one())
+    await connection.execute(_NOTIFY)
+    return changed
 
 
 async def events(

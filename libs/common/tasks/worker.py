@@ -19,9 +19,11 @@ from libs.common.tasks import store
 from libs.common.tasks.attempt import Attempt
 from libs.common.tasks.kinds import Driver, TaskKind
 from libs.common.tasks.task import Task
+from libs.common.tasks.wake import Wake
 
 LEASE_SECONDS = 15.0
-_CLAIM_SECONDS = 0.5
+# New tasks ring; this is for those whose worker died, and for a LISTEN connection that did.
+_CLAIM_SECONDS = 2.0
 _TIDY_SECONDS = 30.0
 # Ray decides how many run at once; this bounds the polling of one process.
 _MOST_TASKS = 16
@@ -61,6 +63,7 @@ class TaskWorker:
         self._seconds = lease_seconds
         self._clock = clock
         self._owner = f"{socket.gethostname()}/{os.getpid()}"
+        self._wake = Wake(database, clock)
         self._stopping = asyncio.Event()
         self._ended = asyncio.Event()
         self._running: dict[str, asyncio.Task[None]] = {}
@@ -70,10 +73,12 @@ class TaskWorker:
         """Works until `stop`."""
         try:
             async with asyncio.TaskGroup() as group:
+                listening = group.create_task(self._wake.run(), name="wake")
                 while not self._stopping.is_set():
                     await self._claim(group)
                     await self._tidy()
-                    await self._sleep()
+                    await self._wake.wait(_CLAIM_SECONDS)
+                listening.cancel()
                 for task in self._running.values():
                     task.cancel()
         finally:
@@ -83,16 +88,8 @@ class TaskWorker:
     async def stop(self) -> None:
         """Gives every task back, for another worker to adopt at once. Their carriers go on."""
         self._stopping.set()
+        self._wake.ring()
         await self._ended.wait()
-
-    async def _sleep(self) -> None:
-        sleeping = asyncio.ensure_future(self._clock.sleep(_CLAIM_SECONDS))
-        stopping = asyncio.ensure_future(self._stopping.wait())
-        try:
-            await asyncio.wait((sleeping, stopping), return_when=asyncio.FIRST_COMPLETED)
-        finally:
-            sleeping.cancel()
-            stopping.cancel()
 
     async def _claim(self, group: asyncio.TaskGroup) -> None:
         free = _MOST_TASKS - len(self._running)

@@ -25,6 +25,7 @@ from libs.common.db.uow import Database
 from libs.common.domain import DomainError
 from libs.common.rpc.call import Call
 from libs.common.tasks import Tasks, TaskServiceHandlers, tables
+from libs.common.tasks.wake import Wake
 from libs.common.testing.database import apply
 from libs.common.testing.ray import RunningRay, ray_head
 from libs.common.testing.task_worker import SERVICE, make_worker, migrate
@@ -386,6 +387,25 @@ async def test_a_worker_that_slept_through_its_lease_changes_nothing(
     assert (await get(database, name)).etag == task.etag
     assert ran(marks) == [(1, step) for step in range(25)]
     assert [effect for effect, _ in await effects(database)] == ["started", "applied"]
+
+
+async def test_a_commit_wakes_the_worker_and_nothing_else_does(database: Database) -> None:
+    async def waited() -> float:
+        started = SYSTEM_CLOCK.monotonic()
+        await wake.wait(20)
+        return SYSTEM_CLOCK.monotonic() - started
+
+    wake = Wake(database, SYSTEM_CLOCK)
+    async with asyncio.TaskGroup() as group:
+        listening = group.create_task(wake.run())
+        assert await waited() < 15, "it rings when it begins to listen"
+        waiting = group.create_task(waited())
+        async with database.unit_of_work("acme", "users/alice") as uow:
+            await Tasks(SERVICE).create(uow, "acme", "test.refuse", "orgs/acme/things/one", {}, "users/alice")
+            await asyncio.sleep(0.5)
+            assert not waiting.done()
+        assert await waiting < 15
+        listening.cancel()
 
 
 async def test_migration_and_tables_are_the_same(database: Database) -> None:
