@@ -31,8 +31,7 @@ help: ## list the commands
 
 setup: $(STUBS) ## make .venv, install everything that is locked, generate the stubs
 
-demo: setup ## install, start the mesh, run the main job from raw text to a served, watched model; leaves it running
-	@$(BIN)/argosy up
+demo: setup ## install, run the main job from raw text to a served, watched model; leave it running
 	@$(BIN)/python -m deploy.demo
 
 test: check ## every test that CI runs

@@ -23,6 +23,7 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass
 from importlib.metadata import packages_distributions, version
 from pathlib import Path
+from pydoc_data.topics import topics
 
 # Raised when the rows of the same files would come out differently.
 _REVISION = 1
@@ -46,6 +47,7 @@ _MIN_CHARS, _MAX_CHARS = 40, 4000
 _CHUNK = 64
 # Name of the standard library among the packages.
 STANDARD_LIBRARY = "python"
+_TOPICS = "pydoc_data/topics.py#"
 
 Progress = Callable[[int, int], None]
 
@@ -123,8 +125,7 @@ def _write(
 
 
 def _rows() -> Iterator[dict[str, object]]:
-    yield from _topics()
-    files = sorted(source_files(), key=lambda file: hashlib.sha256(file[1].encode()).digest())
+    files = sorted([*source_files(), *_topics()], key=lambda file: hashlib.sha256(file[1].encode()).digest())
     # Spawned, because a fork of a process that has used gRPC hangs.
     with multiprocessing.get_context("spawn").Pool(os.cpu_count() or 1) as pool:
         for found in pool.imap(_parse, files, chunksize=_CHUNK):
@@ -157,6 +158,8 @@ def _below(folder: Path, root: Path, package: str) -> Iterator[tuple[str, str, s
 def _parse(file: tuple[str, str, str]) -> list[dict[str, object]]:
     """The docstrings of one file, by line."""
     path, source, package = file
+    if source.startswith(_TOPICS):
+        return _topic(source)
     try:
         text = Path(path).read_text(encoding="utf-8")
         if '"""' not in text and "'''" not in text:
@@ -215,20 +218,26 @@ def _clean(text: str) -> str:
     return cleaned[:_MAX_CHARS] if len(cleaned) >= _MIN_CHARS else ""
 
 
-def _topics() -> Iterator[dict[str, object]]:
-    """The language reference: a paragraph a row, because a topic is pages long."""
-    from pydoc_data.topics import topics
-
+def _topics() -> Iterator[tuple[str, str, str]]:
+    """The topics of the language reference, as if each were a file."""
     for topic in sorted(topics):
-        for number, paragraph in enumerate(_paragraphs(topics[topic])):
-            yield {
-                "text": paragraph,
-                "package": STANDARD_LIBRARY,
-                "module": "pydoc_data.topics",
-                "object": topic,
-                "source": f"pydoc_data/topics.py#{topic}",
-                "line": number + 1,
-            }
+        yield "", f"{_TOPICS}{topic}", STANDARD_LIBRARY
+
+
+def _topic(source: str) -> list[dict[str, object]]:
+    """A topic: some paragraphs a row, because a topic is pages long."""
+    topic = source.removeprefix(_TOPICS)
+    return [
+        {
+            "text": part,
+            "package": STANDARD_LIBRARY,
+            "module": "pydoc_data.topics",
+            "object": topic,
+            "source": source,
+            "line": number + 1,
+        }
+        for number, part in enumerate(_paragraphs(topics[topic]))
+    ]
 
 
 def _paragraphs(text: str) -> Iterator[str]:

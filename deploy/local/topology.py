@@ -130,8 +130,7 @@ def service_environment(home: Home, ports: Ports, credentials: Credentials, name
 
 def _aiops(home: Home, ports: Ports) -> dict[str, str]:
     return {
-        "ARGOSY_AIOPS_DATA_DIR": str(home.aiops),
-        "ARGOSY_AIOPS_OTLP_HTTP": f"127.0.0.1:{ports.otlp_http}",
+        "ARGOSY_AIOPS_HTTP_LISTEN": f"127.0.0.1:{ports.otlp_http}",
     }
 
 

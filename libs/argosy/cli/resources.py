@@ -54,7 +54,8 @@ def _commands() -> Iterator[tuple[str, str, Method]]:
     for method in methods:
         verb, rest = _parted(method.name)
         if rest:
-            yield _placed(verb, rest, method.area, nouns)[::-1] + (method,)
+            found, noun = _placed(verb, rest, method.area, nouns)
+            yield noun, found, method
 
 
 def _parted(name: str) -> tuple[str, str]:
