@@ -30,6 +30,7 @@ class MethodPolicy:
         reads: NO_SIDE_EFFECTS: may be repeated, and gets a read-only unit of work.
         has_request_id: the request carries `request_id`, so the call is idempotent by it.
         streams: the answer is a stream.
+        sharable: the handler decides about names in other organizations.
     """
 
     path: str
@@ -41,6 +42,7 @@ class MethodPolicy:
     reads: bool
     has_request_id: bool
     streams: bool
+    sharable: bool = False
 
 
 def method_path(method: MethodDescriptor) -> str:
@@ -64,6 +66,9 @@ def read_policy(method: MethodDescriptor) -> MethodPolicy:
         raise PolicyError(f"{path} is for peers and names none")
     if method.client_streaming:
         raise PolicyError(f"{path} streams requests; Argosy uploads in parts instead")
+    reads = options.idempotency_level == MethodOptions.NO_SIDE_EFFECTS
+    if policy.sharable and not reads:
+        raise PolicyError(f"{path} changes something, so it cannot be shared")
     return MethodPolicy(
         path=path,
         access=policy.access,
@@ -71,7 +76,8 @@ def read_policy(method: MethodDescriptor) -> MethodPolicy:
         peers=frozenset(policy.peers),
         max_deadline=policy.max_deadline_ms / 1000 if policy.max_deadline_ms else DEFAULT_MAX_DEADLINE_SECONDS,
         audience_is_deployment=policy.audience_is_deployment,
-        reads=options.idempotency_level == MethodOptions.NO_SIDE_EFFECTS,
+        reads=reads,
         has_request_id="request_id" in method.input_type.fields_by_name,
         streams=method.server_streaming,
+        sharable=policy.sharable,
     )

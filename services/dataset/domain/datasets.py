@@ -10,8 +10,8 @@ from libs.common.domain import DomainError, Resource, Secrecy
 
 # After that the bytes may be gone.
 UNDELETE_TIME = timedelta(days=30)
-# Value of argosy.common.v1.Role.
-_ROLE_ADMIN = 4
+# Values of argosy.common.v1.Role.
+_ROLE_ADMIN, _ROLE_SYSTEM = 4, 5
 
 
 class Visibility(enum.IntEnum):
@@ -60,11 +60,11 @@ class Dataset(Resource):
         """Whether a principal may see the dataset.
 
         Args:
-            org: its organization; empty for a service that carries no token.
+            org: its organization.
             subject: `users/alice`, or `services/training`.
             role: its role in `org`.
         """
-        if org not in (self.org, ""):
+        if org != self.org and role < _ROLE_SYSTEM:
             return self.visibility == Visibility.PUBLIC and self.delete_time is None
         return self.visibility != Visibility.USER or subject == self.creator or sees_all(subject, role)
 

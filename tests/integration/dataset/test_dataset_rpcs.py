@@ -98,6 +98,12 @@ async def test_another_organization_sees_nothing(client: Client) -> None:
     ]
     for call in calls:
         assert (await refusal(call)).reason == "NOT_FOUND"
+    none = f"{NAME}/versions/v9"
+    errors = [
+        await refusal(stranger.GetDatasetVersion(pb.GetDatasetVersionRequest(name=name)))
+        for name in (version.name, none)
+    ]
+    assert errors[0].message.replace(version.name, none) == errors[1].message
     # A foreign name in any other field is caught by the repository.
     await stranger.CreateDataset(
         pb.CreateDatasetRequest(parent="orgs/umbrella", dataset_id="own", dataset=dataset_pb2.Dataset())
@@ -123,6 +129,28 @@ async def test_a_private_dataset_is_its_creators_and_the_administrators(client: 
     assert (await admin.GetDataset(pb.GetDatasetRequest(name=NAME))).name == NAME
     for other in (colleague, admin):
         await other.close()
+
+
+async def test_a_public_dataset_is_read_by_others_and_changed_by_none_of_them(client: Client) -> None:
+    await client.dataset("docs", visibility=dataset_pb2.VISIBILITY_PUBLIC)
+    version = await publish(client, [{"text": "a"}])
+    stranger = client.other(org="umbrella", subject="users/alice", role=options_pb2.ROLE_ADMIN)
+    assert (await stranger.GetDataset(pb.GetDatasetRequest(name=NAME))).name == NAME
+    versions = await stranger.ListDatasetVersions(pb.ListDatasetVersionsRequest(parent=NAME))
+    assert [found.name for found in versions.dataset_versions] == [version.name]
+    assert (await stranger.PreviewRows(pb.PreviewRowsRequest(parent=version.name))).rows
+    assert await first_of(stranger.ReadVersion(pb.ReadVersionRequest(name=version.name)))
+    for call in (
+        stranger.ListDatasets(pb.ListDatasetsRequest(parent="orgs/acme")),
+        stranger.UpdateDataset(pb.UpdateDatasetRequest(dataset=dataset_pb2.Dataset(name=NAME, description="mine"))),
+        stranger.TagDatasetVersion(pb.TagDatasetVersionRequest(name=version.name, add_tags=["mine"])),
+        stranger.CleanVersion(pb.CleanVersionRequest(name=version.name)),
+        stranger.DeleteDataset(pb.DeleteDatasetRequest(name=NAME)),
+    ):
+        assert (await refusal(call)).reason == "NOT_FOUND"
+    await client.DeleteDataset(pb.DeleteDatasetRequest(name=NAME))
+    assert (await refusal(stranger.GetDataset(pb.GetDatasetRequest(name=NAME)))).reason == "NOT_FOUND"
+    await stranger.close()
 
 
 async def test_tags_are_unique_and_move(client: Client) -> None:

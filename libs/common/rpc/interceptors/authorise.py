@@ -27,7 +27,7 @@ def wrap(method: Method, host: Host, step: Step) -> Step:
             role = _ROLE_NAMES[policy.role]
             raise ArgosyError("ROLE_MISSING", f"This needs {role}.", metadata={"required_role": role})
         assert exchange.request is not None
-        enter_organization(exchange, method.names(exchange.request))
+        enter_organization(exchange, method.names(exchange.request), policy.sharable)
 
     async def authorise(exchange: Exchange) -> bytes | None:
         try:
@@ -41,14 +41,15 @@ def wrap(method: Method, host: Host, step: Step) -> Step:
     return authorise
 
 
-def enter_organization(exchange: Exchange, names: list[tuple[str, str]]) -> None:
+def enter_organization(exchange: Exchange, names: list[tuple[str, str]], sharable: bool = False) -> None:
     """Sets `call.org`. A name in another organization is NOT_FOUND, so that nobody learns what others have.
 
     System administrators, and services that carry no token, work in the organization that the request names, or in all.
+    A method that reads what may be shared works there too: its handler looks at the principal's organization itself.
     """
     call = exchange.call
     principal = call.principal
-    crosses = not principal.org or principal.role == options_pb2.ROLE_SYSTEM
+    crosses = sharable or not principal.org or principal.role == options_pb2.ROLE_SYSTEM
     own = "" if crosses else principal.org
     for _, name in names:
         org = _org(name)
