@@ -6,6 +6,7 @@ import asyncio
 import inspect
 import json
 import logging
+import math
 import os
 import threading
 import time
@@ -49,7 +50,7 @@ class CarrierContext(EngineContext):
             self._progress = {
                 "fraction": min(1.0, max(0.0, float(fraction))),
                 "message": message or before["message"],
-                "cost": {**before["cost"], **{name: float(value) for name, value in cost.items()}},
+                "cost": {**before["cost"], **_finite(cost)},
             }
 
     def log(self, body: str, severity: str = "INFO") -> None:
@@ -57,11 +58,10 @@ class CarrierContext(EngineContext):
         self._add({"kind": "log", "severity": severity, "body": body})
 
     def metrics(self, phase: str, step: int, **values: float) -> None:
-        numbers = {name: float(value) for name, value in values.items()}
-        self._add({"kind": "metrics", "phase": phase, "step": int(step), "values": numbers})
+        self._add({"kind": "metrics", "phase": phase, "step": int(step), "values": _finite(values)})
 
     def checkpoint(self, data: Json) -> None:
-        json.dumps(data)  # what is not JSON must fail here, not in the service
+        _require_json(data)
         with self._lock:
             self._checkpoint = data
 
@@ -137,7 +137,7 @@ class TaskCarrier:
             result = load_entrypoint(self._job["entrypoint"])(context)
             if context.saw_cancel:
                 return {"state": "cancelled"}
-            json.dumps(result)
+            _require_json(result)
             return {"state": "succeeded", "result": result}
         except EngineCancelled:
             return {"state": "cancelled"}
@@ -197,6 +197,15 @@ class ActorHost:
         except Exception as error:  # the object is foreign code to the host: it must go on answering
             _log.exception("%s of %s failed", method, type(self._object).__name__)
             return _failed("failed", "INTERNAL", f"{method} failed with {type(error).__name__}", True)
+
+
+def _require_json(document: Json) -> None:
+    """Raises here, in the engine, what would otherwise fail in the service: PostgreSQL's JSON has no NaN either."""
+    json.dumps(document, allow_nan=False)
+
+
+def _finite(values: dict[str, float]) -> dict[str, float]:
+    return {name: float(value) for name, value in values.items() if math.isfinite(value)}
 
 
 def _failed(state: str, reason: str, message: str, retryable: bool, metadata: dict[str, str] | None = None) -> Json:

@@ -20,6 +20,8 @@ from libs.common.tasks.task import Json, Task, log_payload, metrics_payload
 CHANNEL = "argosy_tasks"
 # Delivered when the transaction commits.
 _NOTIFY = select(func.pg_notify(CHANNEL, ""))
+# A task that tells more than this goes on untold: an engine that logs in a loop must not fill the database.
+_MOST_EVENTS = 200_000
 _NOW = func.clock_timestamp(type_=time_type())
 _CHANGED = {"version": tasks.c.version + 1, "update_time": _NOW}
 
@@ -131,6 +133,9 @@ async def record(
     """
     connection = await uow.connection()
     first = task.sequence + 1
+    if carried and task.sequence > _MOST_EVENTS:
+        values["carrier_cursor"] = carried[-1]["cursor"]
+        carried = ()
     if carried:
         rows = [_event_row(task, first + index, event) for index, event in enumerate(carried)]
         await connection.execute(insert(task_events), rows)

@@ -119,9 +119,8 @@ def log_payload(event: Mapping[str, Any]) -> Json:
 
 
 def metrics_payload(event: Mapping[str, Any]) -> Json:
-    """The stored form of a carrier's metrics. NaN and infinity, which JSON does not have, are left out."""
-    values = {name: value for name, value in event["values"].items() if value - value == 0}
-    return {"phase": event["phase"], "step": event["step"], "values": values}
+    """The stored form of a carrier's metrics."""
+    return {"phase": event["phase"], "step": event["step"], "values": event["values"]}
 
 
 def storable(text: str) -> str:

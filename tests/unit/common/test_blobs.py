@@ -251,7 +251,8 @@ async def test_garbage_goes_after_its_grace(store: BlobStore, clock: ManualClock
 def test_garbage_collection_of_a_half_written_file(store: BlobStore, clock: ManualClock, tmp_path: Path) -> None:
     stray = tmp_path / "blobs" / "staging" / "argosy-left-by-a-kill"
     stray.write_bytes(b"half")
-    os.utime(stray, ((START - timedelta(days=2)).timestamp(),) * 2)
+    long_ago = (START - timedelta(days=2)).timestamp()
+    os.utime(stray, (long_ago, long_ago))
     assert store.collect_sync([], [], 86_400) == 1
 
 

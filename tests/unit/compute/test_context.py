@@ -85,6 +85,16 @@ def test_progress_keeps_its_last_message_and_all_costs() -> None:
     assert ctx.report(0)[0]["progress"] == {"fraction": 1.0, "message": "reading", "cost": {"rows": 10, "tokens": 5}}
 
 
-def test_a_checkpoint_must_be_json() -> None:
-    with pytest.raises(TypeError):
-        CarrierContext(job()).checkpoint({"bad": object()})
+@pytest.mark.parametrize("bad", [object(), float("nan"), b"bytes"])
+def test_a_checkpoint_must_be_json(bad: object) -> None:
+    with pytest.raises((TypeError, ValueError)):
+        CarrierContext(job()).checkpoint({"bad": bad})
+
+
+def test_numbers_that_json_lacks_are_left_out() -> None:
+    ctx = CarrierContext(job())
+    ctx.metrics("train", 1, loss=float("inf"), rate=2.0)
+    ctx.progress(float("nan"), rows=float("nan"))
+    report, _ = ctx.report(0)
+    assert report["events"][0]["values"] == {"rate": 2.0}
+    assert report["progress"] == {"fraction": 0.0, "message": "", "cost": {}}
