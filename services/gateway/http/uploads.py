@@ -70,7 +70,12 @@ class Uploads:
                 raise ArgosyError("BODY_INVALID", "The body is longer than Content-Range says.")
             digest = await asyncio.to_thread(_digest, part)
             request = dataset_service_pb2.AppendUploadRequest(
-                name=name, offset=offset, data=part, sha256=digest, request_id=f"put-{offset}-{digest[:24]}"
+                name=name,
+                offset=offset,
+                data=part,
+                sha256=digest,
+                # The same part of the same file in another upload is another request.
+                request_id=f"put-{_digest(name.encode())[:12]}-{offset}-{digest[:24]}",
             )
             upload = await self._append(request, metadata=metadata, timeout=_PART_SECONDS)
             offset += len(part)
