@@ -20,7 +20,7 @@ import tempfile
 import time
 from collections.abc import Mapping
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import asyncpg
 
@@ -296,7 +296,7 @@ def _account() -> pwd.struct_passwd | None:
     raise PostgresError("PostgreSQL does not run as root: create a user with `useradd --system argosy`")
 
 
-def _as(account: pwd.struct_passwd | None) -> dict[str, object]:
+def _as(account: pwd.struct_passwd | None) -> dict[str, Any]:
     """Arguments of subprocess that make the child run as the account."""
     return {} if account is None else {"user": account.pw_uid, "group": account.pw_gid, "extra_groups": []}
 

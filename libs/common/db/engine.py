@@ -9,7 +9,7 @@ from libs.common.db import errors
 # At most eight connections a process: seven here, one for the relay's LISTEN and its leadership.
 POOL_SIZE = 7
 # Longer than a fork of a backend on a busy machine, shorter than the default deadline of ten seconds.
-CONNECT_SECONDS = 5.0
+CONNECT_SECONDS = 5
 POOL_WAIT_SECONDS = 5.0
 _SESSION = {
     # Bounds for work without a deadline of its own; a unit of work with one sets less.

@@ -72,8 +72,9 @@ def _of_cause(failure: BaseException | None) -> DomainError | None:
     """Without a SQLSTATE it is the connection that failed: refused, reset, closed, or too slow to come up."""
     seen = 0
     while failure is not None and seen < 5:
-        if isinstance(failure, asyncpg.PostgresError) and failure.sqlstate:
-            return _of_sqlstate(failure.sqlstate)
+        sqlstate = getattr(failure, "sqlstate", None)
+        if sqlstate:
+            return _of_sqlstate(sqlstate)
         if isinstance(failure, OSError | asyncpg.InterfaceError | asyncpg.InternalClientError):
             if isinstance(failure, asyncpg.DataError | asyncpg.UnsupportedClientFeatureError):
                 return None

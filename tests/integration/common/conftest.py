@@ -46,9 +46,15 @@ def create_notes(op: Operations) -> None:
 
 
 @pytest.fixture
-async def database(database_url: str) -> AsyncIterator[Database]:
-    """The database of the small service."""
-    await apply(database_url, create_notes)
+async def bare_database(database_url: str) -> AsyncIterator[Database]:
+    """A database without tables."""
     result = Database(create_engine(database_url), "notes")
     yield result
     await result.close()
+
+
+@pytest.fixture
+async def database(bare_database: Database, database_url: str) -> Database:
+    """The database of the small service."""
+    await apply(database_url, create_notes)
+    return bare_database

@@ -29,7 +29,7 @@ CASES = [
 @pytest.mark.parametrize(("sqlstate", "reason"), CASES)
 def test_a_sqlstate_has_one_reason(sqlstate: str, reason: str | None) -> None:
     failure = asyncpg.PostgresError("secret detail")
-    failure.sqlstate = sqlstate
+    failure.sqlstate = sqlstate  # type: ignore[attr-defined]
     wrapped = exc.DBAPIError("SELECT secret", None, failure)
     error = translate(wrapped)
     assert (error.reason if error else None) == reason
