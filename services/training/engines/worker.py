@@ -29,6 +29,8 @@ from services.training.engines.probe import pretraining_effect
 from services.training.engines.reports import Reports
 
 METRICS_EVERY = 10
+# Asking costs a message to the carrier.
+ASK_SECONDS = 0.5
 # The last loss is a mean: a single batch says little.
 _LAST_STEPS = 20
 # Fine-tuning computes logits at a few places only, so its token costs about half of one of pre-training.
@@ -134,8 +136,11 @@ class Worker:
             if self._checkpoint_due(number) and not done:
                 progress.results[f"{name}.last_loss"] = sum(losses) / len(losses)
                 self._write_checkpoint(loop.optimiser, name)
-        progress.results[f"{name}.last_loss"] = sum(losses) / len(losses) if losses else 0.0
+        if losses:
+            progress.results[f"{name}.last_loss"] = sum(losses) / len(losses)
         self._measure(f"{name}.heldout", "after", data)
+        if self._group.leads and progress.results[f"{name}.last_loss"] >= progress.results[f"{name}.first_loss"]:
+            self._reports.log(f"{name}: the loss did not fall; the learning rate may be wrong", "WARNING")
 
     def _measure(self, prefix: str, when: str, data: PhaseData) -> None:
         """Held-out figures, unless an earlier attempt has them."""
@@ -214,11 +219,11 @@ class Worker:
             )
 
     def _should_stop(self) -> bool:
-        """Whether the task was cancelled; asked by the leading worker at most twice a second."""
+        """Whether the task was cancelled; asked by the leading worker now and then."""
         if not self._group.leads:
             return False
         asked, answer = self._asked
-        if not answer and time.monotonic() - asked > 0.5:
+        if not answer and time.monotonic() - asked >= ASK_SECONDS:
             self._asked = (time.monotonic(), self._reports.cancelled())
         return self._asked[1]
 

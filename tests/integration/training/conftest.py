@@ -1,0 +1,65 @@
+"""Training as a service with real PostgreSQL, NATS and Ray; dataset is played by a servicer over a real blob store."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import AsyncIterator, Iterator
+from contextlib import AbstractAsyncContextManager
+from pathlib import Path
+from typing import Any
+
+import grpc
+import pytest
+from argosy.dataset.v1 import dataset_service_pb2_grpc
+
+from deploy.local.nats import Server
+from libs.common.blobs import BlobStore
+from libs.common.testing.mesh import Mesh
+from libs.common.testing.ray import RunningRay, ray_head
+from libs.common.testing.service import running_service
+from services.training.app import DEFINITION
+from tests.integration.training.peers import Caller, FakeDataset
+
+
+@pytest.fixture(scope="module")
+def ray() -> Iterator[RunningRay]:
+    with ray_head() as running, pytest.MonkeyPatch.context() as patch:
+        for name, value in running.environment.items():
+            patch.setenv(name, value)
+        yield running
+
+
+@pytest.fixture
+def mesh(tmp_path: Path) -> Mesh:
+    return Mesh(tmp_path)
+
+
+@pytest.fixture
+async def dataset(mesh: Mesh, tmp_path: Path) -> AsyncIterator[FakeDataset]:
+    """The data layer; the mesh knows its address."""
+    dataset = FakeDataset(BlobStore(f"file://{tmp_path}/dataset"))
+    server = grpc.aio.server()
+    dataset_service_pb2_grpc.add_DatasetServiceServicer_to_server(dataset, server)
+    port = server.add_secure_port("127.0.0.1:0", mesh.certificates("dataset").server_credentials())
+    mesh.peers["dataset"] = f"127.0.0.1:{port}"
+    await server.start()
+    yield dataset
+    await server.stop(0)
+
+
+def training_service(mesh: Mesh, folder: Path, database_url: str, **settings: Any) -> AbstractAsyncContextManager[Any]:
+    """The service, with the mesh's keys instead of a running identity."""
+    definition = dataclasses.replace(DEFINITION, jwks=lambda _: mesh.jwks())
+    return running_service(definition, mesh, database_url=database_url, blob_root=f"file://{folder}/blobs", **settings)
+
+
+@pytest.fixture
+async def worker(
+    mesh: Mesh, dataset: FakeDataset, tmp_path: Path, database_url: str, nats_server: Server, ray: RunningRay
+) -> AsyncIterator[Caller]:
+    """An editor of acme; both roles in one process, with NATS and Ray."""
+    settings = {"nats_url": nats_server.url(), "role": "all", "ray_address": ray.address}
+    async with training_service(mesh, tmp_path, database_url, **settings) as service:
+        caller = Caller(mesh, service=service)
+        yield caller
+        await caller.close()

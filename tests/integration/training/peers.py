@@ -1,0 +1,156 @@
+"""What plays the peer of training in its tests, and what calls it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import grpc
+from argosy.common.v1 import resource_pb2, task_pb2, task_service_pb2, task_service_pb2_grpc
+from argosy.dataset.v1 import dataset_pb2, dataset_service_pb2, dataset_service_pb2_grpc
+from argosy.training.v1 import model_service_pb2, model_service_pb2_grpc, training_pb2, training_service_pb2_grpc
+from argosy.training.v1 import training_service_pb2 as pb
+
+from libs.common.blobs import BlobStore
+from libs.common.errors import ArgosyError, from_rpc_error
+from libs.common.service import RunningService
+from libs.common.testing.mesh import Mesh
+from tests.unit.training.samples import TEMPLATE, rows, write_version
+
+TRAIN = "orgs/acme/datasets/docs/versions/1"
+HELDOUT = "orgs/acme/datasets/docs-test/versions/1"
+PROJECT = "orgs/acme/modelProjects/packages"
+DEADLINE = 30.0
+
+
+class FakeDataset(dataset_service_pb2_grpc.DatasetServiceServicer):
+    """Two versions of 200 and 30 rows in a real store, in the real format."""
+
+    def __init__(self, blobs: BlobStore) -> None:
+        self.blobs = blobs
+        self.rows = {TRAIN: rows(200), HELDOUT: rows(30, seed=99)}
+        self.digests = {name: write_version(blobs, content) for name, content in self.rows.items()}
+        self.secrecy: int = resource_pb2.SECRECY_CONFIDENTIAL
+        self.holders: list[str] = []
+
+    async def GetDatasetVersion(self, request: Any, context: Any) -> dataset_pb2.DatasetVersion:
+        if request.name not in self.rows:
+            await context.abort(grpc.StatusCode.NOT_FOUND, "no such version")
+        names = sorted({name for row in self.rows[request.name] for name in row})
+        return dataset_pb2.DatasetVersion(
+            name=request.name,
+            manifest_digest=self.digests[request.name],
+            row_count=len(self.rows[request.name]),
+            columns=[dataset_pb2.Column(name=name, type="string") for name in names],
+            secrecy=self.secrecy,  # type: ignore[arg-type]
+        )
+
+    async def PreviewRows(self, request: Any, context: Any) -> dataset_service_pb2.PreviewRowsResponse:
+        answer = dataset_service_pb2.PreviewRowsResponse()
+        for row in self.rows[request.parent][: request.page_size]:
+            answer.rows.add().fields.update(row)
+        return answer
+
+    async def GrantRead(self, request: Any, context: Any) -> dataset_service_pb2.GrantReadResponse:
+        self.holders.append(request.holder)
+        digest = self.digests[request.name]
+        grant = await self.blobs.grant(digest, request.holder, request.ttl_seconds)
+        return dataset_service_pb2.GrantReadResponse(manifest_digest=digest, grant=grant)
+
+
+class Caller:
+    """Calls training as one principal.
+
+    Args:
+        identity: whose certificate is shown.
+        principal: further arguments of `Mesh.token`.
+    """
+
+    def __init__(
+        self, mesh: Mesh, identity: str = "gateway", *, service: RunningService[Any] | None = None, **principal: Any
+    ) -> None:
+        self.mesh = mesh
+        self.service = service
+        self._metadata = mesh.metadata(**principal)
+        self._channel = mesh.channel("training", identity)
+        self._stubs = (
+            training_service_pb2_grpc.TrainingServiceStub(self._channel),
+            model_service_pb2_grpc.ModelServiceStub(self._channel),
+            task_service_pb2_grpc.TaskServiceStub(self._channel),
+        )
+
+    def __getattr__(self, rpc: str) -> Any:
+        method = next(getattr(stub, rpc) for stub in self._stubs if hasattr(stub, rpc))
+        return lambda request, **options: method(request, metadata=self._metadata, timeout=DEADLINE, **options)
+
+    def other(self, identity: str = "gateway", **principal: Any) -> Caller:
+        """The same service as somebody else."""
+        return Caller(self.mesh, identity, service=self.service, **principal)
+
+    async def close(self) -> None:
+        await self._channel.close()
+
+    async def project(self) -> training_pb2.ModelProject:
+        return await self.CreateModelProject(
+            model_service_pb2.CreateModelProjectRequest(
+                parent="orgs/acme", model_project_id="packages", model_project=training_pb2.ModelProject()
+            )
+        )
+
+    async def training(self, **fields: Any) -> training_pb2.Training:
+        """A training of the small spec."""
+        return await self.CreateTraining(
+            pb.CreateTrainingRequest(
+                parent="orgs/acme", training_id="packages", training=training_of(**fields), request_id="create-1"
+            )
+        )
+
+    async def finish(self, task: str) -> task_pb2.Task:
+        """Watches a task to its end."""
+        last = task_pb2.Task()
+        watch = self._stubs[2].WatchTask(
+            task_service_pb2.WatchTaskRequest(name=task), metadata=self._metadata, timeout=150
+        )
+        async for event in watch:
+            if event.HasField("task"):
+                last = event.task
+        return last
+
+
+def spec_of(pretrain: int = 20, sft: int = 20, **fields: Any) -> training_pb2.TrainingSpec:
+    """Two workers and a model of twenty thousand parameters."""
+    usual: dict[str, Any] = {
+        "phases": [
+            training_pb2.Phase(
+                method=training_pb2.Phase.METHOD_PRETRAIN, steps=pretrain, batch_size=12, learning_rate=0.01
+            ),
+            training_pb2.Phase(
+                method=training_pb2.Phase.METHOD_SFT,
+                steps=sft,
+                batch_size=12,
+                learning_rate=0.01,
+                prompt_template=TEMPLATE,
+            ),
+        ],
+        "architecture": training_pb2.Architecture(
+            vocabulary_size=400, hidden_size=32, intermediate_size=64, layers=1, heads=2, sequence_length=32
+        ),
+        "workers": 2,
+        "seed": 7,
+        "checkpoint_every": 8,
+    }
+    return training_pb2.TrainingSpec(**{**usual, **fields})
+
+
+def training_of(**fields: Any) -> training_pb2.Training:
+    """A training as a caller writes it."""
+    usual = {"dataset_version": TRAIN, "validation_version": HELDOUT, "model_project": PROJECT, "spec": spec_of()}
+    return training_pb2.Training(**{**usual, **fields})
+
+
+async def refusal(call: Any) -> ArgosyError:
+    """The error that a call ends with."""
+    try:
+        await call
+    except grpc.aio.AioRpcError as error:
+        return from_rpc_error(error)
+    raise AssertionError("the call was answered")

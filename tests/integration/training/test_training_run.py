@@ -1,0 +1,129 @@
+"""A run from request to model version, with Ray Train on two workers."""
+
+from __future__ import annotations
+
+import os
+import signal
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+from argosy.common.v1 import resource_pb2, task_pb2, task_service_pb2
+from argosy.training.v1 import model_service_pb2, training_pb2
+from argosy.training.v1 import training_service_pb2 as pb
+from safetensors import safe_open
+from sqlalchemy import text
+
+from tests.integration.training.peers import HELDOUT, PROJECT, TRAIN, Caller, FakeDataset, spec_of
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(180)]
+
+
+async def run(caller: Caller, **fields: Any) -> training_pb2.TrainingRun:
+    await caller.project()
+    training = await caller.training(**fields)
+    return await caller.RunTraining(pb.RunTrainingRequest(name=training.name, request_id="run-1"))
+
+
+async def events(caller: Caller, kind: str) -> int:
+    """How many events of a type are in the outbox."""
+    assert caller.service is not None
+    async with caller.service.app.database.reading() as connection:  # type: ignore[union-attr]
+        found = await connection.execute(text("SELECT count(*) FROM outbox WHERE type = :kind"), {"kind": kind})
+        return found.scalar_one()
+
+
+async def test_run_makes_a_model_version(worker: Caller, dataset: FakeDataset, tmp_path: Path) -> None:
+    started = await run(worker)
+    assert started.name == "orgs/acme/trainings/packages/runs/1"
+    assert (await run_again(worker)).name == started.name
+    task = await worker.finish(started.task)
+    assert task.state == task_pb2.Task.STATE_SUCCEEDED, task
+    assert task.cost["tokens"] > 0
+
+    done = await worker.GetTrainingRun(pb.GetTrainingRunRequest(name=started.name))
+    assert done.model_version == f"{PROJECT}/versions/1" == task.result["model_version"]
+    assert done.results["pretrain.heldout_loss_after"] < done.results["pretrain.heldout_loss_before"]
+    assert done.results["sft.last_loss"] < done.results["sft.first_loss"]
+    assert done.framework["ray"]
+    assert done.checkpoint.phase == "sft"
+    assert dataset.holders == [started.task] * 2
+
+    version = await worker.GetModelVersion(model_service_pb2.GetModelVersionRequest(name=done.model_version))
+    assert version.state == training_pb2.ModelVersion.STATE_REGISTERED
+    assert version.secrecy == resource_pb2.SECRECY_CONFIDENTIAL
+    assert {(parent.name, parent.digest, parent.relation) for parent in version.lineage.parents} == {
+        (done.name, "", "made_by"),
+        (TRAIN, dataset.digests[TRAIN], "trained_on"),
+        (HELDOUT, dataset.digests[HELDOUT], "validated_on"),
+    }
+    assert dataset.digests[TRAIN] in version.model_card
+    assert await events(worker, "training.model_version.created") == 1
+    assert await events(worker, "training.run.succeeded") == 1
+
+    metrics = await worker.ListTaskMetrics(task_service_pb2.ListTaskMetricsRequest(parent=started.task))
+    assert {point.phase for point in metrics.metrics} == {"pretrain", "sft"}
+    assert all(point.values["tokens_per_second"] > 0 for point in metrics.metrics)
+    await check_download(worker, version, tmp_path)
+
+
+async def run_again(caller: Caller) -> training_pb2.TrainingRun:
+    """The same request once more: the first answer, no second run."""
+    return await caller.RunTraining(pb.RunTrainingRequest(name="orgs/acme/trainings/packages", request_id="run-1"))
+
+
+async def check_download(caller: Caller, version: training_pb2.ModelVersion, folder: Path) -> None:
+    """A file comes in parts, from any offset, and is what the version says."""
+    size = next(file.size for file in version.files if file.path == "model.safetensors")
+    request = model_service_pb2.DownloadModelFileRequest(name=version.name, path="model.safetensors")
+    first = b"".join([part.data async for part in caller.DownloadModelFile(request)])
+    request.offset = 1000
+    rest = b"".join([part.data async for part in caller.DownloadModelFile(request)])
+    assert len(first) == size
+    assert rest == first[1000:]
+    (folder / "model.safetensors").write_bytes(first)
+    with safe_open(folder / "model.safetensors", "pt") as tensors:
+        assert "model.embed_tokens.weight" in tensors.keys()  # noqa: SIM118 - not a mapping
+
+
+async def test_killed_worker_does_not_end_the_run(worker: Caller) -> None:
+    """kill -9 of a Ray Train worker in the middle: the run goes on from its checkpoint and makes one version."""
+    started = await run(worker, spec=spec_of(pretrain=400, sft=20, checkpoint_every=20))
+    watch = worker.WatchTask(task_service_pb2.WatchTaskRequest(name=started.task))
+    async for event in watch:
+        if event.HasField("metrics") and event.metrics.step >= 40:
+            break
+    os.kill(train_worker(), signal.SIGKILL)
+    task = await worker.finish(started.task)
+    assert task.state == task_pb2.Task.STATE_SUCCEEDED, task
+    assert await events(worker, "training.model_version.created") == 1
+    metrics = await worker.ListTaskMetrics(task_service_pb2.ListTaskMetricsRequest(parent=started.task))
+    steps = [point.step for point in metrics.metrics if point.phase == "pretrain"]
+    assert steps[-1] == 400
+    # Whatever was repeated lies after the newest checkpoint before the kill.
+    repeated = len(steps) - len(set(steps))
+    assert repeated <= 6
+
+
+def train_worker() -> int:
+    """Process id of one Ray Train worker of this session."""
+    ours = {child.pid for child in psutil.Process().children(recursive=True)}
+    for process in psutil.process_iter(["pid", "cmdline"]):
+        title = " ".join(process.info["cmdline"] or [])
+        if "RayTrainWorker" in title and process.info["pid"] in ours:
+            return int(process.info["pid"])
+    raise AssertionError("no Ray Train worker runs")
+
+
+async def test_cancelled_run_stops_and_makes_nothing(worker: Caller) -> None:
+    started = await run(worker, spec=spec_of(pretrain=100_000))
+    async for event in worker.WatchTask(task_service_pb2.WatchTaskRequest(name=started.task)):
+        if event.HasField("metrics"):
+            break
+    await worker.CancelTask(task_service_pb2.CancelTaskRequest(name=started.task))
+    task = await worker.finish(started.task)
+    assert task.state == task_pb2.Task.STATE_CANCELLED
+    done = await worker.GetTrainingRun(pb.GetTrainingRunRequest(name=started.name))
+    assert not done.model_version
+    assert await events(worker, "training.run.cancelled") == 1
