@@ -50,7 +50,7 @@ def _read_catalogue() -> tuple[dict[int, Reason], dict[str, Reason]]:
     by_number: dict[int, Reason] = {}
     by_name: dict[str, Reason] = {}
     for value in error_reason_pb2.ErrorReason.DESCRIPTOR.values:
-        spec = value.GetOptions().Extensions[options_pb2.error]
+        spec: options_pb2.ErrorSpec = value.GetOptions().Extensions[options_pb2.error]  # type: ignore[arg-type]
         name = value.name.removeprefix(_PREFIX)
         if value.number and not spec.code:
             raise RuntimeError(f"{value.name} has no gRPC code in error_reason.proto")
@@ -179,10 +179,11 @@ def _pack(status: status_pb2.Status, detail: Message) -> None:
 
 def to_status(error: ArgosyError, request_id: str = "") -> status_pb2.Status:
     """The wire form: ErrorInfo always; BadRequest, RetryInfo and RequestInfo where there is something to say."""
-    for length, violations in _LIMITS:
-        status = _status(error, request_id, length, violations)
+    status = _status(error, request_id, *_LIMITS[0])
+    for limits in _LIMITS[1:]:
         if status.ByteSize() <= _STATUS_BYTES:
             break
+        status = _status(error, request_id, *limits)
     return status
 
 
@@ -212,7 +213,7 @@ def from_status(status: status_pb2.Status) -> ArgosyError:
     request = error_details_pb2.RequestInfo()
     for detail in status.details:
         for known in (info, bad_request, retry, request):
-            if detail.Is(known.DESCRIPTOR):
+            if detail.Is(known.DESCRIPTOR):  # type: ignore[arg-type]
                 detail.Unpack(known)
     known_reason = info.domain == DOMAIN and info.reason in _BY_NAME and _BY_NAME[info.reason].number
     return ArgosyError(

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import datetime
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from ipaddress import ip_address
 from pathlib import Path
@@ -42,12 +42,12 @@ def server_name(service: str) -> str:
     return f"{service}.{TRUST_DOMAIN}"
 
 
-def peer_name(auth_context: Mapping[str, Sequence[bytes]]) -> str:
+def peer_name(auth_context: Mapping[str, Iterable[bytes]]) -> str:
     """Name of the calling service, or `operator`, from gRPC's auth context; empty without a certificate of the mesh."""
     ids = auth_context.get("peer_spiffe_id")
     if not ids:
         return ""
-    uri = ids[0].decode()
+    uri = next(iter(ids)).decode()
     if uri == _SPIFFE_OPERATOR:
         return OPERATOR
     name = uri.removeprefix(_SPIFFE_SERVICE)

@@ -71,7 +71,7 @@ _CONNECTS = ("socket.socket", "socket.create_connection", "asyncio.open_connecti
 # What may open sockets: runner and Ray side (they look for what listens), the public client, and the rooms for it.
 _NETWORK_ROOMS = (
     "tests/",
-    "libs/argosy/client/",
+    "libs/argosy/",
     "libs/common/testing/",
     "libs/compute/",
     "deploy/",

@@ -55,9 +55,9 @@ def read_policy(method: MethodDescriptor) -> MethodPolicy:
     """The policy of a method. Raises PolicyError, naming the method, if it has none or one that cannot be met."""
     path = method_path(method)
     options: MethodOptions = method.GetOptions()  # type: ignore[assignment]
-    if not options.HasExtension(options_pb2.policy):
+    if not options.HasExtension(options_pb2.policy):  # type: ignore[arg-type]
         raise PolicyError(f"{path} has no policy")
-    policy = options.Extensions[options_pb2.policy]
+    policy: options_pb2.Policy = options.Extensions[options_pb2.policy]  # type: ignore[arg-type]
     if policy.access == options_pb2.ACCESS_UNSPECIFIED:
         raise PolicyError(f"{path} does not say who has access")
     if policy.access == options_pb2.ACCESS_ROLE and policy.role == options_pb2.ROLE_UNSPECIFIED:

@@ -63,7 +63,7 @@ class Server:
         self._services: list[str] = []
         self._certificates = certificates
         self._server = grpc.aio.server(options=_OPTIONS)
-        self._health = health.aio.HealthServicer()
+        self._health = health.aio.HealthServicer()  # type: ignore[attr-defined]
         self.port = 0
 
     @property
