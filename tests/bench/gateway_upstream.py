@@ -64,7 +64,7 @@ class _Identity(token_service_pb2_grpc.TokenServiceServicer, usage_service_pb2_g
         yield token_service_pb2.Revocation()
 
     async def RecordUsage(self, request: Any, context: Any) -> usage_service_pb2.RecordUsageResponse:
-        self._counts["usage"] += len(request.entries)
+        self._counts["ours_usage_entries"] += len(request.entries)
         return usage_service_pb2.RecordUsageResponse(written=len(request.entries))
 
 
@@ -96,10 +96,10 @@ def _generate() -> grpc.GenericRpcHandler:
     return grpc.method_handlers_generic_handler("argosy.deploy.v1.InferenceService", handlers)
 
 
-def _receiver(counts: dict[str, int]) -> tuple[grpc.GenericRpcHandler, ...]:
+def _receiver(counts: dict[str, int], whose: str) -> tuple[grpc.GenericRpcHandler, ...]:
     def handler(signal: str) -> grpc.GenericRpcHandler:
         async def export(request: bytes, context: Any) -> bytes:
-            counts[signal] += len(request)
+            counts[f"{whose}_{signal.lower()}_bytes"] += len(request)
             return b""
 
         name = f"opentelemetry.proto.collector.{signal.lower()}.v1.{signal}Service"
@@ -152,7 +152,8 @@ def _openai_answer() -> bytes:
 
 async def _main(folder: Path) -> None:
     mesh = Mesh(folder)
-    counts = dict.fromkeys(("usage", "Trace", "Metrics", "Logs"), 0)
+    signals = [f"{whose}_{signal}_bytes" for whose in ("ours", "peer") for signal in ("trace", "metrics", "logs")]
+    counts = dict.fromkeys(["ours_usage_entries", *signals], 0)
     servers: list[grpc.aio.Server] = []
 
     async def serve(name: str | None, *, handlers: tuple[grpc.GenericRpcHandler, ...] = (), add: Any = None) -> int:
@@ -180,8 +181,8 @@ async def _main(folder: Path) -> None:
         "deploy": await serve(
             "deploy", add=lambda server: deploy_service_pb2_grpc.add_DeployServiceServicer_to_server(deploy, server)
         ),
-        "otlp": await serve("aiops", handlers=_receiver(counts)),
-        "plain_otlp": await serve(None, handlers=_receiver(counts)),
+        "otlp": await serve("aiops", handlers=_receiver(counts, "ours")),
+        "plain_otlp": await serve(None, handlers=_receiver(counts, "peer")),
     }
     answer = _openai_answer()
     http = await asyncio.get_running_loop().create_server(lambda: _OpenAiStub(answer), "127.0.0.1", 0)
