@@ -197,8 +197,11 @@ class Server:
         while True:
             with self._log.open("ab") as log:
                 command = self.place.command(self.port)
-                self._process = subprocess.Popen(command, stdout=log, stderr=log, cwd="/", **_as(self.place.account))
-            while time.monotonic() < deadline and self._process.poll() is None:
+                process: subprocess.Popen[bytes] = subprocess.Popen(
+                    command, stdout=log, stderr=log, cwd="/", **_as(self.place.account)
+                )
+            self._process = process
+            while time.monotonic() < deadline and process.poll() is None:
                 if probe(self.port) == "":
                     return
                 time.sleep(0.02)

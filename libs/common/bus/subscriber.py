@@ -32,7 +32,8 @@ Handler = Callable[[event_pb2.Event, UnitOfWork], Awaitable[None]]
 MAX_ATTEMPTS = 5
 # Longer than any handler: long work is a task, which a handler only creates.
 _ACK_SECONDS = 30.0
-_FETCH_SECONDS = 5.0
+# A request that NATS forgot in a restart is only noticed when it ends.
+_FETCH_SECONDS = 2.0
 _MAX_DELAY_SECONDS = 30.0
 _RECONCILE_SECONDS = 30.0
 # Until the first reading of a producer's outbox has succeeded.

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
+import json
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager
+from pathlib import Path
 from typing import Any
 
 import pytest
 from argosy.common.v1 import event_pb2
+from nats import connect
 from sqlalchemy import select, text, update
 
 from deploy.local import nats, postgres
@@ -21,6 +24,7 @@ from libs.common.db.tables import dead_letters, inbox, outbox
 from libs.common.db.uow import Database, UnitOfWork
 from libs.common.domain import DomainError
 from libs.common.testing.database import apply
+from tests.conftest import free_port
 from tests.integration.common.conftest import Notes, create_notes, note
 
 CREATED = "notes.note.created"
@@ -81,10 +85,12 @@ async def bus_server(nats_server: nats.Server) -> AsyncIterator[nats.Server]:
 
 
 @asynccontextmanager
-async def running(database: Database, reader: Reader, url: str, **options: Any) -> AsyncIterator[Producers]:
+async def running(
+    database: Database, reader: Reader, url: str, readers_url: str = "", **options: Any
+) -> AsyncIterator[Producers]:
     """The relay of the producer and the subscriber of the reader, as their processes run them."""
     producers = Producers(database)
-    out, back = Bus(url, "notes"), Bus(url, "reader")
+    out, back = Bus(url, "notes"), Bus(readers_url or url, "reader")
     subscriber = Subscriber(reader.database, back, producers, "reader", {"notes.note.*": reader.copy}, **options)
     async with Background("test") as background:
         for name, work in (("out", out.run()), ("in", back.run()), ("relay", Relay(database, out).run())):
@@ -390,3 +396,54 @@ async def test_the_database_may_die_under_relay_and_subscriber(
         postgres_server.start()
         await create(database, "b")
         await until_copied(reader, "a", "b")
+
+
+@pytest.fixture
+def guarded_server(server_folder: Path) -> Iterator[nats.Server]:
+    """NATS with a user a service, as the local runner starts it."""
+    users = {"notes": "one", "reader": "two"}
+    server = nats.Server(server_folder / "guarded", free_port(), server_folder / "guarded.log", users)
+    server.start()
+    yield server
+    server.stop()
+
+
+async def test_users_can_do_what_services_do(
+    database: Database, reader: Reader, guarded_server: nats.Server, no_reconcile: None
+) -> None:
+    async with running(
+        database, reader, guarded_server.url("notes", "one"), guarded_server.url("reader", "two")
+    ) as producers:
+        await until(lambda: _true(producers.calls > 0))
+        await create(database, "a", "b")
+        await until_copied(reader, "a", "b")
+        await until(lambda: _none_left(database))
+
+
+async def test_users_cannot_do_more(guarded_server: nats.Server) -> None:
+    refused: list[str] = []
+
+    async def on_error(error: Exception) -> None:
+        refused.append(str(error).lower())
+
+    url = guarded_server.url("reader", "two")
+    client = await connect(url, inbox_prefix="_INBOX_reader", error_cb=on_error)
+    forbidden = ("ev.acme.notes.note.created", "$JS.API.STREAM.DELETE.EVENTS", "$JS.API.STREAM.PURGE.EVENTS")
+    for subject in (*forbidden, "$JS.API.CONSUMER.DELETE.EVENTS.notes", "$JS.API.CONSUMER.MSG.NEXT.EVENTS.notes"):
+        await client.publish(subject, b"")
+        await client.flush()
+        await until(lambda subject=subject: _true(any(subject.lower() in text for text in refused)))
+    for subject in ("ev.>", "_INBOX_notes.>", ">"):
+        await client.subscribe(subject)
+        await client.flush()
+        await until(lambda subject=subject: _true(any(f'subscription to "{subject.lower()}"' in t for t in refused)))
+    await client.close()
+    for stranger in (guarded_server.url(), guarded_server.url("reader", "one")):
+        with pytest.raises(Exception, match=r"(?i)authorization"):
+            await connect(stranger, allow_reconnect=False, error_cb=on_error)
+
+
+def test_nats_syncs_before_it_acknowledges(guarded_server: nats.Server) -> None:
+    config = json.loads((guarded_server.folder / "nats.conf").read_text())
+    assert config["jetstream"]["sync_interval"] == "always"
+    assert (guarded_server.folder / "nats.conf").stat().st_mode & 0o077 == 0
