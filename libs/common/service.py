@@ -363,6 +363,7 @@ class RunningService(Generic[App]):
         load = Load(settings.max_concurrent_calls, settings.max_concurrent_streams)
         host = Host(definition.name, app, self.clock, runtime.verifier, runtime._database, load)
         server = Server(host, runtime.certificates, settings.listen)
+        runtime.resources.push_async_callback(server.raw.stop, 0)
         server.mount(definition.protos, definition.handlers)
         if runtime._database is not None:
             from libs.common.bus import EventServiceHandlers

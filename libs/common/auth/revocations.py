@@ -25,7 +25,6 @@ async def follow_revocations(channels: Channels, verifier: TokenVerifier, clock:
 
     Each new stream starts one token life back, so nothing that was revoked while identity was away is missed.
     """
-    stub = channels.stub(token_service_pb2_grpc.TokenServiceStub, "identity")
     pause = _FIRST_PAUSE
     while True:
         since = timestamp_pb2.Timestamp()
@@ -33,6 +32,7 @@ async def follow_revocations(channels: Channels, verifier: TokenVerifier, clock:
         since.FromNanoseconds(int(oldest * 1e9))
         verifier.forget_revocations_before(oldest)
         try:
+            stub = channels.stub(token_service_pb2_grpc.TokenServiceStub, "identity")
             async for revocation in stub.WatchRevocations(token_service_pb2.WatchRevocationsRequest(since=since)):
                 pause = _FIRST_PAUSE
                 if revocation.name:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from typing import Any
 
 from libs.common.aio import Background
@@ -36,6 +37,9 @@ async def running_service(
 
     Raises whatever stopped the start.
     """
+    if definition.jwks is None and "identity" not in mesh.peers:
+        # Nobody else is there to ask which keys sign the tokens of this mesh.
+        definition = replace(definition, jwks=lambda app: mesh.jwks())
     given = {
         "listen": "127.0.0.1:0",
         "home": mesh.folder,

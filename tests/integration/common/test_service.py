@@ -134,17 +134,7 @@ def definition(tmp_path: Path) -> ServiceDefinition[App]:
     async def build(runtime: Runtime) -> App:
         return App()
 
-    return ServiceDefinition(
-        "dataset",
-        build,
-        [TASKS],
-        [Handlers()],
-        migrations=tmp_path / "migrations",
-        jwks=lambda app: MESHES[-1].jwks(),
-    )
-
-
-MESHES: list[Mesh] = []
+    return ServiceDefinition("dataset", build, [TASKS], [Handlers()], migrations=tmp_path / "migrations")
 
 
 @asynccontextmanager
@@ -152,7 +142,6 @@ async def running(
     definition: ServiceDefinition[App], folder: Path, database_url: str, nats_url: str = ""
 ) -> AsyncGenerator[Rig]:
     mesh = Mesh(folder / "mesh")
-    MESHES.append(mesh)
     async with running_service(definition, mesh, database_url=database_url, nats_url=nats_url) as service:
         channels = Channels(CommonSettings(peers=mesh.peers, pki_dir=mesh.pki), "gateway")
         try:
