@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import random
 from typing import Any
 
 import pyarrow as pa
 import pytest
-from argosy.common.v1 import options_pb2, task_pb2
+from argosy.common.v1 import options_pb2, task_pb2, task_service_pb2
 from argosy.dataset.v1 import dataset_pb2
 from argosy.dataset.v1 import dataset_service_pb2 as pb
 from dataset_client import Client, refusal
 
 from libs.common.blobs import BlobStore
+from libs.compute.context import LocalContext
 from libs.compute.versions import read_rows
+from services.dataset.domain.cleaning import DEFAULT_RULES
+from services.dataset.engines import cleaning
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(150)]
 
@@ -111,6 +115,22 @@ async def test_a_second_import_stores_only_what_is_new(worker: Client) -> None:
     assert (third.manifest_digest, third.content_digest) == (first.manifest_digest, first.content_digest)
     dataset = await worker.GetDataset(pb.GetDatasetRequest(name="orgs/acme/datasets/docs"))
     assert dataset.latest_version == third.name == "orgs/acme/datasets/docs/versions/v3"
+
+
+async def test_shards_on_ray_give_what_one_process_gives(worker: Client) -> None:
+    await worker.dataset("docs")
+    rows = [{"text": f"{text(number % 6000, 12)} {'<b>' * (number % 2)}"} for number in range(3 * cleaning.SHARD_ROWS)]
+    version = await worker.imported("orgs/acme/datasets/docs", lines(rows))
+    task = await worker.finish(await worker.CleanVersion(pb.CleanVersionRequest(name=version.name)))
+    assert task.state == task_pb2.Task.STATE_SUCCEEDED, task
+    clean = await worker.GetDatasetVersion(pb.GetDatasetVersionRequest(name=task.result["version"]))
+    store = worker.service.app.blobs
+    spec = {"version": version.manifest_digest, "grant": "", "text_column": "text", "rules": DEFAULT_RULES.to_json()}
+    alone = await asyncio.to_thread(cleaning.run, LocalContext(spec, blobs_write=store, blobs_read=store))
+    assert clean.manifest_digest == alone["manifest_digest"]
+    assert 0 < clean.row_count < 6000
+    logs = await worker.ListTaskLogs(task_service_pb2.ListTaskLogsRequest(parent=task.name))
+    assert not [log.body for log in logs.logs if log.severity != "INFO"]
 
 
 async def test_a_file_without_a_readable_row_fails_with_a_reason(worker: Client) -> None:
