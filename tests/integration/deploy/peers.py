@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncGenerator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from argosy.common.v1 import resource_pb2
 from argosy.deploy.v1 import deploy_pb2, deploy_service_pb2_grpc
 from argosy.identity.v1 import token_service_pb2, token_service_pb2_grpc
 from argosy.training.v1 import model_service_pb2, model_service_pb2_grpc, training_pb2
+from opentelemetry.proto.collector.trace.v1 import trace_service_pb2, trace_service_pb2_grpc
 
 from libs.common.blobs import BlobStore
 from libs.common.testing.mesh import Mesh
@@ -72,6 +74,35 @@ class FakeIdentity(token_service_pb2_grpc.TokenServiceServicer):
         token = token_service_pb2.Token(token=self.mesh.token(request.org.removeprefix("orgs/"), "services/deploy"))
         token.expire_time.FromSeconds(int(self.mesh.clock.now().timestamp()) + 300)
         return token
+
+
+@dataclass(frozen=True)
+class Span:
+    """A span as the receiver saw it."""
+
+    service: str
+    trace: str
+    name: str
+    attributes: dict[str, Any]
+
+
+class FakeAiops(trace_service_pb2_grpc.TraceServiceServicer):
+    """Keeps the spans that it is sent."""
+
+    def __init__(self) -> None:
+        self.spans: list[Span] = []
+
+    async def Export(self, request: Any, context: Any) -> trace_service_pb2.ExportTraceServiceResponse:
+        for resource in request.resource_spans:
+            service = next(a.value.string_value for a in resource.resource.attributes if a.key == "service.name")
+            for span in (span for scope in resource.scope_spans for span in scope.spans):
+                attributes = {a.key: getattr(a.value, a.value.WhichOneof("value")) for a in span.attributes}
+                self.spans.append(Span(service, span.trace_id.hex(), span.name, attributes))
+        return trace_service_pb2.ExportTraceServiceResponse()
+
+    async def span(self, name: str) -> Span | None:
+        """The first span of this name."""
+        return next((span for span in self.spans if span.name == name), None)
 
 
 class Caller:

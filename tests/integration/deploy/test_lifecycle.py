@@ -15,6 +15,7 @@ from argosy.common.v1 import options_pb2, task_pb2, task_service_pb2, task_servi
 from argosy.deploy.v1 import deploy_pb2, inference_service_pb2, inference_service_pb2_grpc
 from argosy.deploy.v1 import deploy_service_pb2 as pb
 from google.protobuf import timestamp_pb2
+from opentelemetry.proto.collector.trace.v1 import trace_service_pb2_grpc
 
 from deploy.local import nats
 from libs.common.service import RunningService
@@ -22,11 +23,12 @@ from libs.common.testing.mesh import Mesh
 from libs.common.testing.ray import RunningRay, ray_head
 from libs.common.testing.service import running_service
 from services.deploy.app import DEFINITION
-from tests.integration.deploy.peers import VERSION, Caller, FakeTraining, order_of, put_model
+from tests.integration.deploy.peers import VERSION, Caller, FakeAiops, FakeTraining, order_of, put_model
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(400)]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 T = TypeVar("T")
 DOCS = "orgs/acme/deployments/docs"
+TRACE = "1" * 32
 SECOND = "orgs/acme/modelProjects/docs/versions/v2"
 
 
@@ -37,23 +39,36 @@ def ray() -> Iterator[RunningRay]:
 
 
 @pytest.fixture
+async def aiops(mesh: Mesh) -> AsyncIterator[FakeAiops]:
+    """Receives what the replicas tell."""
+    aiops, server = FakeAiops(), grpc.aio.server()
+    port = server.add_secure_port("127.0.0.1:0", mesh.certificates("aiops").server_credentials())
+    mesh.peers["aiops"] = f"127.0.0.1:{port}"
+    trace_service_pb2_grpc.add_TraceServiceServicer_to_server(aiops, server)
+    await server.start()
+    yield aiops
+    await server.stop(0)
+
+
+@pytest.fixture
 async def service(
     mesh: Mesh,
     training: FakeTraining,
     database_url: str,
     nats_server: nats.Server,
     ray: RunningRay,
+    aiops: FakeAiops,
     monkeypatch: pytest.MonkeyPatch,
 ) -> AsyncIterator[RunningService[Any]]:
     """Deploy with its supervisor."""
     for name, value in ray.environment.items():
         monkeypatch.setenv(name, value)
-    settings = {"nats_url": nats_server.url(), "ray_address": ray.address}
+    settings = {"nats_url": nats_server.url(), "ray_address": ray.address, "otlp": mesh.peers["aiops"]}
     async with running_service(DEFINITION, mesh, database_url=database_url, role="all", **settings) as service:
         yield service
 
 
-async def until(what: str, look: Callable[[], Awaitable[T | None]], seconds: float = 120) -> T:
+async def until(what: str, look: Callable[[], Awaitable[T | None]], seconds: float = 240) -> T:
     """The first true answer of `look`."""
     for _ in range(int(seconds / 0.25)):
         if found := await look():
@@ -151,7 +166,9 @@ async def roll_out(alice: Caller, bob: Caller, version: str) -> deploy_pb2.WorkO
     order = await alice.CreateWorkOrder(
         pb.CreateWorkOrderRequest(parent="orgs/acme", work_order=order_of(version, justification="first"))
     )
-    return await bob.ApproveWorkOrder(pb.ApproveWorkOrderRequest(name=order.name))
+    return await bob.ApproveWorkOrder(
+        pb.ApproveWorkOrderRequest(name=order.name), metadata=(("traceparent", f"00-{TRACE}-{'2' * 16}-01"),)
+    )
 
 
 async def ended(alice: Caller, name: str) -> deploy_pb2.WorkOrder:
@@ -169,6 +186,7 @@ async def test_live_killed_live_replaced_stopped(
     training: FakeTraining,
     watch: Watch,
     ray: RunningRay,
+    aiops: FakeAiops,
     tmp_path: Path,
 ) -> None:
     digest = await put_model(training.blobs, tmp_path / "v1")
@@ -180,7 +198,7 @@ async def test_live_killed_live_replaced_stopped(
         seen: list[tuple[float, str]] = []
         async for event in task_service_pb2_grpc.TaskServiceStub(channel).WatchTask(
             task_service_pb2.WatchTaskRequest(name=approved.task),
-            timeout=120,
+            timeout=240,
             metadata=mesh.metadata("acme", "users/bob", options_pb2.ROLE_VIEWER),
         ):
             if event.HasField("task"):
@@ -194,10 +212,13 @@ async def test_live_killed_live_replaced_stopped(
     first = await until("an endpoint", watch.address, 5)
     text = await answer(mesh, first)
     assert watch.newest.endpoints[0].secrecy == training.versions[VERSION].secrecy
-    # The grant was asked for in the trace of the approval.
-    assert last.traceparent.split("-")[1] in {value.split("-")[1] for value in training.traceparents[1:]} or not (
-        last.traceparent
-    )
+    # The trace of the approval goes on in the task, in training's grant and inside Ray.
+    assert TRACE in last.traceparent
+    assert TRACE in training.traceparents[-1]
+    started = await until("the replica's span", lambda: aiops.span("replica.start"), 20)
+    assert (started.service, started.trace) == ("replica", TRACE)
+    answered = await until("the answer's span", lambda: aiops.span("argosy.deploy.v1.InferenceService/Generate"), 20)
+    assert (answered.service, answered.attributes["gen_ai.usage.output_tokens"]) == ("replica", 8)
 
     # Killed, and live again by itself.
     live_since = timestamp_pb2.Timestamp()
@@ -209,7 +230,7 @@ async def test_live_killed_live_replaced_stopped(
         address = await watch.address()
         return address if address is not None and address != first else None
 
-    second = await until("another endpoint", moved, 90)
+    second = await until("another endpoint", moved, 240)
     assert await answer(mesh, second) == text
     deployment = await alice.GetDeployment(pb.GetDeploymentRequest(name=DOCS))
     assert (deployment.state, deployment.ready_replicas) == (deploy_pb2.Deployment.STATE_LIVE, 1)
