@@ -128,8 +128,9 @@ class Bus:
             closed.set()
 
         async def on_disconnected() -> None:
+            if self._up.is_set():
+                _log.warning("NATS went away; events wait in the outbox")
             self._up.clear()
-            _log.warning("NATS went away; events wait in the outbox")
 
         async def on_error(error: Exception) -> None:
             _log.debug("NATS client: %s", error or type(error).__name__)

@@ -16,7 +16,7 @@ from libs.common.clock import SYSTEM_CLOCK, Clock
 from libs.common.db.engine import CONNECT_SECONDS
 from libs.common.db.outbox import CHANNEL, subject
 from libs.common.db.tables import outbox, outbox_cursor
-from libs.common.db.uow import Database
+from libs.common.db.uow import ANY_ORG, Database
 from libs.common.domain import DomainError
 from libs.common.obs import meter
 
@@ -29,6 +29,11 @@ _BEAT_SECONDS = 1.0
 _BATCH = 200
 _PRUNE_SECONDS = 3600.0
 
+# One cheap look a beat while nothing happens.
+_WAITING = (
+    "SELECT EXISTS (SELECT FROM outbox WHERE cursor IS NULL)"
+    " OR EXISTS (SELECT FROM outbox WHERE cursor IS NOT NULL AND publish_time IS NULL)"
+)
 _NUMBER = text(
     """
     WITH fresh AS (
@@ -80,13 +85,13 @@ class Relay:
             await connection.add_listener(CHANNEL, self._wake)
             while True:
                 self._woken.clear()
-                await self.pump()
+                # Raises when the connection, and with it the lock, is gone.
+                if await connection.fetchval(_WAITING):
+                    await self.pump()
                 await self._prune()
                 with suppress(TimeoutError):
                     async with asyncio.timeout(_BEAT_SECONDS):
                         await self._woken.wait()
-                # Raises when the connection, and with it the lock, is gone.
-                await connection.execute("SELECT 1")
         finally:
             self.leading = False
             connection.terminate()
@@ -101,7 +106,7 @@ class Relay:
             database=url.database,
             timeout=CONNECT_SECONDS,
             command_timeout=10,
-            server_settings={"application_name": f"{self._database.service}-relay"},
+            server_settings={"application_name": f"{self._database.service}-relay", "argosy.org": ANY_ORG},
         )
 
     def _wake(self, *_: object) -> None:

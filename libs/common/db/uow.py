@@ -228,9 +228,10 @@ class Database:
             await uow.rollback()
 
     async def ping(self) -> None:
-        """Raises DATABASE_UNAVAILABLE if the database does not answer; for readiness."""
-        async with self.reading() as connection:
-            await connection.execute(text("SELECT 1"))
+        """Raises DATABASE_UNAVAILABLE if the database does not answer; for readiness, once a second."""
+        # The pool itself asks the server before it hands a connection out; no transaction is needed.
+        connection = await _connect(self.engine)
+        await connection.close()
 
     async def close(self) -> None:
         """Closes the pool."""
