@@ -28,6 +28,8 @@ _OPTIONS = (
     ("grpc.max_send_message_length", MAX_MESSAGE_BYTES),
     ("grpc.max_metadata_size", 16 * 1024),
     ("grpc.http2.min_recv_ping_interval_without_data_ms", KEEPALIVE_MILLIS // 2),
+    # On a busy machine pings bunch up; peers of the mesh are known, so that is no reason to hang up on them.
+    ("grpc.http2.max_ping_strikes", 0),
     ("grpc.keepalive_permit_without_calls", 1),
     # Two servers on one port would share its calls without a word.
     ("grpc.so_reuseport", 0),
