@@ -1,7 +1,7 @@
 """Writes THIRD_PARTY.md: every locked package with its licence, as its own metadata states it.
 
-    python -m deploy.local.notices            # write
-    python -m deploy.local.notices --check    # fail when the file is not what the lock gives
+python -m deploy.local.notices            # write
+python -m deploy.local.notices --check    # fail when the file is not what the lock gives
 """
 
 from __future__ import annotations
@@ -16,8 +16,9 @@ LOCKS = (ROOT / "requirements" / "lock.txt", ROOT / "requirements" / "llm.txt")
 TARGET = ROOT / "THIRD_PARTY.md"
 _HEAD = """# Third-party packages
 
-Argosy is licensed under the Apache License 2.0 and does not contain the packages below; `make setup` installs them, each under its own
-licence, whose text comes with it. Written by `make notices` from `requirements/` and the metadata of the installed packages.
+Argosy is licensed under the Apache License 2.0 and does not contain the packages below; `make setup` installs them,
+each under its own licence, whose text comes with it. Written by `make notices` from `requirements/` and the metadata of
+the installed packages.
 
 | package | version | licence |
 |---|---|---|
@@ -28,13 +29,17 @@ def locked() -> list[tuple[str, str]]:
     """Name and version of every locked package."""
     found = {}
     for lock in LOCKS:
-        for name, version in re.findall(r"^([A-Za-z0-9_.-]+)(?:\[[^\]]*\])?==([^\s;\\]+)", lock.read_text(), re.MULTILINE):
+        for name, version in re.findall(
+            r"^([A-Za-z0-9_.-]+)(?:\[[^\]]*\])?==([^\s;\\]+)", lock.read_text(), re.MULTILINE
+        ):
             found[name.lower()] = version
     return sorted(found.items())
 
 
 def licence(package: str) -> str:
-    """The licence that a package states: its SPDX expression, else its classifiers, else the first line of its field."""
+    """The licence that a package states: its SPDX expression, else its classifiers, else the first line of its
+    field.
+    """
     try:
         about: PackageMetadata = metadata(package)
     except PackageNotFoundError:

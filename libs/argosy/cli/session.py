@@ -88,11 +88,13 @@ def full_name(given: str, pattern: str) -> str:
     if given.startswith("orgs/") or given == pattern:
         return given
     parts = given.strip("/").split("/")
-    holes = pattern.count("*") - (1 if pattern.startswith("orgs/*") else 0)
+    # The organization is that of the login, where it is not what is asked for.
+    inside = pattern.startswith("orgs/*/")
+    holes = pattern.count("*") - inside
     if len(parts) != holes or not all(_SEGMENT.fullmatch(part) for part in parts):
         raise Misuse(f"{given!r} names no {pattern}; short it is {'/'.join(['ID'] * holes)}")
     filled = pattern
-    if pattern.startswith("orgs/*"):
+    if inside:
         filled = organization() + pattern.removeprefix("orgs/*")
     for part in parts:
         filled = filled.replace("*", part, 1)

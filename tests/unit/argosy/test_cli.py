@@ -1,0 +1,175 @@
+"""The command line: short names, tables and JSON, errors that say what to do, exit codes."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from argosy.cli import resources, session
+from argosy.cli.main import build
+from argosy.client import settings
+from typer.testing import CliRunner
+
+from tests.unit.argosy.conftest import Answer, FakeGateway, Request, failure
+
+APP = build()
+
+
+@pytest.fixture(autouse=True)
+def logged_in(gateway: FakeGateway, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path))
+    for name in ("ARGOSY_URL", "ARGOSY_API_KEY"):
+        monkeypatch.delenv(name, raising=False)
+    settings.keep(settings.Login(gateway.url, "ak_kept", "orgs/acme"))
+
+
+def _run(*arguments: str) -> tuple[int, str]:
+    result = CliRunner().invoke(APP, list(arguments))
+    return result.exit_code, result.output
+
+
+def test_the_login_is_for_its_owner_only() -> None:
+    assert settings.credentials_file().stat().st_mode & 0o077 == 0
+    assert settings.load().org == "orgs/acme"
+
+
+def test_the_environment_comes_before_the_login(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ARGOSY_URL", "http://elsewhere:1/")
+    monkeypatch.setenv("ARGOSY_API_KEY", "ak_env")
+    assert settings.resolve(None, None) == ("http://elsewhere:1", "ak_env")
+
+
+def test_a_list_as_json_is_an_array_of_whole_resources(gateway: FakeGateway) -> None:
+    found = {"datasets": [{"name": "orgs/acme/datasets/notes", "etag": "e"}]}
+    gateway.respond = lambda _request: Answer(body=json.dumps(found).encode())
+    code, output = _run("dataset", "list", "--json")
+    assert code == 0
+    assert json.loads(output) == [{"name": "orgs/acme/datasets/notes", "etag": "e"}]
+    assert gateway.requests[0].path.startswith("/v1/orgs/acme/datasets?")
+    assert gateway.requests[0].headers["authorization"] == "Bearer ak_kept"
+
+
+def test_a_list_as_a_table_shows_short_names(gateway: FakeGateway) -> None:
+    found = {"datasets": [{"name": "orgs/acme/datasets/notes"}]}
+    gateway.respond = lambda _request: Answer(body=json.dumps(found).encode())
+    code, output = _run("dataset", "list")
+    assert code == 0
+    assert "notes" in output
+    assert "orgs/acme" not in output
+
+
+def test_create_takes_fields_and_a_body(gateway: FakeGateway) -> None:
+    code, _ = _run(
+        "dataset",
+        "create",
+        "--id",
+        "notes",
+        "--body",
+        '{"type": "DATASET_TYPE_TEXT"}',
+        "--set",
+        "display_name=My notes",
+    )
+    assert code == 0
+    sent = gateway.requests[0].json
+    assert sent["dataset_id"] == "notes"
+    assert sent["dataset"] == {"type": "DATASET_TYPE_TEXT", "display_name": "My notes"}
+
+
+def test_update_sends_what_was_set_and_a_mask_of_it(gateway: FakeGateway) -> None:
+    code, _ = _run("dataset", "update", "notes", "--set", "display_name=")
+    assert code == 0
+    request = gateway.requests[0]
+    assert request.verb == "PATCH"
+    assert request.path.startswith("/v1/orgs/acme/datasets/notes?update_mask=displayName")
+    assert request.json["display_name"] == ""
+
+
+def test_a_refusal_says_what_to_do_and_exits_with_one(gateway: FakeGateway) -> None:
+    gateway.respond = lambda _request: failure(401, "UNAUTHENTICATED", "TOKEN_INVALID", "The key is not valid.")
+    code, output = _run("dataset", "get", "notes")
+    assert code == session.REFUSED
+    assert "The key is not valid." in output
+    assert "argosy login" in output
+    assert "Traceback" not in output
+
+
+def test_nobody_at_the_door_exits_with_four(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ARGOSY_URL", "http://127.0.0.1:1")
+    code, output = _run("api-key", "revoke", "ci")
+    assert code == session.NO_ANSWER
+    assert "argosy status" in output
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (("dataset", "get", "a/b/c"), "names no"),
+        (("dataset", "create", "--body", "{"), "not JSON"),
+        (("dataset", "create", "--set", "nothing"), "field=value"),
+        (("dataset-version", "list"), "--parent is needed"),
+        (("dataset", "create", "--set", "colour=red"), "colour"),
+    ],
+)
+def test_a_command_line_that_makes_no_sense_exits_with_two(arguments: tuple[str, ...], words: str) -> None:
+    code, output = _run(*arguments)
+    assert code == session.MISUSED
+    assert words in output
+    assert "Traceback" not in output
+
+
+def test_a_failed_task_exits_with_three_and_names_its_log(gateway: FakeGateway) -> None:
+    task = {
+        "name": "orgs/acme/training/tasks/t",
+        "state": "STATE_FAILED",
+        "error": {"reason": "TRAINING_DIVERGED", "message": "The loss is no number."},
+    }
+
+    def respond(_request: Request) -> Answer:
+        return Answer(body=json.dumps(task).encode())
+
+    gateway.respond = respond
+    code, output = _run("task", "watch", "training/t")
+    assert code == session.TASK_FAILED
+    assert "TRAINING_DIVERGED" in output
+    assert "argosy task logs" in output
+
+
+@pytest.mark.parametrize(
+    ("given", "pattern", "name"),
+    [
+        ("notes", "orgs/*/datasets/*", "orgs/acme/datasets/notes"),
+        ("notes/v1", "orgs/*/datasets/*/versions/*", "orgs/acme/datasets/notes/versions/v1"),
+        ("orgs/other/datasets/x", "orgs/*/datasets/*", "orgs/other/datasets/x"),
+        ("acme2", "orgs/*", "orgs/acme2"),
+    ],
+)
+def test_short_names_are_completed(given: str, pattern: str, name: str) -> None:
+    assert session.full_name(given, pattern) == name
+
+
+def test_names_are_shortened_for_people() -> None:
+    assert session.short_name("orgs/acme/datasets/notes/versions/v1") == "notes/v1"
+    assert session.short_name("orgs/acme") == "acme"
+
+
+def test_every_rpc_is_a_command() -> None:
+    from argosy.client import contract
+
+    placed = {(method.area, method.name) for _noun, _verb, method in resources._commands()}
+    by_hand = {("app", "chat"), ("identity", "bootstrap")}
+    every = {(method.area, method.name) for area in contract.areas().values() for method in area.values()}
+    assert every - placed <= by_hand
+
+
+def test_commands_have_names_that_people_would_guess() -> None:
+    names = {(noun, verb) for noun, verb, _method in resources._commands()}
+    guessed = {
+        ("api-key", "revoke"),
+        ("dataset-version", "clean"),
+        ("dataset", "roll-back"),
+        ("work-order", "approve"),
+        ("task", "cancel"),
+        ("deployment", "stop"),
+    }
+    assert guessed <= names
