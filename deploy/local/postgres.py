@@ -182,7 +182,7 @@ class Server:
         self.password = password
         self.place = Place(folder)
         self._log = log
-        self._process: subprocess.Popen[bytes] | None = None
+        self._process: subprocess.Popen[Any] | None = None
 
     @property
     def pid(self) -> int:
@@ -197,7 +197,7 @@ class Server:
         while True:
             with self._log.open("ab") as log:
                 command = self.place.command(self.port)
-                process: subprocess.Popen[bytes] = subprocess.Popen(
+                process: subprocess.Popen[Any] = subprocess.Popen(
                     command, stdout=log, stderr=log, cwd="/", **_as(self.place.account)
                 )
             self._process = process
