@@ -6,10 +6,11 @@ from __future__ import annotations
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
 
+from argosy.common.v1 import options_pb2
 from argosy.deploy.v1 import inference_service_pb2 as pb
 from opentelemetry import trace
 
-from libs.common.errors import ArgosyError, invalid_field
+from libs.common.errors import ArgosyError, invalid_field, not_found
 from libs.common.rpc.call import Call
 from services.deploy.engines.errors import EngineGone, RequestRefused
 from services.deploy.engines.serving import Serving
@@ -19,6 +20,8 @@ from services.deploy.engines.text_engine import Piece
 async def generate(request: pb.GenerateRequest, call: Call[Serving]) -> AsyncGenerator[pb.GenerateResponse]:
     """Streams the answer. When the caller goes away this generator is closed, and with it the request in the engine."""
     serving = call.deps
+    if call.principal.org != serving.org and call.principal.role != options_pb2.ROLE_SYSTEM:
+        raise not_found(serving.audience)
     started = call.clock.monotonic()
     tally = _Tally(request)
     try:

@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from libs.common.aio import Background
 from services.deploy.engines.errors import ModelRefused, ResourcesMissing
 
 _log = logging.getLogger(__name__)
@@ -145,16 +146,17 @@ class VllmReplica:
         spec = self._spec
         telemetry = setup_telemetry("replica", role="replica", endpoint=spec.otlp, pki_dir=Path(spec.pki_dir))
         try:
-            server = await self._open()
-            try:
-                await self._watch()
-            finally:
-                await server.drain(_DRAIN_SECONDS)
-                await asyncio.to_thread(self._engine.close)
+            async with Background("replica") as background:
+                server = await self._open(background)
+                try:
+                    await self._watch()
+                finally:
+                    await server.drain(_DRAIN_SECONDS)
+                    await asyncio.to_thread(self._engine.close)
         finally:
             await asyncio.to_thread(telemetry.close)
 
-    async def _open(self) -> Any:
+    async def _open(self, background: Background) -> Any:
         from libs.common.obs import extract, tracer
         from services.deploy.engines.model_files import materialise_model, remove_model
         from services.deploy.engines.replica_server import open_server
@@ -177,7 +179,7 @@ class VllmReplica:
                 self._engine = TextEngine.start(folder, options)
             remove_model(folder)
             serving = Serving(self._engine, spec.audience, spec.model_version)
-            server = await open_server(spec, serving)
+            server = await open_server(spec, serving, background)
         self._state.context_length = self._engine.context_length
         self._state.address = f"{spec.host}:{server.port}"
         self._state.stage = "ready"

@@ -6,13 +6,16 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import grpc
 from argosy.deploy.v1 import inference_service_pb2
 from argosy.identity.v1 import token_service_pb2, token_service_pb2_grpc
 
-from libs.common.auth.tokens import JwksCache, JwksSource, TokenVerifier
+from libs.common.aio import Background
+from libs.common.auth.revocations import follow_revocations
+from libs.common.auth.tokens import JwksCache, TokenVerifier
 from libs.common.clock import SYSTEM_CLOCK
-from libs.common.pki import Certificates, server_name
+from libs.common.config import CommonSettings
+from libs.common.pki import Certificates
+from libs.common.rpc.client import Channels
 from libs.common.rpc.method import Host, Load
 from libs.common.rpc.server import Server
 from services.deploy.engines import inference
@@ -26,22 +29,33 @@ if TYPE_CHECKING:
 NAME = "replica"
 # Status calls are short; this many at a time is plenty.
 _MAX_STATUS_CALLS = 64
-_JWKS_TIMEOUT = 5.0
 
 
-async def open_server(spec: ReplicaSpec, serving: Serving) -> Server:
+async def open_server(spec: ReplicaSpec, serving: Serving, background: Background) -> Server:
     """Serves InferenceService on a free port of `spec.host`; health says SERVING when it returns.
 
-    Tokens are verified offline; their audience must be `spec.audience`. At most `spec.max_concurrency` answers are
-    streamed at a time, the next caller gets OVERLOADED.
+    Tokens are verified offline; their audience must be `spec.audience`, and revocations are followed. At most
+    `spec.max_concurrency` answers are streamed at a time, the next caller gets OVERLOADED.
     """
     certificates = Certificates(Path(spec.pki_dir), NAME)
-    keys = JwksCache(Path(spec.scratch).parent / "jwks-replica.json", _jwks_source(certificates, spec.peers))
+    settings = CommonSettings(pki_dir=Path(spec.pki_dir), peers=spec.peers)
+    channels = Channels(settings, NAME, certificates=certificates)
+
+    async def published_keys() -> Sequence[dict[str, str]]:
+        stub = channels.stub(token_service_pb2_grpc.TokenServiceStub, "identity")
+        answer = await stub.GetJwks(token_service_pb2.GetJwksRequest())
+        return [{"kid": k.kid, "kty": k.kty, "crv": k.crv, "x": k.x, "alg": k.alg, "use": k.use} for k in answer.keys]
+
+    # Shared by the replicas of a machine: one that starts while identity is away still knows the keys.
+    keys = JwksCache(Path(spec.scratch).parent / "jwks-replica.json", published_keys)
+    verifier = TokenVerifier(keys, spec.audience, now=lambda: SYSTEM_CLOCK.now().timestamp())
+    if "identity" in spec.peers:
+        background.start(follow_revocations(channels, verifier, SYSTEM_CLOCK), name="revocations")
     host = Host(
         service=NAME,
         deps=serving,
         clock=SYSTEM_CLOCK,
-        verifier=TokenVerifier(keys, spec.audience, now=lambda: SYSTEM_CLOCK.now().timestamp()),
+        verifier=verifier,
         database=None,
         load=Load(max_calls=_MAX_STATUS_CALLS, max_streams=spec.max_concurrency or DEFAULT_CONCURRENCY),
     )
@@ -50,19 +64,3 @@ async def open_server(spec: ReplicaSpec, serving: Serving) -> Server:
     await server.start()
     await server.set_ready(True)
     return server
-
-
-def _jwks_source(certificates: Certificates, peers: dict[str, str]) -> JwksSource:
-    """Asks identity for the public keys. It happens at a key that is not known yet, so a channel of its own each time
-    is cheap and always shows the newest certificate."""
-
-    async def fetch() -> Sequence[dict[str, str]]:
-        options = (("grpc.ssl_target_name_override", server_name("identity")),)
-        credentials = certificates.channel_credentials()
-        async with grpc.aio.secure_channel(peers["identity"], credentials, options) as channel:
-            stub = token_service_pb2_grpc.TokenServiceStub(channel)
-            response = await stub.GetJwks(token_service_pb2.GetJwksRequest(), timeout=_JWKS_TIMEOUT)
-        fields = ("kid", "kty", "crv", "x", "alg", "use")
-        return [{name: getattr(key, name, "") for name in fields} for key in response.keys]
-
-    return fetch

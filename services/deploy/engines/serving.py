@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 
 from opentelemetry.metrics import Counter, Histogram
 
+from libs.common.ids import org_of
 from libs.common.obs import meter
 from services.deploy.engines.text_engine import TextEngine
 
@@ -34,6 +35,11 @@ class Serving:
     audience: str
     model_version: str
     metrics: ReplicaMetrics = field(default_factory=ReplicaMetrics)
+
+    @property
+    def org(self) -> str:
+        """Organization whose model it is; nobody else may ask."""
+        return org_of(self.audience)
 
     @property
     def attributes(self) -> dict[str, str]:

@@ -43,8 +43,8 @@ class Replica:
         self.channel = mesh.channel("replica", "gateway", address=status["address"])
         self.stub = inference_service_pb2_grpc.InferenceServiceStub(self.channel)
 
-    def call(self, request: pb.GenerateRequest, audience: str = AUDIENCE) -> Any:
-        metadata = self.mesh.metadata("acme", "users/alice", options_pb2.ROLE_VIEWER, [audience])
+    def call(self, request: pb.GenerateRequest, audience: str = AUDIENCE, org: str = "acme") -> Any:
+        metadata = self.mesh.metadata(org, "users/alice", options_pb2.ROLE_VIEWER, [audience])
         return self.stub.Generate(request, timeout=120, metadata=metadata)
 
     async def generate(self, **fields: Any) -> list[pb.GenerateResponse]:
@@ -56,9 +56,9 @@ class Replica:
             async for message in self.call(pb.GenerateRequest(sampling=pb.SamplingParameters(**sampling), **fields))
         ]
 
-    async def refusal(self, audience: str = AUDIENCE, **fields: Any) -> ArgosyError:
+    async def refusal(self, audience: str = AUDIENCE, org: str = "acme", **fields: Any) -> ArgosyError:
         with pytest.raises(grpc.RpcError) as caught:
-            await self.call(pb.GenerateRequest(**fields), audience).read()
+            await self.call(pb.GenerateRequest(**fields), audience, org).read()
         return from_rpc_error(caught.value, "replica")
 
     async def load(self) -> pb.ReplicaStatus:
@@ -235,6 +235,8 @@ async def test_bad_requests_name_their_field(replica: Replica, fields: dict[str,
 async def test_a_token_for_something_else_is_refused(replica: Replica) -> None:
     error = await replica.refusal("orgs/acme/deployments/other", prompt="a")
     assert error.reason == "TOKEN_AUDIENCE"
+    stranger = await replica.refusal(org="evil", prompt="a")
+    assert stranger.reason == "NOT_FOUND"
 
 
 async def test_who_goes_away_is_not_computed_for(replica: Replica) -> None:
