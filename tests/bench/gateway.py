@@ -167,7 +167,7 @@ def _measure(process: psutil.Process, port: int, key: str, connections: int, sec
 
 
 def _check_switched_on(counts: dict[str, int], folder: Path, ours: int, peer: int) -> None:
-    """Exits unless metering and tracing really happened on both sides: a gateway that skips them is fast for nothing."""
+    """Exits unless both metered and traced: a gateway that skips that is fast for nothing."""
     if counts["ours_usage_entries"] < ours or not counts["ours_trace_bytes"] or not counts["ours_logs_bytes"]:
         sys.exit(f"our gateway did not meter or trace all of {ours} requests: {counts}")
     if peer:

@@ -35,7 +35,7 @@ class _Identity(token_service_pb2_grpc.TokenServiceServicer, usage_service_pb2_g
         self._counts = counts
 
     def _token(self, audience: list[str]) -> token_service_pb2.Token:
-        given = {"audience": audience} if audience else {}
+        given: dict[str, Any] = {"audience": audience} if audience else {}
         token = token_service_pb2.Token(
             token=self._mesh.token(api_key="orgs/acme/apiKeys/bench", **given),
             org="orgs/acme",

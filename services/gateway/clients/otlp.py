@@ -1,9 +1,8 @@
 """Spans and log records of requests as OTLP bytes.
 
-Building the message classes of a span and a log record costs as much as a third of serving the request that they
-describe, so their bytes are put together here, and what many requests have in common is made once. Field numbers are
-those of https://github.com/open-telemetry/opentelemetry-proto/tree/main/opentelemetry/proto (trace/v1/trace.proto,
-logs/v1/logs.proto).
+Building the message classes of a span and a log record was most of what telling about a request cost, so their bytes
+are put together here, and what many requests have in common is made once. Field numbers are those of
+trace/v1/trace.proto and logs/v1/logs.proto in https://github.com/open-telemetry/opentelemetry-proto.
 """
 
 from __future__ import annotations

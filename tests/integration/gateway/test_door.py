@@ -146,8 +146,8 @@ async def test_what_is_not_http_gets_json_too(world, data, status, monkeypatch):
 
 async def test_slow_body_is_given_up(world, monkeypatch):
     monkeypatch.setattr("services.gateway.http.exchange.BODY_SECONDS", 0.3)
-    head = b"POST /v1/chat/completions HTTP/1.1\r\nhost: x\r\nauthorization: Bearer ak_test_secret\r\ncontent-length: 50\r\n\r\n{"
-    answer = await raw(world, head)
+    head = b"POST /v1/chat/completions HTTP/1.1\r\nhost: x\r\nauthorization: Bearer ak_test_secret\r\n"
+    answer = await raw(world, head + b"content-length: 50\r\n\r\n{")
     assert answer.split(b" ")[1] == b"408"
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 
+from libs.common.clock import ManualClock
 from libs.common.errors import ArgosyError
 from services.gateway.clients.ledger import Entry, Ledger
 
@@ -42,8 +43,7 @@ async def test_request_is_recorded_once(world):
 
 async def test_entries_wait_while_identity_is_away(tmp_path):
     usage = _Usage()
-    clock = None
-    ledger = Ledger(usage, tmp_path, clock)
+    ledger = Ledger(usage, tmp_path, ManualClock())
     ledger.open()
     usage.away = True
     for number in range(3):
@@ -61,7 +61,7 @@ async def test_killed_process_leaves_nothing_behind_unsent(tmp_path):
     child = os.fork()
     if child == 0:
         try:
-            ledger = Ledger(_Usage(), tmp_path, None)
+            ledger = Ledger(_Usage(), tmp_path, ManualClock())
             ledger.open()
             ledger.add(Entry(id="kept", prompt_tokens=4))
         finally:
@@ -71,7 +71,7 @@ async def test_killed_process_leaves_nothing_behind_unsent(tmp_path):
     with segment.open("ab") as file:
         file.write(b"\x40\x00\x00\x00torn")
     usage = _Usage()
-    ledger = Ledger(usage, tmp_path, None)
+    ledger = Ledger(usage, tmp_path, ManualClock())
     ledger.open()
     await ledger.flush()
     assert usage.got == ["kept"]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from opentelemetry.proto.logs.v1.logs_pb2 import LogRecord
 from opentelemetry.proto.trace.v1.trace_pb2 import Span, Status
 
@@ -13,8 +15,9 @@ TRACE = b"00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
 
 
 def finished(status: int = 200, headers: tuple[tuple[bytes, bytes], ...] = ()) -> Exchange:
+    unused: Any = None
     scope = {"method": "POST", "raw_path": b"/x", "query_string": b"", "headers": headers}
-    exchange = Exchange(scope, None, None, ManualClock())
+    exchange = Exchange(scope, unused, unused, ManualClock())
     exchange.status = status
     exchange.route = "POST /v1/{name=orgs/*}" + "x" * 300
     exchange.attributes["gen_ai.request.model"] = "ü" * 100

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from contextlib import suppress
+from typing import Any
 
 import pytest
 from google.protobuf import json_format
@@ -18,10 +19,16 @@ from services.gateway.http.transcode import build_request, parse_json, to_json
 TABLE = default_table()
 
 
-def build(method: str, path: str, query: bytes = b"", body: bytes = b""):
+def build(method: str, path: str, query: bytes = b"", body: bytes = b"") -> Any:
     match = TABLE.match(method, path)
     assert match is not None
     return build_request(match, query, body)
+
+
+def empty(path: str) -> Any:
+    match = TABLE.match("POST", path)
+    assert match is not None
+    return match.route.request_class()
 
 
 def violations(method: str, path: str, query: bytes = b"", body: bytes = b"") -> dict[str, str]:
@@ -101,7 +108,7 @@ def test_deep_structures_are_refused():
     deep: object = 1
     for _ in range(300):
         deep = {"a": deep}
-    message = TABLE.match("POST", "/v1/orgs/a/evaluations").route.request_class()
+    message = empty("/v1/orgs/a/evaluations")
     faults = Faults()
     fill(message, {"evaluation": deep}, faults)
     assert faults.found
@@ -141,7 +148,7 @@ _NAMES = st.sampled_from(["dataset", "datasetId", "parent", "request_id", "label
 @settings(max_examples=400, deadline=None)
 @given(st.dictionaries(_NAMES, _JSON | st.dictionaries(_NAMES, _JSON, max_size=4), max_size=5))
 def test_whatever_json_only_ever_names_fields(body):
-    message = TABLE.match("POST", "/v1/orgs/a/datasets").route.request_class()
+    message = empty("/v1/orgs/a/datasets")
     faults = Faults()
     fill(message, body, faults)
     if not faults.found:
