@@ -6,6 +6,7 @@ import socket
 import urllib.error
 import urllib.request
 from pathlib import Path
+from typing import Any
 
 from libs.common.pki import OPERATOR, Certificates, server_name
 
@@ -31,7 +32,8 @@ def grpc_service(pki: Path, name: str, port: int, timeout: float = 2.0) -> str:
     options = [("grpc.ssl_target_name_override", server_name(name)), ("grpc.enable_http_proxy", 0)]
     with grpc.secure_channel(f"127.0.0.1:{port}", credentials, options) as channel:
         try:
-            answer = health_pb2_grpc.HealthStub(channel).Check(health_pb2.HealthCheckRequest(), timeout=timeout)
+            stub: Any = health_pb2_grpc.HealthStub(channel)
+            answer = stub.Check(health_pb2.HealthCheckRequest(), timeout=timeout)
         except grpc.RpcError as error:
             return str(error.code().name).lower().replace("_", " ")  # type: ignore[attr-defined]
     serving = health_pb2.HealthCheckResponse.SERVING

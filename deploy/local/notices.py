@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import re
 import sys
-from importlib.metadata import PackageMetadata, PackageNotFoundError, metadata
+from importlib.metadata import PackageNotFoundError, metadata
 from pathlib import Path
+from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 LOCKS = (ROOT / "requirements" / "lock.txt", ROOT / "requirements" / "llm.txt")
@@ -41,7 +42,7 @@ def licence(package: str) -> str:
     field.
     """
     try:
-        about: PackageMetadata = metadata(package)
+        about: Any = metadata(package)
     except PackageNotFoundError:
         return "not installed on the machine that wrote this"
     expression = about.get("License-Expression")

@@ -52,7 +52,11 @@ def test_a_body_holds_what_the_path_does_not() -> None:
 
 def test_messages_are_taken_as_dictionaries_are() -> None:
     by_message = _request(
-        "dataset", "create_dataset", parent="orgs/a", dataset=dataset_pb2.Dataset(type=2), request_id="r"
+        "dataset",
+        "create_dataset",
+        parent="orgs/a",
+        dataset=dataset_pb2.Dataset(type="DATASET_TYPE_TEXT"),
+        request_id="r",
     )
     by_dict = _request(
         "dataset", "create_dataset", parent="orgs/a", dataset={"type": "DATASET_TYPE_TEXT"}, request_id="r"
