@@ -82,7 +82,7 @@ def run(ctx: EngineContext) -> dict[str, Any]:
     def local(_grant: str, _version: str, column: str, _rules: dict[str, Any], start: int, stop: int) -> Judged:
         return judge(reader, column, rules, start, stop)
 
-    for judged in map_shards(judge_shard, shards, local):
+    for judged in map_shards(judge_shard, shards, local, ctx.log):
         ctx.stop_if_cancelled()
         selection.add(judged)
         share = _RULES_SHARE * selection.seen / total

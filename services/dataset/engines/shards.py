@@ -16,7 +16,7 @@ _PATIENCE = 10.0
 
 
 def map_shards(
-    function: Callable[..., T], shards: list[tuple[Any, ...]], local: Callable[..., T] | None = None
+    function: Callable[..., T], shards: list[tuple[Any, ...]], local: Callable[..., T], log: Callable[[str], None]
 ) -> Iterator[T]:
     """Calls `function(*shard)` for each shard and yields the results in order.
 
@@ -26,14 +26,15 @@ def map_shards(
     Args:
         function: At the top of a module, so that Ray workers can import it; its arguments and result are picklable.
         shards: Arguments of each call.
-        local: The same for this process, where it already has open what `function` would open; None: `function`.
+        local: The same for this process, which already has open what `function` would open.
+        log: Told where the shards run.
     """
-    local = local or function
     if len(shards) < 2 or not _ray_is_running():
+        log(f"{len(shards)} shards in this process")
         for shard in shards:
             yield local(*shard)
         return
-    yield from _on_ray(function, shards, local)
+    yield from _on_ray(function, shards, local, log)
 
 
 def _ray_is_running() -> bool:
@@ -44,12 +45,15 @@ def _ray_is_running() -> bool:
     return ray.is_initialized()
 
 
-def _on_ray(function: Callable[..., T], shards: list[tuple[Any, ...]], local: Callable[..., T]) -> Iterator[T]:
+def _on_ray(
+    function: Callable[..., T], shards: list[tuple[Any, ...]], local: Callable[..., T], log: Callable[[str], None]
+) -> Iterator[T]:
     import ray
 
     remote = ray.remote(function).options(num_cpus=_SHARD_CPUS, scheduling_strategy="SPREAD")
     # A worker process takes a second to start: as many as the machines have cores, whatever Ray's books say.
     window = (os.cpu_count() or 1) * sum(node["Alive"] for node in ray.nodes())
+    log(f"{len(shards)} shards on Ray, {window} at a time")
     under_way: dict[int, Any] = {}
     started = 0
     try:
@@ -62,6 +66,7 @@ def _on_ray(function: Callable[..., T], shards: list[tuple[Any, ...]], local: Ca
             if done:
                 yield ray.get(reference)
             else:
+                log(f"no CPU for shard {number} in {_PATIENCE:g} s; it runs in this process")
                 ray.cancel(reference, force=True)
                 yield local(*shard)
     finally:

@@ -145,7 +145,7 @@ def _leaks(ctx: EngineContext, reader: VersionReader, is_test: np.ndarray) -> li
         return sign(reader, column, threshold, start, stop)
 
     signed: list[Signed] = []
-    for shard in map_shards(sign_shard, shards, local):
+    for shard in map_shards(sign_shard, shards, local, ctx.log):
         ctx.stop_if_cancelled()
         signed.append(shard)
         done = min(total, len(signed) * SHARD_ROWS)
