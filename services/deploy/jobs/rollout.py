@@ -27,7 +27,8 @@ Json = dict[str, Any]
 ACTOR = "services/deploy"
 
 # How far a replica is when it says this; loading the model takes most of the time.
-_STAGES = {"starting": 0.1, "fetching model": 0.2, "loading model": 0.4}
+_STAGES = {"fetching model": 0.2, "loading model": 0.4}
+_ASKED = 0.1
 _BEFORE = 0.05
 _ALMOST = 0.95
 
@@ -98,15 +99,16 @@ def progress(order: WorkOrder, replicas: list[Replica]) -> tuple[float, str]:
     own = [replica for replica in replicas if replica.work_order == order.name and not replica.stopping]
     wanted = order.spec.replicas
     ready = sum(replica.state == READY for replica in own)
-    done = sum(1.0 if replica.state == READY else _STAGES.get(replica.message, _BEFORE) for replica in own)
-    fraction = min(done / wanted, _ALMOST)
-    slowest = min(
-        (replica for replica in own if replica.state != READY),
-        key=lambda replica: _STAGES.get(replica.message, _BEFORE),
-        default=None,
-    )
+    fraction = min(sum(_done(replica) for replica in own) / wanted, _ALMOST)
+    slowest = min((replica for replica in own if replica.state != READY), key=_done, default=None)
     doing = (slowest.message if slowest is not None else "") or "starting replicas"
     return fraction, f"{ready} of {wanted} replicas ready; {doing}"
+
+
+def _done(replica: Replica) -> float:
+    if replica.state == READY:
+        return 1.0
+    return _STAGES.get(replica.message, _ASKED if replica.start_time is not None else _BEFORE)
 
 
 def rollout_kind(database: Database, clock: Clock) -> TaskKind:
