@@ -90,17 +90,17 @@ class Place:
 
     def __init__(self, folder: Path) -> None:
         self.account = _account()
-        self.folder = folder
+        # Follows the link of an earlier start.
+        self.folder = folder.resolve()
         self.binaries = binaries()
         if self.account is None:
             return
-        if not _passable(folder, self.account):
-            key = hashlib.sha256(str(folder.resolve()).encode()).hexdigest()[:16]
+        if not _passable(self.folder, self.account):
+            key = hashlib.sha256(str(self.folder).encode()).hexdigest()[:16]
             self.folder = _ROOT_FOLDER / f"postgres-{key}"
+            _link(folder, self.folder)
         if not _passable(self.binaries / "postgres", self.account):
             self.binaries = _copy_binaries(self.binaries)
-        if self.folder != folder:
-            _link(folder, self.folder)
 
     @property
     def cluster(self) -> Path:
@@ -323,11 +323,9 @@ def _passable(path: Path, account: pwd.struct_passwd) -> bool:
 
 def _link(folder: Path, target: Path) -> None:
     """Makes `folder` a link to where the cluster really lies."""
-    if folder.is_symlink() or not folder.exists():
-        folder.unlink(missing_ok=True)
-    elif any(folder.iterdir()):
-        raise PostgresError(f"{folder} lies where the database's own user cannot reach it: move the data folder")
-    else:
+    if folder.exists():
+        if any(folder.iterdir()):
+            raise PostgresError(f"{folder} lies where the database's own user cannot reach it: move the data folder")
         folder.rmdir()
     folder.parent.mkdir(parents=True, exist_ok=True)
     target.mkdir(parents=True, exist_ok=True)
@@ -335,13 +333,17 @@ def _link(folder: Path, target: Path) -> None:
 
 
 def _copy_binaries(source: Path) -> Path:
-    """Copies the installation (38 MB) to where every account can read it; one copy a wheel."""
-    install = source.parent
+    """Copies the installation (40 MB) to where every account can read it; one copy a wheel.
+
+    The binaries find their libraries by the path from their own folder to one beside the package.
+    """
+    package = source.parent.parent
     status = (source / "postgres").stat()
     target = _ROOT_FOLDER / f"pginstall-{status.st_size}-{status.st_mtime_ns}"
     if not target.exists():
         draft = target.with_name(f"{target.name}.{os.getpid()}")
-        shutil.copytree(install, draft, symlinks=True)
+        for folder in (Path(package.name, source.parent.name), Path(f"{package.name}.libs")):
+            shutil.copytree(package.parent / folder, draft / folder, symlinks=True)
         for path in (draft, *draft.rglob("*")):
             if not path.is_symlink():
                 path.chmod(path.stat().st_mode | (0o055 if path.is_dir() else 0o044))
@@ -350,7 +352,7 @@ def _copy_binaries(source: Path) -> Path:
         except OSError:
             # Another start was faster.
             shutil.rmtree(draft, ignore_errors=True)
-    return target / "bin"
+    return target / package.name / source.parent.name / "bin"
 
 
 def main() -> NoReturn:
