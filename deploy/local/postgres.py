@@ -1,7 +1,7 @@
 """PostgreSQL from the wheel: its binaries driven directly, one cluster a mesh, a database and a role a service.
 
-`python -m deploy.local.postgres --folder F --port P --password-file S` becomes the server (exec, so a supervisor sees its pid).
-SIGTERM waits for clients to leave, SIGINT does not; kill -9 is repaired by the next start.
+`python -m deploy.local.postgres --folder F --port P --password-file S` becomes the server (exec, so a supervisor sees its
+pid). SIGTERM waits for clients to leave, SIGINT does not; kill -9 is repaired by the next start.
 """
 
 from __future__ import annotations
@@ -30,8 +30,8 @@ STOP_FAST = signal.SIGINT
 _CLUSTER = "18"
 # Where a root whose home is closed to others keeps the cluster; see `Place`.
 _ROOT_FOLDER = Path("/var/lib/argosy")
-# The server refuses to run as root. `argosy` exists where an operator made it, `postgres` where Debian's server is installed,
-# `nobody` everywhere.
+# The server refuses to run as root. `argosy` exists where an operator made it, `postgres` where Debian's server is
+# installed, `nobody` everywhere.
 _ACCOUNTS = ("argosy", "postgres", "nobody")
 # 13 processes with at most 8 connections each, the runner, and a person with psql.
 _MAX_CONNECTIONS = 120
@@ -80,9 +80,9 @@ def binaries() -> Path:
 class Place:
     """Where the cluster lies and who owns it.
 
-    An ordinary user is himself and uses `folder`. For root it is one of `_ACCOUNTS`; if that account cannot pass through to
-    `folder` (it lies in /root, say), the cluster lies below /var/lib/argosy and `folder` links to it, because the alternative,
-    to open /root, would be worse. The same holds for the binaries.
+    An ordinary user is himself and uses `folder`. For root it is one of `_ACCOUNTS`; if that account cannot pass through
+    to `folder` (it lies in /root, say), the cluster lies below /var/lib/argosy and `folder` links to it, because the
+    alternative, to open /root, would be worse. The same holds for the binaries.
 
     Args:
         folder: the data folder that was asked for.
@@ -164,7 +164,7 @@ def become(folder: Path, port: int, password: str) -> NoReturn:
     arguments = place.command(port)
     os.chdir("/")
     place.demote()
-    os.execv(arguments[0], arguments)
+    os.execv(arguments[0], arguments)  # noqa: S606  # a list that we wrote, to a file of ours
 
 
 class Server:
