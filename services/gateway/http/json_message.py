@@ -12,7 +12,7 @@ import binascii
 import math
 import re
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, cast
 
 from google.protobuf import field_mask_pb2, json_format
 from google.protobuf.descriptor import EnumDescriptor, FieldDescriptor
@@ -194,7 +194,7 @@ def _fill_well_known(message: Any, value: Any, faults: Faults, path: str) -> Non
         faults.add(path, "holds a null character")
         return
     try:
-        json_format.ParseDict(value, message, max_recursion_depth=MAX_DEPTH)
+        json_format.ParseDict(cast(Any, value), message, max_recursion_depth=MAX_DEPTH)
     except (json_format.Error, ValueError, TypeError, AttributeError, KeyError, OverflowError, RecursionError):
         faults.add(path, f"is not a {message.DESCRIPTOR.name} in the JSON mapping of protobuf")
 

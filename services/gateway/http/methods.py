@@ -44,7 +44,7 @@ class Methods:
             metadata = (caller.authorization, *metadata)
         if not route.policy.streams:
             answer = await method(request, metadata=metadata, timeout=route.policy.max_deadline)
-            await exchange.respond(200, to_json(answer))
+            await exchange.succeed(to_json(answer))
             return
         sse.resume(request, route.method.output_type, exchange.headers.get(b"last-event-id", b""))
         answers = method(request, metadata=metadata, timeout=route.policy.max_deadline)

@@ -144,6 +144,30 @@ async def test_what_is_not_http_gets_json_too(world, data, status, monkeypatch):
     assert json.loads(answer.partition(b"\r\n\r\n")[2])["error"]["reason"]
 
 
+@pytest.mark.parametrize("extra", [b"", b"connection: close\r\n"])
+async def test_answers_in_one_write_and_in_two_are_the_same(world, extra):
+    lines = b"host: x\r\nauthorization: Bearer ak_test_secret\r\nx-request-id: same\r\n"
+    request = b"GET /v1/orgs/acme HTTP/1.1\r\n" + lines
+    reader, writer = await asyncio.open_connection("127.0.0.1", world.app.http.port)
+    writer.write(request + extra + b"\r\n")
+    head = await reader.readuntil(b"\r\n\r\n")
+    names = sorted(line.split(b": ")[0] for line in head.strip().split(b"\r\n")[1:])
+    assert head.startswith(b"HTTP/1.1 200 OK\r\n")
+    wanted = b"cache-control content-length content-security-policy content-type cross-origin-resource-policy date"
+    wanted += b" referrer-policy traceparent x-content-type-options x-frame-options x-request-id"
+    assert set(wanted.split()) <= set(names)
+    assert len(names) == len(set(names))
+    length = int(head.lower().partition(b"content-length: ")[2].split(b"\r\n")[0])
+    assert json.loads(await reader.readexactly(length))["name"] == "orgs/acme"
+    if not extra:
+        # The connection goes on, also for requests that were sent ahead.
+        writer.write((request + b"\r\n") * 3)
+        for _ in range(3):
+            assert (await reader.readuntil(b"\r\n\r\n")).startswith(b"HTTP/1.1 200 OK\r\n")
+            await reader.readexactly(length)
+    writer.close()
+
+
 async def test_slow_body_is_given_up(world, monkeypatch):
     monkeypatch.setattr("services.gateway.http.exchange.BODY_SECONDS", 0.3)
     head = b"POST /v1/chat/completions HTTP/1.1\r\nhost: x\r\nauthorization: Bearer ak_test_secret\r\n"

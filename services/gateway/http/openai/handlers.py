@@ -187,7 +187,7 @@ class OpenAi:
             )
         else:
             body = answers.completion(f"cmpl-{exchange.trace_id}", created, request.model, choices, used)
-        await exchange.respond(200, body)
+        await exchange.succeed(body)
 
     async def _stream(self, exchange: Exchange, request: parameters.Request, answer: Answer, metered: Metered) -> None:
         events = answers.Events(
