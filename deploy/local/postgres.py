@@ -1,7 +1,7 @@
 """PostgreSQL from the wheel: its binaries driven directly, one cluster a mesh, a database and a role a service.
 
-`python -m deploy.local.postgres --folder F --port P --password-file S` becomes the server (exec, so a supervisor sees its
-pid). SIGTERM waits for clients to leave, SIGINT does not; kill -9 is repaired by the next start.
+`python -m deploy.local.postgres --folder F --port P --password-file S` becomes the server (exec, so a supervisor sees
+its pid). SIGTERM waits for clients to leave, SIGINT does not; kill -9 is repaired by the next start.
 """
 
 from __future__ import annotations
@@ -80,8 +80,8 @@ def binaries() -> Path:
 class Place:
     """Where the cluster lies and who owns it.
 
-    An ordinary user is himself and uses `folder`. For root it is one of `_ACCOUNTS`; if that account cannot pass through
-    to `folder` (it lies in /root, say), the cluster lies below /var/lib/argosy and `folder` links to it, because the
+    An ordinary user is himself and uses `folder`. For root it is one of `_ACCOUNTS`; if that account cannot pass
+    through to `folder` (it lies in /root, say), the cluster lies below /var/lib/argosy and `folder` links to it, because the
     alternative, to open /root, would be worse. The same holds for the binaries.
 
     Args:
