@@ -81,8 +81,8 @@ class Place:
     """Where the cluster lies and who owns it.
 
     An ordinary user is himself and uses `folder`. For root it is one of `_ACCOUNTS`; if that account cannot pass
-    through to `folder` (it lies in /root, say), the cluster lies below /var/lib/argosy and `folder` links to it, because the
-    alternative, to open /root, would be worse. The same holds for the binaries.
+    through to `folder` (it lies in /root, say), the cluster lies below /var/lib/argosy and `folder` links to it,
+    because the alternative, to open /root, would be worse. The same holds for the binaries.
 
     Args:
         folder: the data folder that was asked for.

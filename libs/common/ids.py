@@ -60,7 +60,9 @@ class NamePattern:
         self.pattern = pattern
         parts = pattern.split("/")
         self.variables = tuple(part[1:-1] for part in parts if part.startswith("{"))
-        form = "/".join(f"(?P<{part[1:-1]}>{_ID.pattern})" if part.startswith("{") else re.escape(part) for part in parts)
+        form = "/".join(
+            f"(?P<{part[1:-1]}>{_ID.pattern})" if part.startswith("{") else re.escape(part) for part in parts
+        )
         self._regex = re.compile(form)
 
     def parse(self, name: str, field: str = "name") -> dict[str, str]:
