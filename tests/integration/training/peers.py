@@ -80,7 +80,7 @@ class Caller:
 
     def __getattr__(self, rpc: str) -> Any:
         method = next(getattr(stub, rpc) for stub in self._stubs if hasattr(stub, rpc))
-        return lambda request, **options: method(request, metadata=self._metadata, timeout=DEADLINE, **options)
+        return lambda request, timeout=DEADLINE: method(request, metadata=self._metadata, timeout=timeout)
 
     def other(self, identity: str = "gateway", **principal: Any) -> Caller:
         """The same service as somebody else."""
@@ -107,13 +107,14 @@ class Caller:
     async def finish(self, task: str) -> task_pb2.Task:
         """Watches a task to its end."""
         last = task_pb2.Task()
-        watch = self._stubs[2].WatchTask(
-            task_service_pb2.WatchTaskRequest(name=task), metadata=self._metadata, timeout=150
-        )
-        async for event in watch:
+        async for event in self.watch(task):
             if event.HasField("task"):
                 last = event.task
         return last
+
+    def watch(self, task: str) -> Any:
+        """The events of a task; a machine that is busy with other tests starts workers slowly."""
+        return self.WatchTask(task_service_pb2.WatchTaskRequest(name=task), timeout=150)
 
 
 def spec_of(pretrain: int = 20, sft: int = 20, **fields: Any) -> training_pb2.TrainingSpec:

@@ -17,7 +17,7 @@ from sqlalchemy import text
 
 from tests.integration.training.peers import HELDOUT, PROJECT, TRAIN, Caller, FakeDataset, spec_of
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(180)]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(240)]
 
 
 async def run(caller: Caller, **fields: Any) -> training_pb2.TrainingRun:
@@ -90,8 +90,7 @@ async def check_download(caller: Caller, version: training_pb2.ModelVersion, fol
 async def test_killed_worker_does_not_end_the_run(worker: Caller) -> None:
     """kill -9 of a Ray Train worker in the middle: the run goes on from its checkpoint and makes one version."""
     started = await run(worker, spec=spec_of(pretrain=400, sft=20, checkpoint_every=20))
-    watch = worker.WatchTask(task_service_pb2.WatchTaskRequest(name=started.task))
-    async for event in watch:
+    async for event in worker.watch(started.task):
         if event.HasField("metrics") and event.metrics.step >= 40:
             break
     os.kill(train_worker(), signal.SIGKILL)
@@ -118,7 +117,7 @@ def train_worker() -> int:
 
 async def test_cancelled_run_stops_and_makes_nothing(worker: Caller) -> None:
     started = await run(worker, spec=spec_of(pretrain=100_000))
-    async for event in worker.WatchTask(task_service_pb2.WatchTaskRequest(name=started.task)):
+    async for event in worker.watch(started.task):
         if event.HasField("metrics"):
             break
     await worker.CancelTask(task_service_pb2.CancelTaskRequest(name=started.task))

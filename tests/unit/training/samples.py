@@ -43,7 +43,7 @@ def phase(method: Method, steps: int, **fields: Any) -> Phase:
     """A phase of twelve rows a step."""
     usual: dict[str, Any] = {"batch_size": 12, "learning_rate": 0.01, "warmup_fraction": 0.1}
     if method is Method.SFT:
-        usual["prompt_template"] = TEMPLATE
+        usual |= {"prompt_template": TEMPLATE, "answers": tuple(sorted(WORDS))}
     return Phase(method, steps, **{**usual, **fields})
 
 
