@@ -13,6 +13,7 @@ from argosy.dataset.v1 import dataset_service_pb2 as pb
 from libs.common.errors import ArgosyError, from_rpc_error
 from libs.common.service import RunningService
 from libs.common.testing.mesh import Mesh
+from services.dataset.app import App
 
 DEADLINE = 30.0
 
@@ -20,7 +21,7 @@ DEADLINE = 30.0
 class Client:
     """Calls the service as one principal."""
 
-    def __init__(self, mesh: Mesh, service: RunningService[Any], identity: str = "operator", **principal: Any) -> None:
+    def __init__(self, mesh: Mesh, service: RunningService[App], identity: str = "operator", **principal: Any) -> None:
         self.mesh = mesh
         self.service = service
         self._metadata = mesh.metadata(**principal)
@@ -35,6 +36,12 @@ class Client:
             return getattr(stub, rpc)(request, metadata=self._metadata, timeout=DEADLINE, **options)
 
         return call
+
+    @property
+    def app(self) -> App:
+        """What the service's handlers use."""
+        assert self.service.app is not None
+        return self.service.app
 
     def other(self, **principal: Any) -> Client:
         """The same service as somebody else."""
@@ -79,7 +86,7 @@ class Client:
         upload = await self.upload(data, file_name)
         task = await self.finish(await self.ImportVersion(pb.ImportVersionRequest(parent=dataset, upload=upload.name)))
         assert task.state == task_pb2.Task.STATE_SUCCEEDED, task
-        return await self.GetDatasetVersion(pb.GetDatasetVersionRequest(name=task.result["version"]))
+        return await self.GetDatasetVersion(pb.GetDatasetVersionRequest(name=str(task.result["version"])))
 
 
 def append(name: str, data: bytes, offset: int, size: int) -> pb.AppendUploadRequest:

@@ -62,7 +62,7 @@ async def test_from_file_to_training_set(worker: Client) -> None:
 
     task = await worker.finish(await worker.CleanVersion(pb.CleanVersionRequest(name=raw.name)))
     assert task.state == task_pb2.Task.STATE_SUCCEEDED, task
-    clean = await worker.GetDatasetVersion(pb.GetDatasetVersionRequest(name=task.result["version"]))
+    clean = await worker.GetDatasetVersion(pb.GetDatasetVersionRequest(name=str(task.result["version"])))
     dropped = {rule.rule: rule.dropped for rule in clean.report.rules if rule.dropped}
     assert dropped == {"exact_duplicates": 2, "min_chars": 1}
     assert clean.report.rules[0].examples[0].reason
@@ -81,8 +81,8 @@ async def test_from_file_to_training_set(worker: Client) -> None:
     )
     task = await worker.finish(await worker.SplitVersion(split))
     assert task.state == task_pb2.Task.STATE_SUCCEEDED, task
-    train = await read(worker, task.result["train_version"])
-    test = await read(worker, task.result["test_version"])
+    train = await read(worker, str(task.result["train_version"]))
+    test = await read(worker, str(task.result["test_version"]))
     assert train.num_rows + test.num_rows == 600
     assert test.num_rows == 150
     assert not set(train["source"].to_pylist()) & set(test["source"].to_pylist())
@@ -90,9 +90,9 @@ async def test_from_file_to_training_set(worker: Client) -> None:
     assert holder.secrecy == 3
 
     trainer = worker.other(role=options_pb2.ROLE_EDITOR)
-    assert (await refusal(trainer.GrantRead(grant_of(task.result["train_version"])))).reason == "PEER_NOT_ALLOWED"
+    assert (await refusal(trainer.GrantRead(grant_of(str(task.result["train_version"]))))).reason == "PEER_NOT_ALLOWED"
     peer = worker.as_peer("training")
-    granted = await peer.GrantRead(grant_of(task.result["train_version"]))
+    granted = await peer.GrantRead(grant_of(str(task.result["train_version"])))
     batches = list(read_rows(BlobStore.from_grant(granted.grant), granted.manifest_digest, ["text"]))
     assert [value for batch in batches for value in batch["text"].to_pylist()] == train["text"].to_pylist()
     assert granted.secrecy == 3
@@ -123,8 +123,8 @@ async def test_shards_on_ray_give_what_one_process_gives(worker: Client) -> None
     version = await worker.imported("orgs/acme/datasets/docs", lines(rows))
     task = await worker.finish(await worker.CleanVersion(pb.CleanVersionRequest(name=version.name)))
     assert task.state == task_pb2.Task.STATE_SUCCEEDED, task
-    clean = await worker.GetDatasetVersion(pb.GetDatasetVersionRequest(name=task.result["version"]))
-    store = worker.service.app.blobs
+    clean = await worker.GetDatasetVersion(pb.GetDatasetVersionRequest(name=str(task.result["version"])))
+    store = worker.app.blobs
     spec = {"version": version.manifest_digest, "grant": "", "text_column": "text", "rules": DEFAULT_RULES.to_json()}
     alone = await asyncio.to_thread(cleaning.run, LocalContext(spec, blobs_write=store, blobs_read=store))
     assert clean.manifest_digest == alone["manifest_digest"]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from datetime import timedelta
+from typing import Any
 
 import pytest
 from argosy.common.v1 import options_pb2, task_pb2, task_service_pb2
@@ -30,7 +31,7 @@ async def publish(
     client: Client, rows: list[dict[str, object]], dataset_name: str = NAME
 ) -> dataset_pb2.DatasetVersion:
     """Makes a version without a task, as `jobs` does."""
-    app = client.service.app
+    app = client.app
     blobs = StoreBlobs(app.blobs)
     writer = VersionWriter(blobs)
     for number, row in enumerate(rows):
@@ -54,11 +55,13 @@ async def test_a_dataset_from_its_creation_to_its_return(client: Client) -> None
     assert (made.type, made.visibility) == (dataset_pb2.DATASET_TYPE_TEXT, dataset_pb2.VISIBILITY_ORGANIZATION)
     assert (await refusal(client.dataset("docs"))).reason == "ALREADY_EXISTS"
 
-    change = dataset_pb2.Dataset(name=NAME, etag=made.etag, description="new", labels={"team": "b"}, secrecy=3)
+    change = dataset_pb2.Dataset(
+        name=NAME, etag=made.etag, description="new", labels={"team": "b"}, secrecy="SECRECY_CONFIDENTIAL"
+    )
     changed = await client.UpdateDataset(pb.UpdateDatasetRequest(dataset=change))
     assert (changed.description, dict(changed.labels), changed.display_name) == ("new", {"team": "b"}, "Docs")
     assert (await refusal(client.UpdateDataset(pb.UpdateDatasetRequest(dataset=change)))).reason == "ETAG_MISMATCH"
-    lower = pb.UpdateDatasetRequest(dataset=dataset_pb2.Dataset(name=NAME, secrecy=2))
+    lower = pb.UpdateDatasetRequest(dataset=dataset_pb2.Dataset(name=NAME, secrecy="SECRECY_INTERNAL"))
     error = await refusal(client.UpdateDataset(lower))
     assert (error.reason, error.metadata["field"]) == ("INVALID_FIELD", "dataset.secrecy")
     mask = FieldMask(paths=["creator"])
@@ -206,7 +209,7 @@ async def test_reading_resumes_and_shards(client: Client) -> None:
     await client.dataset("docs")
     version = await publish(client, [{"text": f"row {number}", "n": number} for number in range(5000)])
 
-    async def ids(**fields: object) -> list[str]:
+    async def ids(**fields: Any) -> list[str]:
         found: list[str] = []
         async for answer in client.ReadVersion(pb.ReadVersionRequest(name=version.name, **fields)):
             found += [answer.cursor]
@@ -217,19 +220,20 @@ async def test_reading_resumes_and_shards(client: Client) -> None:
     assert await ids(cursor=whole[0]) == whole[1:]
     assert await ids(cursor="5000") == []
     assert [await ids(shard=number, shard_count=3) for number in range(3)] == [["1666"], ["3333"], ["5000"]]
-    for fields, field in (
+    wrong: list[tuple[dict[str, Any], str]] = [
         ({"cursor": "9999"}, "cursor"),
         ({"cursor": "x"}, "cursor"),
         ({"cursor": "1", "shard": 1, "shard_count": 2}, "cursor"),
         ({"shard": 2, "shard_count": 2}, "shard"),
         ({"projection": ["nope"]}, "projection"),
-    ):
+    ]
+    for fields, field in wrong:
         error = await refusal(first_of(client.ReadVersion(pb.ReadVersionRequest(name=version.name, **fields))))
         assert (error.reason, error.metadata["field"]) == ("INVALID_FIELD", field)
 
 
-async def first_of(stream: object) -> object:
-    async for answer in stream:  # type: ignore[attr-defined]
+async def first_of(stream: Any) -> Any:
+    async for answer in stream:
         return answer
     return None
 
@@ -283,7 +287,7 @@ async def test_uploads_expire(client: Client) -> None:
     committed = await client.upload(b'{"a": 1}\n')
     left = await client.CreateUpload(pb.CreateUploadRequest(parent="orgs/acme", file_name="a.csv"))
     await client.AppendUpload(append(left.name, b"some bytes", 0, 10))
-    app, later = client.service.app, ManualClock(client.service.clock.now() + OPEN_TIME + timedelta(seconds=1))
+    app, later = client.app, ManualClock(client.service.clock.now() + OPEN_TIME + timedelta(seconds=1))
     assert (await sweep(app.database, app.blobs, later))[0] == 1
     assert (await refusal(client.GetUpload(pb.GetUploadRequest(name=left.name)))).reason == "NOT_FOUND"
     assert (await client.GetUpload(pb.GetUploadRequest(name=committed.name))).digest == committed.digest
@@ -339,7 +343,7 @@ async def test_bad_names_are_named(client: Client, name: str) -> None:
 async def test_the_store_keeps_what_versions_name(client: Client) -> None:
     await client.dataset("docs")
     version = await publish(client, [{"text": "a"}])
-    app = client.service.app
+    app = client.app
     garbage = await app.blobs.put(b"nobody names this")
     later = ManualClock(client.service.clock.now() + timedelta(days=3))
     app.blobs._clock = later
