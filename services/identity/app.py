@@ -27,6 +27,7 @@ from services.identity.handlers import (
 )
 from services.identity.store.announcements import Announcements
 from services.identity.store.key_hashes import KeyHasher
+from services.identity.store.refusals import refuse_revoked
 from services.identity.store.signing import Signer
 
 
@@ -73,6 +74,8 @@ async def build(runtime: Runtime) -> App:
     keyring = Keyring.create_file(settings.key_path)
     revoked = Announcements(runtime.database, runtime.clock)
     runtime.background.start(revoked.run(), name="revocation bell")
+    refusals = refuse_revoked(runtime.database, revoked, runtime.verifier, runtime.clock)
+    runtime.background.start(refusals, name="refusals")
     return App(
         database=runtime.database,
         keyring=keyring,

@@ -89,14 +89,14 @@ async def exchange_key(request: pb.ExchangeKeyRequest, call: Call[App]) -> pb.To
     if subject is None or organization is None:
         raise DomainError("TOKEN_REVOKED", "the account behind this key is gone: ask an administrator")
     subject.require_active()
-    token = await _token(call, organization, subject, request.audience, api_key=key.name)
+    token = await _token(call, now, organization, subject, request.audience, api_key=key.name)
     token.requests_per_minute = key.requests_per_minute
     token.tokens_per_minute = key.tokens_per_minute
     return token
 
 
 async def issue_token(request: pb.IssueTokenRequest, call: Call[App]) -> pb.Token:
-    org = org_of(request.org)
+    org, now = org_of(request.org), call.clock.now()
     async with call.deps.database.system(read_only=True) as uow:
         organization = await Organizations(uow).get(request.org)
         subject = None
@@ -106,9 +106,9 @@ async def issue_token(request: pb.IssueTokenRequest, call: Call[App]) -> pb.Toke
                 raise DomainError("NOT_FOUND", f"{request.subject} does not exist.", name=request.subject)
     if subject is not None:
         subject.require_active()
-        return await _token(call, organization, subject, request.audience, role=request.role)
+        return await _token(call, now, organization, subject, request.audience, role=request.role)
     service = _as_service(org, call.principal)
-    return await _token(call, organization, service, request.audience, role=min(request.role or 9, _SERVICE_ROLE))
+    return await _token(call, now, organization, service, request.audience, role=min(request.role or 9, _SERVICE_ROLE))
 
 
 def _as_service(org: str, principal: Principal) -> Principal:
@@ -117,6 +117,7 @@ def _as_service(org: str, principal: Principal) -> Principal:
 
 async def _token(
     call: Call[App],
+    now: datetime,
     organization: Organization,
     subject: Subject | Principal,
     audience: Sequence[str],
@@ -124,8 +125,10 @@ async def _token(
     role: int = 0,
     api_key: str = "",
 ) -> pb.Token:
-    """A token for a subject; `role` lowers what the subject may do, never raises it."""
-    now = call.clock.now()
+    """A token for a subject; `role` lowers what the subject may do, never raises it.
+
+    `now` is from before the subject was read: what is revoked after that has a later time than the token.
+    """
     short = subject.subject if isinstance(subject, Principal) else subject.name.split("/", 2)[2]
     granted = min(role, subject.role) if role else subject.role
     department = subject.department if isinstance(subject, User) else ""
@@ -164,11 +167,12 @@ async def watch_revocations(request: pb.WatchRevocationsRequest, call: Call[App]
         since = max(since, request.since.ToDatetime(tzinfo=UTC))
     last = 0
     while True:
+        ring = call.deps.revoked.next_ring
         for number, name, time in await _revoked_since(call, since, last):
             last = number
             yield pb.Revocation(name=name, time=timestamp(time))
         yield pb.Revocation()
-        await call.deps.revoked.wait(_HEARTBEAT_SECONDS)
+        await call.deps.revoked.wait(ring, _HEARTBEAT_SECONDS)
 
 
 async def _revoked_since(call: Call[App], since: datetime, last: int) -> list[tuple[int, str, datetime]]:

@@ -28,10 +28,15 @@ class Announcements:
         self._changed.set()
         self._changed = asyncio.Event()
 
-    async def wait(self, seconds: float) -> None:
-        """Returns at the next ring, or after `seconds`."""
+    @property
+    def next_ring(self) -> asyncio.Event:
+        """Take it before looking into the database: a ring between looking and waiting is then heard."""
+        return self._changed
+
+    async def wait(self, ring: asyncio.Event, seconds: float) -> None:
+        """Returns when that ring has come, or after `seconds`."""
         with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(self._changed.wait(), seconds)
+            await asyncio.wait_for(ring.wait(), seconds)
 
     async def run(self) -> None:
         """Rings when another process wrote a revocation. Runs until cancelled."""

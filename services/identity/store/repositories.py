@@ -75,7 +75,11 @@ class Revocations:
         self._uow = uow
 
     async def add(self, org: str, name: str, time: datetime) -> None:
-        await (await self._uow.connection()).execute(insert(tables.revocations).values(org=org, name=name, time=time))
+        """Refuses tokens of `name` issued until `time`. One transaction at a time, so that ids appear in their order:
+        a watcher that has seen an id would never look for a smaller one."""
+        connection = await self._uow.connection()
+        await connection.execute(select(func.pg_advisory_xact_lock(_REVOCATION_LOCK)))
+        await connection.execute(insert(tables.revocations).values(org=org, name=name, time=time))
 
     async def since(self, time: datetime, after_id: int) -> list[tuple[int, str, datetime]]:
         """(id, name, time) of those at or after `time` whose id is larger, oldest first."""
@@ -120,8 +124,9 @@ class SigningKeys:
         )
 
 
-# Any constant number that no other advisory lock of this database has.
+# Any constant numbers that no other advisory lock of this database has.
 _SIGNING_LOCK = 7_101_001
+_REVOCATION_LOCK = 7_101_002
 
 
 async def spend_bootstrap(uow: UnitOfWork, digest: str, time: datetime) -> bool:
