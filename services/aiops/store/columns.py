@@ -83,16 +83,26 @@ def _events(row: Row) -> str:
 
 
 def write_parquet(table: pa.Table, path: Path) -> None:
-    """Writes whole or not at all: temporary file, fsync, rename, fsync of the folder."""
-    temporary = path.with_suffix(".tmp")
+    """Writes whole or not at all: a draft, fsync, rename, fsync of the folder."""
+    publish(write_draft(table, path), path)
+
+
+def write_draft(table: pa.Table, path: Path) -> Path:
+    """Writes and syncs the file beside its place, for `publish`. A full disk leaves nothing behind."""
+    draft = path.with_suffix(".tmp")
     try:
-        pq.write_table(table, temporary, compression="zstd")
-        with temporary.open("rb") as file:
+        pq.write_table(table, draft, compression="zstd")
+        with draft.open("rb") as file:
             os.fsync(file.fileno())
-        temporary.rename(path)
     except OSError:
-        temporary.unlink(missing_ok=True)
+        draft.unlink(missing_ok=True)
         raise
+    return draft
+
+
+def publish(draft: Path, path: Path) -> None:
+    """Puts a draft in its place; needs no room on the disk."""
+    draft.rename(path)
     folder = os.open(path.parent, os.O_RDONLY)
     try:
         os.fsync(folder)

@@ -17,6 +17,11 @@ ORG_ATTRIBUTE = "argosy.org"
 # Longer values are cut: one hostile attribute must not fill the store.
 _VALUE_LIMIT = 4096
 _ATTRIBUTE_LIMIT = 128
+# Wire times and counts have 64 bits without a sign, columns have one: the year 2116 is far enough, and the sum of two
+# such numbers still fits.
+_NUMBER_LIMIT = (1 << 62) - 1
+_TRACE_ID_BYTES = 16
+_SPAN_ID_BYTES = 8
 
 _KINDS = {0: "UNSPECIFIED", 1: "INTERNAL", 2: "SERVER", 3: "CLIENT", 4: "PRODUCER", 5: "CONSUMER"}
 _STATUSES = {0: "UNSET", 1: "OK", 2: "ERROR"}
@@ -50,6 +55,10 @@ def attributes_of(pairs: Iterable[KeyValue]) -> dict[str, str]:
     return found
 
 
+def _bounded(number: int) -> int:
+    return min(number, _NUMBER_LIMIT)
+
+
 def spans_of(request: ExportTraceServiceRequest, org: str | None) -> Iterator[Span]:
     """The spans of a request. `org` overrides what they say about themselves; None trusts them."""
     for resource_spans in request.resource_spans:
@@ -64,19 +73,19 @@ def _span(span: trace_pb2.Span, service: str, org: str | None) -> Span:
     own = attributes.pop(ORG_ATTRIBUTE, "")
     return Span(
         org=own if org is None else org,
-        trace_id=span.trace_id.hex(),
-        span_id=span.span_id.hex(),
-        parent_span_id=span.parent_span_id.hex(),
+        trace_id=span.trace_id[:_TRACE_ID_BYTES].hex(),
+        span_id=span.span_id[:_SPAN_ID_BYTES].hex(),
+        parent_span_id=span.parent_span_id[:_SPAN_ID_BYTES].hex(),
         service=service,
         name=span.name[:_VALUE_LIMIT],
         kind=_KINDS.get(span.kind, "UNSPECIFIED"),
-        start=span.start_time_unix_nano,
-        duration=max(span.end_time_unix_nano - span.start_time_unix_nano, 0),
+        start=_bounded(span.start_time_unix_nano),
+        duration=_bounded(max(span.end_time_unix_nano - span.start_time_unix_nano, 0)),
         status=_STATUSES.get(span.status.code, "UNSET"),
         status_message=span.status.message[:_VALUE_LIMIT],
         attributes=attributes,
         events=[
-            SpanEvent(event.name[:256], event.time_unix_nano, attributes_of(event.attributes))
+            SpanEvent(event.name[:256], _bounded(event.time_unix_nano), attributes_of(event.attributes))
             for event in span.events[:64]
         ],
     )
@@ -92,13 +101,13 @@ def logs_of(request: ExportLogsServiceRequest, org: str | None) -> Iterator[LogR
                 own = attributes.pop(ORG_ATTRIBUTE, "")
                 yield LogRecord(
                     org=own if org is None else org,
-                    time=record.time_unix_nano or record.observed_time_unix_nano,
+                    time=_bounded(record.time_unix_nano or record.observed_time_unix_nano),
                     service=service,
                     severity_number=record.severity_number,
                     severity=record.severity_text[:16],
                     body=text_of(record.body),
-                    trace_id=record.trace_id.hex(),
-                    span_id=record.span_id.hex(),
+                    trace_id=record.trace_id[:_TRACE_ID_BYTES].hex(),
+                    span_id=record.span_id[:_SPAN_ID_BYTES].hex(),
                     attributes=attributes,
                 )
 
@@ -126,11 +135,11 @@ def _points(metric: Metric, service: str, org: str | None) -> Iterator[MetricPoi
             value, count = point.sum, point.count
         yield MetricPoint(
             org=own if org is None else org,
-            time=point.time_unix_nano,
+            time=_bounded(point.time_unix_nano),
             service=service,
             name=metric.name[:256],
             kind=kind,
             value=value,
-            count=count,
+            count=_bounded(count),
             attributes=attributes,
         )

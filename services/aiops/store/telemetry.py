@@ -20,12 +20,13 @@ from typing import Any
 import duckdb
 import pyarrow as pa
 import pyarrow.parquet as pq
+from google.protobuf.message import DecodeError
 from opentelemetry.proto.collector.logs.v1.logs_service_pb2 import ExportLogsServiceRequest
 from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import ExportMetricsServiceRequest
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 
 from services.aiops.store import otlp
-from services.aiops.store.columns import SCHEMAS, Row, table_of, write_parquet
+from services.aiops.store.columns import SCHEMAS, Row, publish, table_of, write_draft, write_parquet
 from services.aiops.store.wal import SIGNALS, Frame, Segment, Signal, frames_of
 
 log = logging.getLogger(__name__)
@@ -96,24 +97,38 @@ class TelemetryStore:
 
     async def _write(self, batch: list[tuple[Frame, asyncio.Future[None]]]) -> None:
         try:
-            await asyncio.to_thread(self._commit, [frame for frame, _ in batch])
+            faults = await asyncio.to_thread(self._commit, [frame for frame, _ in batch])
         except Exception as error:
-            for _, future in batch:
-                if not future.done():
-                    future.set_exception(error)
-            return
-        for _, future in batch:
-            if not future.done():
+            faults = [error] * len(batch)
+        for (_, future), fault in zip(batch, faults, strict=True):
+            if future.done():
+                continue
+            if fault is None:
                 future.set_result(None)
+            else:
+                future.set_exception(fault)
 
-    def _commit(self, frames: list[Frame]) -> None:
-        decoded = [(frame.signal, rows_of(frame)) for frame in frames]
+    def _commit(self, frames: list[Frame]) -> list[Exception | None]:
+        """Writes the frames that can be read; what is wrong with each. A broken one is its sender's fault alone."""
+        faults: list[Exception | None] = []
+        good: list[tuple[Frame, list[Row]]] = []
+        for frame in frames:
+            try:
+                good.append((frame, rows_of(frame)))
+                faults.append(None)
+            except DecodeError as error:
+                faults.append(error)
+        if good:
+            self._keep(good)
+        return faults
+
+    def _keep(self, decoded: list[tuple[Frame, list[Row]]]) -> None:
         with self._flushing:
-            self._segment.append(frames)
+            self._segment.append([frame for frame, _ in decoded])
             with self._lock:
-                for signal, rows in decoded:
-                    self._rows[signal].extend(rows)
-                    self._tables[signal] = None
+                for frame, rows in decoded:
+                    self._rows[frame.signal].extend(rows)
+                    self._tables[frame.signal] = None
                 if self._oldest is None:
                     self._oldest = self._monotonic()
 
@@ -138,12 +153,12 @@ class TelemetryStore:
                 rows = {signal: list(kept) for signal, kept in self._rows.items()}
             if not any(rows.values()):
                 return
-            for signal, kept in rows.items():
-                path = self._root / signal / f"{full.number:012d}.parquet"
-                if kept and not path.exists():
-                    write_parquet(table_of(signal, kept), path)
-            following = Segment(self._root / "wal", full.number + 1)
+            # All files or none: a signal that had its file already would be in the answers twice, and what comes to
+            # the segment before the next try would not get into that file.
+            drafts, following = self._draft(full.number, rows)
             with self._lock:
+                for draft, path in drafts:
+                    publish(draft, path)
                 self._rows = {signal: [] for signal in SIGNALS}
                 self._tables = dict.fromkeys(SIGNALS)
                 self._oldest = None
@@ -153,6 +168,20 @@ class TelemetryStore:
             for signal in SIGNALS:
                 self._merge(signal)
                 self._cap(signal)
+
+    def _draft(self, number: int, rows: dict[Signal, list[Row]]) -> tuple[list[tuple[Path, Path]], Segment]:
+        """(draft, place) of a file for each signal, and the next segment: whatever needs room on the disk."""
+        drafts: list[tuple[Path, Path]] = []
+        try:
+            for signal, kept in rows.items():
+                path = self._root / signal / f"{number:012d}.parquet"
+                if kept:
+                    drafts.append((write_draft(table_of(signal, kept), path), path))
+            return drafts, Segment(self._root / "wal", number + 1)
+        except OSError:
+            for draft, _ in drafts:
+                draft.unlink(missing_ok=True)
+            raise
 
     # ------------------------------------------------------------------ upkeep
 
@@ -193,8 +222,10 @@ class TelemetryStore:
             return
         half = files[: _MERGE_AT // 2]
         table = pa.concat_tables([pq.read_table(path, schema=SCHEMAS[signal]) for _, _, path in half])
-        write_parquet(table, self._root / signal / f"{half[0][0]:012d}-{half[-1][1]:012d}.parquet")
+        path = self._root / signal / f"{half[0][0]:012d}-{half[-1][1]:012d}.parquet"
+        draft = write_draft(table, path)
         with self._lock:
+            publish(draft, path)
             self._drop_merged(signal)
 
     def _drop_merged(self, signal: Signal) -> None:
@@ -217,7 +248,11 @@ class TelemetryStore:
             log.info("telemetry over its cap: the oldest %s were dropped", signal)
 
     def close(self) -> None:
-        self._flush()
+        """Moves memory to Parquet where the disk lets it; the journal has it in any case."""
+        try:
+            self._flush()
+        except OSError as error:
+            log.warning("telemetry stays in the journal: %s", error.strerror)
         self._segment.close()
         self._connection.close()
 
