@@ -120,7 +120,7 @@ def _fit_baselines(ctx: EngineContext, spec: Spec, asked: list[Question]) -> Bas
     if ctx.spec.get("baseline"):
         learned = questions(ctx, ctx.spec["baseline"], spec.text_column, spec.answer_column, spec.answers)
     train_texts, train_answers = [q.text for q in learned], [q.answer for q in learned]
-    most = baselines.majority(train_answers, [q.answer for q in asked])
+    most = baselines.majority([q.answer for q in asked])
     bag = baselines.bag_of_words(train_texts, train_answers, [q.text for q in asked], spec.seed) if learned else None
     return Baselines([most] * len(asked), bag)
 
