@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from typing import BinaryIO
 
 from libs.common.blobs import BlobStore, Json, manifest_digests
+from libs.common.blobs.folder import storage_errors
 from libs.common.domain import DomainError
 
 
@@ -46,8 +47,9 @@ def joined_file(store: BlobStore, manifest: Json) -> Iterator[BinaryIO]:
     """The blobs of a manifest as one local file: Parquet is read from its end, and a file system read is the cheapest
     stream."""
     with tempfile.TemporaryFile() as file:
-        for digest in manifest_digests(manifest):
-            for chunk in store.get_sync(digest):
-                file.write(chunk)
-        file.seek(0)
+        with storage_errors("the file that is imported"):
+            for digest in manifest_digests(manifest):
+                for chunk in store.get_sync(digest):
+                    file.write(chunk)
+            file.seek(0)
         yield file  # type: ignore[misc]
