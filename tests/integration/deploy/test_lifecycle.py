@@ -232,8 +232,12 @@ async def test_live_killed_live_replaced_stopped(
 
     second = await until("another endpoint", moved, 240)
     assert await answer(mesh, second) == text
-    deployment = await alice.GetDeployment(pb.GetDeploymentRequest(name=DOCS))
-    assert (deployment.state, deployment.ready_replicas) == (deploy_pb2.Deployment.STATE_LIVE, 1)
+
+    async def live() -> bool:
+        deployment = await alice.GetDeployment(pb.GetDeploymentRequest(name=DOCS))
+        return (deployment.state, deployment.ready_replicas) == (deploy_pb2.Deployment.STATE_LIVE, 1)
+
+    await until("the deployment to be live", live, 20)
     (replica,) = (await alice.ListReplicas(pb.ListReplicasRequest(parent="orgs/acme", deployment=DOCS))).replicas
     assert replica.restarts == 1
 
