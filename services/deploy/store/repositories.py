@@ -7,6 +7,7 @@ from datetime import datetime
 from typing import Any, TypeVar
 
 from sqlalchemy import ColumnElement, RowMapping, insert, select, text
+from sqlalchemy.dialects.postgresql import distinct_on
 
 from libs.common.db.repository import Repository
 from libs.common.db.uow import ANY_ORG, UnitOfWork
@@ -184,7 +185,7 @@ class Transitions:
             select(tables.transitions)
             .where(columns.org == org, columns.time <= moment, columns.resource.startswith(f"orgs/{org}/deployments/"))
             .where(columns.resource > after, *self._tenant())
-            .distinct(columns.resource)
+            .ext(distinct_on(columns.resource))
             .order_by(columns.resource, columns.id.desc())
             .subquery()
         )

@@ -311,3 +311,31 @@ async def test_evaluation_replicas_go_with_their_lease(
         assert released.state == deploy_pb2.Replica.STATE_GONE
     finally:
         await evaluation.close()
+
+
+async def test_a_lost_ray_head_only_interrupts(
+    alice: Caller, bob: Caller, mesh: Mesh, training: FakeTraining, watch: Watch, ray: RunningRay, tmp_path: Path
+) -> None:
+    training.add(VERSION, await put_model(training.blobs, tmp_path / "v1"))
+    approved = await roll_out(alice, bob, VERSION)
+    assert (await ended(alice, approved.name)).state == deploy_pb2.WorkOrder.STATE_SUCCEEDED
+    first = await until("an endpoint", watch.address, 10)
+    ray.kill()
+
+    async def unreachable() -> bool:
+        return await watch.address() is None
+
+    await until("routers to know", unreachable, 60)
+    ray.start()
+
+    async def moved() -> str | None:
+        address = await watch.address()
+        return address if address != first else None
+
+    await answer(mesh, await until("another endpoint", moved))
+    await bob.StopDeployment(pb.StopDeploymentRequest(name=DOCS))
+
+    async def nobody() -> bool:
+        return not replica_processes(ray)
+
+    await until("no process", nobody, 60)

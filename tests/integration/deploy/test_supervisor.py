@@ -28,7 +28,7 @@ from services.deploy.domain.work_order import WorkOrder
 from services.deploy.jobs.replica_host import Observation
 from services.deploy.jobs.rollout import RolloutCarrier, rollout_kind
 from services.deploy.jobs.supervisor import Supervisor
-from services.deploy.store.repositories import Deployments, Replicas, WorkOrders
+from services.deploy.store.repositories import Deployments, Replicas, Transitions, WorkOrders
 
 pytestmark = pytest.mark.timeout(60)
 MIGRATIONS = Path(__file__).parents[3] / "services" / "deploy" / "migrations"
@@ -185,6 +185,14 @@ async def test_an_order_becomes_a_live_deployment(world: World) -> None:
     assert await world.state_of(order) == w.SUCCEEDED
     report = await world.carrier.poll(task_of(order))
     assert (report.state, (report.result or {})["deployment"]) == ("succeeded", DOCS)
+    uow, now = world.database.system(read_only=True), world.clock.now()
+    try:
+        then, _ = await Transitions(uow).live_at("acme", now, 10, "")
+        assert [(step.resource, step.to_state) for step in then] == [(DOCS, d.LIVE)]
+        assert await Transitions(uow).live_at("acme", now - timedelta(hours=1), 10, "") == ([], "")
+        assert await Transitions(uow).live_at("evil", now, 10, "") == ([], "")
+    finally:
+        await uow.rollback()
 
 
 async def test_a_dead_replica_is_started_again_by_another_process(world: World) -> None:
