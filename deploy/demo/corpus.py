@@ -19,14 +19,14 @@ import sysconfig
 import time
 import warnings
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from importlib.metadata import packages_distributions, version
 from pathlib import Path
 from pydoc_data.topics import topics
 
 # Raised when the rows of the same files would come out differently.
-_REVISION = 2
+_REVISION = 3
 # Folders without documentation of their own: tests, and copies of other packages.
 _SKIPPED = {
     "tests",
@@ -43,6 +43,8 @@ _SKIPPED = {
 _MAX_FILE_BYTES = 1_000_000
 # Shorter ones say nothing about where they come from; longer ones are cut to what a model of this size can read anyway.
 _MIN_CHARS, _MAX_CHARS = 40, 4000
+# No file gives more, so that a few long ones do not decide what a small sample, or one side of a split, looks like.
+_MAX_ROWS_A_FILE = 25
 # Files that one worker gets at a time.
 _CHUNK = 64
 # Name of the standard library among the packages.
@@ -80,7 +82,7 @@ class Corpus:
         return [name for name, _version, _rows in self.packages]
 
 
-def build(folder: Path, rows: int, packages: int, progress: Progress | None = None) -> Corpus:
+def build(folder: Path, rows: int, packages: int, progress: Progress | None = None, only: Sequence[str] = ()) -> Corpus:
     """Writes the corpus, or finds the one that the same environment gave before.
 
     Args:
@@ -88,15 +90,18 @@ def build(folder: Path, rows: int, packages: int, progress: Progress | None = No
         rows: how many at most.
         packages: how many of the most frequent ones to name.
         progress: gets rows found and rows wanted.
+        only: take the same number of rows of each of these packages; empty: all packages, as many as they have.
     """
     folder.mkdir(parents=True, exist_ok=True)
     versions = _versions()
-    key = hashlib.sha256(json.dumps([_REVISION, rows, packages, versions], sort_keys=True).encode()).hexdigest()[:16]
+    key = hashlib.sha256(
+        json.dumps([_REVISION, rows, packages, list(only), versions], sort_keys=True).encode()
+    ).hexdigest()[:16]
     path, about = folder / f"corpus-{key}.jsonl", folder / f"corpus-{key}.json"
     if path.exists() and about.exists():
         return Corpus(**{**json.loads(about.read_text()), "cached": True})
     began = time.monotonic()
-    count, files, labels, digest = _write(path, itertools.islice(_rows(), rows), rows, progress)
+    count, files, labels, digest = _write(path, itertools.islice(_rows(rows, only), rows), rows, progress)
     chosen = [(name, versions.get(name, ""), number) for name, number in labels.most_common(packages)]
     corpus = Corpus(str(path), count, digest, files, chosen, round(time.monotonic() - began, 2))
     draft = about.with_suffix(f".{os.getpid()}")
@@ -124,12 +129,20 @@ def _write(
     return count, len(files), labels, digest.hexdigest()
 
 
-def _rows() -> Iterator[dict[str, object]]:
-    files = sorted([*source_files(), *_topics()], key=lambda file: hashlib.sha256(file[1].encode()).digest())
+def _rows(rows: int, only: Sequence[str]) -> Iterator[dict[str, object]]:
+    left = dict.fromkeys(only, rows // max(1, len(only)))
+    wanted = (file for file in (*source_files(), *_topics()) if not only or file[2] in left)
+    files = sorted(wanted, key=lambda file: hashlib.sha256(file[1].encode()).digest())
     # Spawned, because a fork of a process that has used gRPC hangs.
     with multiprocessing.get_context("spawn").Pool(os.cpu_count() or 1) as pool:
         for found in pool.imap(_parse, files, chunksize=_CHUNK):
-            yield from found
+            for row in found[:_MAX_ROWS_A_FILE]:
+                package = str(row["package"])
+                if not only:
+                    yield row
+                elif left[package]:
+                    left[package] -= 1
+                    yield row
 
 
 def source_files() -> Iterator[tuple[str, str, str]]:

@@ -98,7 +98,7 @@ class Job:
     def _import(self) -> None:
         scale = self.scale
         with self.screen.bar("reading docstrings", scale.rows) as show:
-            found = corpus.build(self.folder, scale.rows, scale.packages, show)
+            found = corpus.build(self.folder, scale.rows, scale.packages, show, scale.only)
         self.labels = found.labels
         self.screen.say(f"{found.rows:,} rows of {found.files:,} files, SHA-256 {found.digest[:16]}...")
         self.summary["corpus"] = {
@@ -210,7 +210,13 @@ class Job:
             model_project_id=self.project.split("/")[-1],
             model_project={"display_name": "Tells which package a docstring belongs to"},
         )
-        tune = {"method": "METHOD_SFT", "prompt_template": PROMPT, "answer_column": "package", "answers": self.labels}
+        tune = {
+            "method": "METHOD_SFT",
+            "prompt_template": PROMPT,
+            "text_column": scale.asked,
+            "answer_column": "package",
+            "answers": self.labels,
+        }
         self.screen.say("a first try, tuned for a few steps, to show what a gate is for")
         first = {**scale.tune, **tune, "steps": scale.first_try}
         self.first_try = self._run_training("first-try", [first], workers=1).model_version
@@ -292,6 +298,7 @@ class Job:
                 "baseline_version": self.train if masked else "",
                 "spec": {
                     "prompt_template": PROMPT,
+                    "text_column": self.scale.asked,
                     "answer_column": "package",
                     "answers": self.labels,
                     "masked_words": self.labels if masked else [],
@@ -395,9 +402,10 @@ class Job:
         """A held-out row that is short enough to read."""
         page = self.alice.dataset.preview_rows(parent=self.test, page_size=200)
         rows = [dict(row.fields) for row in page.rows]
-        fitting = [row for row in rows if row["package"] in self.labels and 80 <= len(row["text"]) <= 300]
-        row = (fitting or rows)[0]
-        return str(row["text"]), str(row["package"])
+        known = [row for row in rows if row["package"] in self.labels]
+        fitting = [row for row in known if 80 <= len(row["text"]) <= 300]
+        row = (fitting or known or rows)[0]
+        return str(row[self.scale.asked]), str(row["package"])
 
     def _publish(self) -> str:
         name = f"package-teller-{self.run_id}"
