@@ -71,6 +71,7 @@ class Part:
         after: names of the parts that must be settled first.
         ports: on which it will listen.
         stop: how it is asked to stop.
+        whole: whether everything that it started is asked with it.
         grace: seconds between that and SIGKILL.
     """
 
@@ -86,6 +87,7 @@ class Part:
     after: tuple[str, ...] = ()
     ports: tuple[int, ...] = field(default=())
     stop: signal.Signals = signal.SIGTERM
+    whole: bool = False
     grace: float = 15.0
 
 
@@ -165,7 +167,9 @@ def _stores(home: Home, ports: Ports, credentials: Credentials) -> list[Part]:
             probe=lambda: "" if head.answers() else "no answer",
             prepare=head.prepare,
             ports=(ports.ray,),
-            grace=10.0,
+            # Nothing that Ray holds is lost with it: checkpoints are in the blob store.
+            whole=True,
+            grace=5.0,
         ),
         Part(
             name="postgres",
