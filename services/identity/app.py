@@ -72,6 +72,8 @@ class App:
 async def build(runtime: Runtime) -> App:
     settings: IdentitySettings = runtime.settings
     keyring = Keyring.create_file(settings.key_path)
+    # The answers of Bootstrap and CreateApiKey hold a key, which must not lie open beside its hash.
+    runtime.database.seal_answers(keyring)
     revoked = Announcements(runtime.database, runtime.clock)
     runtime.background.start(revoked.run(), name="revocation bell")
     refusals = refuse_revoked(runtime.database, revoked, runtime.verifier, runtime.clock)

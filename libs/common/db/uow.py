@@ -6,7 +6,7 @@ import time
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from typing import Self
+from typing import Protocol, Self
 
 from argosy.common.v1 import event_pb2
 from google.protobuf.message import Message
@@ -27,6 +27,14 @@ _BEGIN = text(
     "SELECT set_config('argosy.org', :org, true), set_config('statement_timeout', :timeout, true),"
     " set_config('transaction_read_only', :read_only, true)"
 )
+
+
+class Sealer(Protocol):
+    """Keeps bytes so that only this service can read them; `libs.common.secrets.Keyring` is one."""
+
+    def seal(self, plaintext: bytes, aad: bytes) -> bytes: ...
+
+    def open(self, sealed: bytes, aad: bytes) -> bytes: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,8 +63,9 @@ class Scope:
 class UnitOfWork:
     """One transaction, opened when it is first needed. Never make a network call between its first use and its end."""
 
-    def __init__(self, engine: AsyncEngine, scope: Scope, clock: Clock) -> None:
+    def __init__(self, engine: AsyncEngine, scope: Scope, clock: Clock, sealer: Sealer | None = None) -> None:
         self.scope = scope
+        self._sealer = sealer
         self._engine = engine
         self._clock = clock
         self._connection: AsyncConnection | None = None
@@ -139,6 +148,8 @@ class UnitOfWork:
         connection = await self.connection()
         if self.scope.request is None:
             await idempotency.claim(connection, self.scope.org, key)
+        if self._sealer is not None:
+            answer = self._sealer.seal(answer, _aad(self.scope.org, key))
         await idempotency.store(connection, self.scope.org, key, answer)
 
     async def commit(self) -> None:
@@ -190,6 +201,11 @@ class Database:
         self.engine = engine
         self.service = service
         self._clock = clock
+        self._sealer: Sealer | None = None
+
+    def seal_answers(self, sealer: Sealer) -> None:
+        """Answers kept for request ids are sealed from now on: for a service whose answers hold secrets."""
+        self._sealer = sealer
 
     def unit_of_work(
         self,
@@ -203,7 +219,8 @@ class Database:
         first: Callable[[AsyncConnection], Awaitable[None]] | None = None,
     ) -> UnitOfWork:
         """A unit of work; see `Scope` for the arguments."""
-        return UnitOfWork(self.engine, Scope(org, actor, traceparent, deadline, read_only, request, first), self._clock)
+        scope = Scope(org, actor, traceparent, deadline, read_only, request, first)
+        return UnitOfWork(self.engine, scope, self._clock, self._sealer)
 
     def system(self, *, read_only: bool = False, traceparent: str = "") -> UnitOfWork:
         """A unit of work across organizations, for jobs."""
@@ -216,7 +233,11 @@ class Database:
             DomainError: REQUEST_ID_REUSED when the same id came with another body.
         """
         async with self.reading(org) as connection:
-            return await idempotency.find(connection, org, RequestKey(method, request_id, digest))
+            key = RequestKey(method, request_id, digest)
+            answer = await idempotency.find(connection, org, key)
+        if answer is None or self._sealer is None:
+            return answer
+        return self._sealer.open(answer, _aad(org, key))
 
     @asynccontextmanager
     async def reading(self, org: str = ANY_ORG) -> AsyncGenerator[AsyncConnection]:
@@ -236,6 +257,11 @@ class Database:
     async def close(self) -> None:
         """Closes the pool."""
         await self.engine.dispose()
+
+
+def _aad(org: str, key: RequestKey) -> bytes:
+    """A sealed answer opens only for its own request."""
+    return f"idempotency/{org}{key.method}/{key.request_id}".encode()
 
 
 async def _connect(engine: AsyncEngine) -> AsyncConnection:

@@ -8,6 +8,7 @@ from argosy.identity.v1 import identity_pb2
 from argosy.identity.v1 import identity_service_pb2 as pb
 
 from libs.common.db.mapping import from_proto, to_proto
+from libs.common.domain import DomainError
 from libs.common.ids import org_of, resource_id, uuid7
 from libs.common.rpc.call import Call
 from libs.common.rpc.masks import fields_to_change
@@ -86,6 +87,10 @@ async def delete_department(request: pb.DeleteDepartmentRequest, call: Call[App]
     repository = Departments(call.uow)
     department = await repository.get(request.name)
     department.require_etag(request.etag)
+    # Whoever names a department that is gone could not be changed any more.
+    if await repository.holds_anything(department.name):
+        text = f"{department.name} holds departments or users: move them first."
+        raise DomainError("STATE_CONFLICT", text, name=department.name, state="in use", wanted="empty")
     await repository.soft_delete(department, call.clock.now())
     call.uow.emit("identity.department.deleted", department)
     return message(department)

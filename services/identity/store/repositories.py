@@ -36,6 +36,16 @@ class Departments(Repository[Department]):
             name = (await self.get(name)).parent_department
         return found
 
+    async def holds_anything(self, name: str) -> bool:
+        """Whether departments or users lie in it."""
+        below = select(tables.departments.c.uid).where(
+            tables.departments.c.parent_department == name, tables.departments.c.delete_time.is_(None)
+        )
+        people = select(tables.users.c.uid).where(
+            tables.users.c.department == name, tables.users.c.delete_time.is_(None)
+        )
+        return (await (await self.uow.connection()).execute(select(below.exists() | people.exists()))).scalar_one()
+
 
 class Users(Repository[User]):
     table = tables.users
