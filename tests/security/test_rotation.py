@@ -1,0 +1,98 @@
+"""Certificates that live for seconds rotate under load, and no call notices."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from datetime import timedelta
+from pathlib import Path
+
+import grpc
+import pytest
+from argosy.identity.v1 import token_service_pb2, token_service_pb2_grpc
+
+from libs.common.config import CommonSettings
+from libs.common.pki import Certificates, server_name
+from libs.common.rpc.client import Channels
+from libs.common.testing.mesh import Mesh
+
+# Renewed when a third is left: each certificate serves 4 s, and its clients have 2 s to take the next one.
+LIFE = timedelta(seconds=6)
+ROTATIONS = 2
+_BEAT = 0.1
+_CALLERS = 4
+
+
+class Keys(token_service_pb2_grpc.TokenServiceServicer):
+    async def GetJwks(self, request: object, context: object) -> token_service_pb2.GetJwksResponse:
+        return token_service_pb2.GetJwksResponse()
+
+
+@pytest.fixture
+async def mesh(tmp_path: Path) -> AsyncIterator[Mesh]:
+    """A mesh with one server, whose and whose client's certificates are short."""
+    mesh = Mesh(tmp_path)
+    for name in ("identity", "gateway"):
+        mesh.ca.issue(name, LIFE)
+    server = grpc.aio.server()
+    token_service_pb2_grpc.add_TokenServiceServicer_to_server(Keys(), server)
+    port = server.add_secure_port("127.0.0.1:0", mesh.certificates("identity").server_credentials())
+    mesh.peers["identity"] = f"127.0.0.1:{port}"
+    await server.start()
+    yield mesh
+    await server.stop(0)
+
+
+async def handshake(mesh: Mesh, client: Certificates) -> None:
+    """One call on a connection of its own."""
+    options = (("grpc.ssl_target_name_override", server_name("identity")), ("grpc.use_local_subchannel_pool", 1))
+    async with grpc.aio.secure_channel(mesh.peers["identity"], client.channel_credentials(), options) as channel:
+        stub = token_service_pb2_grpc.TokenServiceStub(channel)
+        await stub.GetJwks(token_service_pb2.GetJwksRequest(), timeout=5)
+
+
+async def test_certificates_rotate_under_load(mesh: Mesh, tmp_path: Path) -> None:
+    old = tmp_path / "old"
+    old.mkdir()
+    for name in ("gateway.crt", "gateway.key", "ca.crt"):
+        (old / name).write_bytes((mesh.pki / name).read_bytes())
+    channels = Channels(CommonSettings(peers=mesh.peers, pki_dir=mesh.pki), "gateway")
+    stub = channels.stub(token_service_pb2_grpc.TokenServiceStub, "identity")
+    fresh, done, calls = Certificates(mesh.pki, "gateway"), asyncio.Event(), 0
+    await handshake(mesh, Certificates(old, "gateway"))
+
+    async def call() -> None:
+        """Any failure ends the test: retries would hide it, so each call has one chance."""
+        nonlocal calls
+        while not done.is_set():
+            await stub.GetJwks(token_service_pb2.GetJwksRequest())
+            calls += 1
+            await asyncio.sleep(0.005)
+
+    async def connect() -> None:
+        while not done.is_set():
+            await handshake(mesh, fresh)
+            await asyncio.sleep(_BEAT)
+
+    async def rotate() -> None:
+        rotated = 0
+        while rotated < ROTATIONS:
+            await asyncio.sleep(_BEAT)
+            renewed = [mesh.ca.renew(name, LIFE) for name in ("identity", "gateway")]
+            rotated += all(renewed)
+        await asyncio.sleep(1.5)  # until the clients have taken the last one
+        done.set()
+
+    try:
+        async with asyncio.timeout(60), asyncio.TaskGroup() as group:
+            for _ in range(_CALLERS):
+                group.create_task(call())
+            group.create_task(connect())
+            group.create_task(rotate())
+    finally:
+        await channels.close()
+    assert calls > 100
+    # The first certificate has ended meanwhile: without the rotation the calls above would have failed.
+    with pytest.raises(grpc.aio.AioRpcError) as raised:
+        await handshake(mesh, Certificates(old, "gateway"))
+    assert raised.value.code() is grpc.StatusCode.UNAVAILABLE
