@@ -433,7 +433,7 @@ class Job:
         with Client(self.url, self.keys.admin, POLICY) as admin:
             self.summary["services"] = watching.services(admin, self.screen)
         self.summary["traces"] = seen
-        missing = {name: data["missing"] for name, data in seen.items() if data["missing"] and name != "work_order"}
+        missing = {name: data["missing"] for name, data in seen.items() if data["missing"]}
         assert not missing, f"services are missing in a trace: {missing}"
 
 
