@@ -150,7 +150,7 @@ class TelemetryStore:
         with self._flushing:
             full = self._segment
             with self._lock:
-                rows = {signal: list(kept) for signal, kept in self._rows.items()}
+                rows: dict[Signal, list[Row]] = {signal: list(kept) for signal, kept in self._rows.items()}
             if not any(rows.values()):
                 return
             # All files or none: a signal that had its file already would be in the answers twice, and what comes to

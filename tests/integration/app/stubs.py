@@ -47,7 +47,7 @@ class Identity(token_service_pb2_grpc.TokenServiceServicer):
         return self._token(request.key.removeprefix("ak_"), request.audience)
 
     def _token(self, org: str, audience: Any) -> token_service_pb2.Token:
-        given = {"audience": list(audience)} if audience else {}
+        given: dict[str, Any] = {"audience": list(audience)} if audience else {}
         token = token_service_pb2.Token(
             token=self.mesh.token(org, role=options_pb2.ROLE_EDITOR, **given), org=f"orgs/{org}"
         )

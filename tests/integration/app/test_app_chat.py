@@ -116,6 +116,7 @@ async def rig(tmp_path: Path, database_url: str, nats_server: nats.Server) -> As
         deploy.address = addresses["replica"]
         async with running_service(DEFINITION, mesh, database_url=database_url, nats_url=nats_server.url()) as service:
             channels = Channels(CommonSettings(peers=mesh.peers, pki_dir=mesh.pki), "gateway")
+            assert service.app is not None
             async with asyncio.timeout(10):
                 while service.app.replicas.find(DEPLOYMENT) is None:
                     await asyncio.sleep(0.02)
