@@ -29,8 +29,10 @@ def minimal(method: MethodDescriptor, org: str) -> Message:
         if not violations:
             return request
         for violation in violations:
-            _repair(request, [element.field_name for element in violation.proto.field.elements], org)
-    raise AssertionError(f"{method.full_name}: no valid request found, {violations}")
+            where = violation.proto.field
+            assert where is not None, violation
+            _repair(request, [element.field_name for element in where.elements], org)
+    raise AssertionError(f"{method.full_name}: no valid request found, {_VALIDATOR.collect_violations(request)}")
 
 
 def _http_path(method: MethodDescriptor) -> str:

@@ -126,6 +126,7 @@ class World:
             self.services[definition.name] = service
             if definition.name == "identity":
                 # The tests sign with identity's own key, so that services verify their tokens as they do any other.
+                assert service.app is not None
                 self.mesh.signing_key = await service.app.signer.current()
         await self._start_replica()
         self.rpcs = [rpc for method in protos.methods() for rpc in self._served(method)]

@@ -223,9 +223,8 @@ async def test_evaluations_that_cannot_run_are_refused_and_leave_nothing(mesh: M
     stub, metadata = channels.stub(eval_service_pb2_grpc.EvalServiceStub, "eval"), mesh.metadata()
 
     async def create(spec: Any = None, **fields: str) -> eval_pb2.Evaluation:
-        wanted = eval_pb2.Evaluation(
-            **{"model_version": MODEL, "dataset_version": TEST, "spec": spec or eval_pb2.EvaluationSpec()} | fields
-        )
+        given: dict[str, Any] = {"model_version": MODEL, "dataset_version": TEST, **fields}
+        wanted = eval_pb2.Evaluation(spec=spec or eval_pb2.EvaluationSpec(), **given)
         request = eval_service_pb2.CreateEvaluationRequest(parent="orgs/acme", evaluation=wanted)
         return await stub.CreateEvaluation(request, metadata=metadata)
 
