@@ -7,11 +7,11 @@ from dataclasses import dataclass
 
 from libs.common.obs.sender import OtlpSender
 from libs.common.service import Runtime, ServiceDefinition
+from libs.inference.replicas import Replicas
 from services.gateway.clients.applications import Applications
 from services.gateway.clients.backends import Backends
 from services.gateway.clients.identity import Keys
 from services.gateway.clients.ledger import Ledger
-from services.gateway.clients.replicas import Replicas
 from services.gateway.clients.reporter import Reporter
 from services.gateway.config import Settings
 from services.gateway.http.door import Door

@@ -13,8 +13,8 @@ from argosy.deploy.v1 import deploy_pb2, inference_service_pb2
 from argosy.identity.v1 import usage_service_pb2
 
 from libs.common.errors import ArgosyError
+from libs.inference.replicas import Replicas
 from services.gateway.clients.applications import Applications
-from services.gateway.clients.replicas import Replicas
 from services.gateway.http.caller import Authenticator, Caller
 from services.gateway.http.errors import HttpError, retry_after
 from services.gateway.http.exchange import JSON, ClientGone, Exchange
