@@ -189,7 +189,7 @@ class Job:
             group_column="source",
             test_fraction=self.scale.test_fraction,
             text_column="text",
-            near_duplicate_threshold=0.8,
+            near_duplicate_threshold=0.6,
             seed=7,
         )
         self._finish(task.name, "splitting")

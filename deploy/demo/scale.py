@@ -45,10 +45,10 @@ class Scale:
         }
     )
     pretrain: dict[str, Any] = field(
-        default_factory=lambda: {"steps": 120, "batch_size": 32, "learning_rate": 2e-3, "warmup_fraction": 0.1}
+        default_factory=lambda: {"steps": 60, "batch_size": 32, "learning_rate": 2e-3, "warmup_fraction": 0.1}
     )
     tune: dict[str, Any] = field(
-        default_factory=lambda: {"steps": 400, "batch_size": 32, "learning_rate": 2e-3, "warmup_fraction": 0.05}
+        default_factory=lambda: {"steps": 800, "batch_size": 32, "learning_rate": 2e-3, "warmup_fraction": 0.05}
     )
     first_try: int = 8
     max_rows: int = 2000

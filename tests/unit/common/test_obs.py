@@ -25,7 +25,7 @@ class _Receiver(logs_service_pb2_grpc.LogsServiceServicer):
     def __init__(self) -> None:
         self.requests: list[logs_service_pb2.ExportLogsServiceRequest] = []
 
-    def Export(self, request, context):  # noqa: N802
+    def Export(self, request, context):
         self.requests.append(request)
         return logs_service_pb2.ExportLogsServiceResponse()
 
