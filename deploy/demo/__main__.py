@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from argosy.cli.live import TaskFailed
+from argosy.cli.live import TaskFailed, VerdictLate
 from argosy.client import ApiError
 
 from deploy.demo.access import NoAdministrator
@@ -30,7 +30,7 @@ def main() -> None:
     failure = ""
     try:
         job.run()
-    except (ApiError, TaskFailed, RunnerError, NoAdministrator, AssertionError) as error:
+    except (ApiError, TaskFailed, VerdictLate, RunnerError, NoAdministrator, AssertionError) as error:
         failure = f"{type(error).__name__}: {error}"
     job.summary["failure"] = failure
     arguments.folder.mkdir(parents=True, exist_ok=True)

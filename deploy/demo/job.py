@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from argosy.cli.live import watch
+from argosy.cli.live import finished_evaluation, watch
 from argosy.client import Client, FailedPrecondition, Forbidden
 from argosy.client.errors import Conflict
 
@@ -311,7 +311,7 @@ class Job:
             },
         )
         self._finish(made.task, f"evaluating {name}")
-        return self.alice.eval.get_evaluation(name=made.name)
+        return finished_evaluation(self.alice, made.name)
 
     def _deploy(self) -> None:
         config = self.alice.deploy.create_deployment_config(

@@ -15,6 +15,9 @@ from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn
 
 # Seconds between two lines where nothing can be drawn over.
 _LINE_EVERY = 5.0
+# Recording a verdict takes a call to training; longer means that training is away.
+_VERDICT_SECONDS = 30.0
+_VERDICT_BEAT = 0.2
 _ENDED = ("STATE_SUCCEEDED", "STATE_FAILED", "STATE_CANCELLED")
 
 
@@ -25,6 +28,15 @@ class TaskFailed(Exception):
         error = task.error
         super().__init__(f"{task.name} {state_of(task)[6:].lower()}: {error.reason} {error.message}".rstrip(" :"))
         self.task = task
+
+
+class VerdictLate(Exception):
+    """An evaluation has succeeded and its verdict is not on the model version yet."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__(
+            f"the verdict of {name} is not on the model version yet: training may be away; look again later"
+        )
 
 
 def state_of(task: Any) -> str:
@@ -51,6 +63,24 @@ def watch(client: Client, name: str, console: Console, label: str = "", curve: l
     if state_of(task) != "STATE_SUCCEEDED":
         raise TaskFailed(task)
     return task
+
+
+def finished_evaluation(client: Client, name: str) -> Any:
+    """The evaluation, once its verdict, if it has one, is on the model version; that takes a moment after its task.
+
+    Args:
+        name: of an evaluation whose task has succeeded.
+    Raises:
+        VerdictLate: it has not arrived within half a minute; it will be recorded when training is back.
+    """
+    end = time.monotonic() + _VERDICT_SECONDS
+    while True:
+        found = client.eval.get_evaluation(name=name)
+        if found.report.verdict.recorded or not found.report.verdict.gate:
+            return found
+        if time.monotonic() > end:
+            raise VerdictLate(name)
+        time.sleep(_VERDICT_BEAT)
 
 
 def _follow(client: Client, name: str, view: _View, curve: list[Any] | None) -> Any:

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
-from argosy.cli.live import TaskFailed
+from argosy.cli.live import TaskFailed, VerdictLate
 from argosy.client import Client, Policy
 from argosy.client.errors import ApiError, Forbidden, Unauthenticated, Unavailable
 from argosy.client.settings import load
@@ -41,6 +41,9 @@ def session(patience: float = 20.0) -> Iterator[Client]:
     except ApiError as error:
         errors_console.print(f"[red]argosy:[/red] {_escape(str(error))}{_advice(error)}", soft_wrap=True)
         sys.exit(NO_ANSWER if isinstance(error, Unavailable) else REFUSED)
+    except VerdictLate as error:
+        errors_console.print(f"[red]argosy:[/red] {_escape(str(error))}", soft_wrap=True)
+        sys.exit(NO_ANSWER)
     except TaskFailed as error:
         errors_console.print(f"[red]argosy:[/red] {_escape(str(error))}", soft_wrap=True)
         errors_console.print(f"  its log: argosy task logs {error.task.name}")

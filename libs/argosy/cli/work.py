@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 from argosy.cli import session
-from argosy.cli.live import watch
+from argosy.cli.live import finished_evaluation, watch
 from argosy.client import Client
 from argosy.client.errors import Conflict
 from rich.progress import BarColumn, DownloadColumn, Progress, TimeRemainingColumn, TransferSpeedColumn
@@ -286,7 +286,7 @@ def run_evaluation(
         )
         if follow:
             watch(client, started.task, session.errors_console if as_json else session.console, "evaluation")
-            started = client.eval.get_evaluation(name=started.name)
+            started = finished_evaluation(client, started.name)
         if as_json or not follow:
             session.show(started, as_json)
         else:

@@ -31,6 +31,8 @@ _BEAT_SECONDS = 0.5
 # An engine that loads a large model from a slow store takes this long at most.
 _START_SECONDS = 900.0
 _REPLICA = "replica"
+# Two batches of the engine in flight.
+_CONCURRENCY = 256
 
 
 class ReplicaLost(Exception):
@@ -98,6 +100,8 @@ async def leased_replica(channels: Channels, model_version: str, holder: str) ->
         parent=f"orgs/{org_of(model_version)}",
         model_version=model_version,
         holder=holder,
+        # Nobody else asks it, so it takes all that comes at once.
+        spec=deploy_pb2.DeploymentSpec(max_concurrency=_CONCURRENCY),
         ttl_seconds=_LEASE_SECONDS,
     )
     found = await stub.LeaseReplica(request)

@@ -14,7 +14,7 @@ from libs.common.domain import DomainError, Parent, inherit_secrecy
 from libs.common.ids import resource_id, uuid7
 from libs.common.rpc.call import Call
 from libs.common.rpc.pagination import PageToken, page_size
-from services.eval.domain.evaluations import QUEUED, TASK_KIND, Evaluation
+from services.eval.domain.evaluations import GATE_RECORDED, QUEUED, TASK_KIND, Evaluation
 from services.eval.store.repositories import Evaluations
 
 if TYPE_CHECKING:
@@ -33,6 +33,8 @@ def message(evaluation: Evaluation) -> eval_pb2.Evaluation:
     json_format.ParseDict(evaluation.spec, shown.spec)
     if evaluation.report:
         json_format.ParseDict(evaluation.report, shown.report)
+        if evaluation.gate_state == GATE_RECORDED:
+            shown.report.verdict.recorded = True
     return to_proto(evaluation, shown)
 
 
