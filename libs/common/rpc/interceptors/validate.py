@@ -7,6 +7,7 @@ from google.protobuf.message import DecodeError
 
 from libs.common.errors import ArgosyError
 from libs.common.rpc.method import Exchange, Host, Method, Step
+from libs.common.rpc.times import time_checker
 
 # protovalidate compiles the rules of a message once and keeps them.
 _VALIDATOR = protovalidate.Validator()
@@ -19,6 +20,8 @@ def wrap(method: Method, host: Host, step: Step) -> Step:
     # Compiles the rules now: the first call of the method must not pay for it, and a wrong rule must stop the start.
     _VALIDATOR.collect_violations(method.request())
 
+    wrong_times = time_checker(method.request.DESCRIPTOR)
+
     async def validate(exchange: Exchange) -> bytes | None:
         try:
             request = parse(exchange.body)
@@ -26,15 +29,16 @@ def wrap(method: Method, host: Host, step: Step) -> Step:
             raise ArgosyError("BODY_INVALID", "The body is not a message of this method.") from None
         violations = _VALIDATOR.collect_violations(request)
         if violations:
-            raise _invalid(violations)
+            raise _invalid([(_path(v), v.proto.message or v.proto.rule_id) for v in violations])
+        if wrong_times is not None and (times := wrong_times(request)):
+            raise _invalid(times)
         exchange.request = request
         return await step(exchange)
 
     return validate
 
 
-def _invalid(violations: list[protovalidate.Violation]) -> ArgosyError:
-    found = [(_path(violation), violation.proto.message or violation.proto.rule_id) for violation in violations]
+def _invalid(found: list[tuple[str, str]]) -> ArgosyError:
     field, description = found[0]
     more = f" (and {len(found) - 1} more)" if len(found) > 1 else ""
     return ArgosyError("INVALID_FIELD", f"{field}: {description}{more}", metadata={"field": field}, violations=found)
