@@ -426,7 +426,8 @@ class Job:
         wanted = {
             "answer": (self.answer_trace, {"gateway", "app", "replica"}),
             "work_order": (self.order_trace, {"gateway", "deploy", "training"}),
-            "roll_out": (self.approval_trace, {"gateway", "deploy", "training", "ray"}),
+            # The replica is a Ray actor: its start there is part of the trace.
+            "roll_out": (self.approval_trace, {"gateway", "deploy", "training", "replica"}),
         }
         for name, (trace_id, services) in wanted.items():
             seen[name] = watching.trace(self.alice, self.screen, name, trace_id, services)
