@@ -34,7 +34,7 @@ _CHECKS: dict[str, tuple[Callable[[Any], bool], str]] = {
 }
 
 
-def time_checker(request: Descriptor) -> Callable[[Message], Violations] | None:
+def time_checker(request: Any) -> Callable[[Message], Violations] | None:
     """Compiles a look at every time and duration that a request can hold.
 
     Returns None for requests that can hold none, so that they pay nothing; else a function that gives the (field,
