@@ -35,7 +35,7 @@ class FakeTraining(model_service_pb2_grpc.ModelServiceServicer):
         usual = {"gate": "release", "open": True, "model_digest": digest, "rule": "lower bound beats the majority"}
         self.versions[name] = training_pb2.ModelVersion(
             name=name,
-            state=training_pb2.ModelVersion.State.Value(state),
+            state=training_pb2.ModelVersion.State.Value(state),  # pyright: ignore[reportArgumentType]
             manifest_digest=digest,
             secrecy=resource_pb2.SECRECY_CONFIDENTIAL,
             gates=[training_pb2.Gate(evaluation="orgs/acme/evaluations/e1", figures={"lower": 0.4}, **(usual | gate))],

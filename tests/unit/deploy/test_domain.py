@@ -54,7 +54,11 @@ def deployment(state: str = d.STARTING, current: str = "", target: str = "", rep
 
 
 def replica(work_order: str, state: str = r.READY, **fields: Any) -> Replica:
-    values = {"deployment": "orgs/acme/deployments/docs", "work_order": work_order, "state": state} | fields
+    values: dict[str, Any] = {
+        "deployment": "orgs/acme/deployments/docs",
+        "work_order": work_order,
+        "state": state,
+    } | fields
     return Replica(**times(), name="orgs/acme/replicas/x", **values)
 
 
