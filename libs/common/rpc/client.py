@@ -36,6 +36,9 @@ Stub = TypeVar("Stub")
 TokenSource = Callable[[str, str, int, tuple[str, ...]], Awaitable[tuple[str, float]]]
 
 DEFAULT_TIMEOUT = 10.0
+# A peer that restarts is back within this time. Longer than that a caller is told instead of being kept: its deadline
+# may be half a minute, and that of a stream an hour.
+_READY_SECONDS = 10.0
 # What the caller keeps of its own deadline to answer after a peer did not.
 _MARGIN = 0.05
 # gRFC A6: throttling by a bucket of 10 tokens that a failure empties by one and a success fills by a tenth.
@@ -228,6 +231,7 @@ class _Unary(_Rpc):
         target = self._target
         connection = target.acquire()
         try:
+            await _reach(connection.channel, target.service, deadline)
             method = self._method(connection, "unary_unary")
             return await method(
                 request, timeout=max(0.0, deadline - time.monotonic()), metadata=metadata, wait_for_ready=True
@@ -238,12 +242,28 @@ class _Unary(_Rpc):
             await target.release(connection)
 
 
+class _NotReached(ArgosyError):
+    """Nobody answers at the peer's address. The time for it to come back has passed already, so no attempt follows."""
+
+
+async def _reach(channel: grpc.aio.Channel, service: str, deadline: float) -> None:
+    """Waits until there is a connection, but not to the deadline. Raises PEER_UNAVAILABLE."""
+    if channel.get_state(try_to_connect=True) is grpc.ChannelConnectivity.READY:
+        return
+    try:
+        async with asyncio.timeout(min(_READY_SECONDS, deadline - time.monotonic())):
+            await channel.channel_ready()
+    except TimeoutError:
+        message = f"{service} does not answer."
+        raise _NotReached("PEER_UNAVAILABLE", message, metadata={"service": service}) from None
+
+
 def _passes(error: ArgosyError) -> bool:
     """Whether the same call may be answered a moment later.
 
     A peer that could not reach its own peer has retried already.
     """
-    if error.code is not grpc.StatusCode.UNAVAILABLE:
+    if error.code is not grpc.StatusCode.UNAVAILABLE or isinstance(error, _NotReached):
         return False
     return not (error.request_id and error.is_reason("PEER_UNAVAILABLE", "REPLICA_UNAVAILABLE", "COMPUTE_UNAVAILABLE"))
 
@@ -262,16 +282,19 @@ class _Stream(_Rpc):
         deadline = self._deadline(longest if timeout is None else timeout)
         target = self._target
         connection = target.acquire()
-        call = self._method(connection, "unary_stream")(
-            request, timeout=deadline - time.monotonic(), metadata=_metadata(metadata), wait_for_ready=True
-        )
+        call: Any = None
         try:
+            await _reach(connection.channel, target.service, deadline)
+            call = self._method(connection, "unary_stream")(
+                request, timeout=deadline - time.monotonic(), metadata=_metadata(metadata), wait_for_ready=True
+            )
             async for answer in call:
                 yield answer
         except grpc.RpcError as error:
             raise from_rpc_error(error, target.service) from None
         finally:
-            call.cancel()
+            if call is not None:
+                call.cancel()
             await target.release(connection)
 
 
