@@ -14,6 +14,7 @@ from libs.common.bus.handlers import with_cursor
 from libs.common.bus.retention import prune
 from libs.common.clock import SYSTEM_CLOCK, Clock
 from libs.common.db.engine import CONNECT_SECONDS
+from libs.common.db.errors import CONNECTION_LOST
 from libs.common.db.outbox import CHANNEL, subject
 from libs.common.db.tables import outbox, outbox_cursor
 from libs.common.db.uow import ANY_ORG, Database
@@ -71,7 +72,7 @@ class Relay:
         while True:
             try:
                 await self._lead()
-            except (DomainError, asyncpg.PostgresError, asyncpg.InterfaceError, OSError, TimeoutError) as error:
+            except (DomainError, *CONNECTION_LOST) as error:
                 _log.warning("the relay lost its database: %s", error or type(error).__name__)
             await self._clock.sleep(_BEAT_SECONDS)
 

@@ -12,6 +12,16 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from libs.common.domain import DomainError
 
+# What a connection of asyncpg's own (LISTEN, advisory locks) raises when PostgreSQL goes. A shutdown that the driver
+# reads between two commands leaves its state machine in one that it calls an internal error.
+CONNECTION_LOST = (
+    asyncpg.PostgresError,
+    asyncpg.InterfaceError,
+    asyncpg.InternalClientError,
+    OSError,
+    TimeoutError,
+)
+
 UNIQUE_VIOLATION = "23505"
 
 _CONFLICTS = {

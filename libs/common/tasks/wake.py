@@ -9,6 +9,7 @@ import asyncpg
 
 from libs.common.clock import Clock
 from libs.common.db.engine import CONNECT_SECONDS
+from libs.common.db.errors import CONNECTION_LOST
 from libs.common.db.uow import Database
 from libs.common.tasks.store import CHANNEL
 
@@ -52,7 +53,7 @@ class Wake:
         while True:
             try:
                 await self._listen()
-            except (asyncpg.PostgresError, asyncpg.InterfaceError, OSError, TimeoutError) as error:
+            except CONNECTION_LOST as error:
                 _log.info("cannot listen for tasks: %s", error or type(error).__name__)
             await self._clock.sleep(_RECONNECT_SECONDS)
 

@@ -12,6 +12,7 @@ from sqlalchemy import select
 
 from libs.common.clock import Clock
 from libs.common.db.engine import CONNECT_SECONDS
+from libs.common.db.errors import CONNECTION_LOST
 from libs.common.db.uow import Database
 from libs.common.domain import DomainError
 from services.deploy.domain.endpoint import EndpointSet, endpoints
@@ -48,7 +49,7 @@ class EndpointFeed:
         while True:
             try:
                 await self._follow()
-            except (DomainError, asyncpg.PostgresError, asyncpg.InterfaceError, OSError, TimeoutError) as error:
+            except (DomainError, *CONNECTION_LOST) as error:
                 _log.warning("the endpoint feed lost its database: %s", error or type(error).__name__)
             await self._clock.sleep(_RETRY_SECONDS)
 
