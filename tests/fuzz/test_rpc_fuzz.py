@@ -15,7 +15,11 @@ from google.protobuf.message_factory import GetMessageClass
 from google.rpc import error_details_pb2, status_pb2
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from opentelemetry.proto.collector.logs.v1 import logs_service_pb2
+from opentelemetry.proto.collector.metrics.v1 import metrics_service_pb2
+from opentelemetry.proto.collector.trace.v1 import trace_service_pb2
 
+from libs.common.auth.policy import method_path
 from libs.common.errors import DOMAIN, STATUS_DETAILS_KEY
 from libs.common.testing.fuzzing import requests
 from tests.fuzz.fuzz_mesh import FuzzMesh, methods, resident_bytes
@@ -23,6 +27,11 @@ from tests.fuzz.fuzz_mesh import FuzzMesh, methods, resident_bytes
 pytestmark = pytest.mark.timeout(600)
 
 METHODS = methods()
+OTLP = [
+    service.methods_by_name["Export"]
+    for module in (trace_service_pb2, metrics_service_pb2, logs_service_pb2)
+    for service in module.DESCRIPTOR.services_by_name.values()
+]
 # Streams that end only with their caller.
 _WATCH_SECONDS = 0.25
 # Far above what caches take, far below what a request kept by mistake would come to.
@@ -105,6 +114,24 @@ async def test_rpc(
             fuzz_mesh.names_for(method).learn(GetMessageClass(method.output_type).FromString(answer))
     if method is METHODS[len(METHODS) // 3][1]:
         memory["early"] = resident_bytes()
+
+
+def judge_telemetry(error: grpc.aio.AioRpcError) -> None:
+    """The only thing that a sender can do wrong is the message."""
+    assert error.code() is grpc.StatusCode.INVALID_ARGUMENT, error
+
+
+@pytest.mark.parametrize("method", OTLP, ids=label)
+@settings(settings.get_profile("argosy-fuzz"))
+@given(data=st.data())
+async def test_telemetry(method: MethodDescriptor, data: st.DataObject, fuzz_mesh: FuzzMesh) -> None:
+    """OTLP is not Argosy's contract, so it has no ErrorInfo: it takes a message or says that it is none."""
+    body = data.draw(requests(method, fuzz_mesh.names))
+    export = fuzz_mesh.channel("aiops", "dataset").unary_unary(method_path(method))
+    try:
+        await export(body, timeout=30)
+    except grpc.aio.AioRpcError as error:
+        judge_telemetry(error)
 
 
 async def test_servers_are_alive(
