@@ -23,7 +23,7 @@ STUBS := build/protos/argosy.binpb
 TESTS_FAST := $(wildcard tests/unit tests/contract)
 TESTS_SLOW := $(wildcard tests/integration tests/security tests/fuzz tests/e2e tests/chaos)
 
-.PHONY: help setup check test demo up down status logs doctor chaos bench bench-rpc bench-gateway fmt notices clean \
+.PHONY: help setup check test demo up down status logs doctor bench bench-rpc bench-gateway fmt notices clean \
 	prerequisites check-format check-lint check-types check-protos check-imports check-unit
 
 help: ## list the commands
@@ -73,9 +73,6 @@ logs: setup ## follow the logs of all processes
 
 doctor: setup ## what is missing on this machine, and how to get it
 	@$(BIN)/argosy doctor
-
-chaos: setup ## the full main job while processes are killed
-	$(BIN)/python -m tests.chaos
 
 bench: bench-rpc bench-gateway ## all benchmarks, into build/bench
 
