@@ -20,11 +20,12 @@ PROTOS := $(shell find protos -name '*.proto')
 INSTALLED := $(VENV)/.installed
 EDITABLE := $(VENV)/.editable
 STUBS := build/protos/argosy.binpb
-TESTS_FAST := $(wildcard tests/unit tests/contract)
+UNIT_LIBS := $(addprefix tests/unit/,common argosy compute local)
 TESTS_SLOW := $(wildcard tests/integration tests/security tests/fuzz tests/e2e tests/chaos)
 
 .PHONY: help setup check test demo up down status logs doctor bench bench-rpc bench-gateway fmt notices clean \
-	prerequisites check-format check-lint check-types check-protos check-imports check-unit
+	prerequisites check-format check-lint check-types check-protos check-imports check-unit \
+	check-libs check-contract
 
 help: ## list the commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -38,7 +39,7 @@ test: check ## every test that CI runs
 	$(BIN)/python -m pytest $(TESTS_SLOW)
 
 check: setup ## format, lint, types, contracts, imports, unit tests; under a minute
-	@$(MAKE) -j2 --output-sync=target check-types check-unit check-format check-lint check-protos check-imports
+	@$(MAKE) -j4 --output-sync=target check-types check-unit check-libs check-contract check-format check-lint check-protos check-imports
 
 check-format:
 	$(BIN)/ruff format --check --quiet .
@@ -57,7 +58,13 @@ check-imports:
 	$(BIN)/lint-imports --no-cache
 
 check-unit:
-	$(BIN)/python -m pytest $(TESTS_FAST)
+	$(BIN)/python -m pytest tests/unit $(addprefix --ignore=,$(UNIT_LIBS))
+
+check-libs:
+	$(BIN)/python -m pytest $(UNIT_LIBS)
+
+check-contract:
+	$(BIN)/python -m pytest tests/contract
 
 up: setup ## start the mesh and leave it running
 	@$(BIN)/argosy up

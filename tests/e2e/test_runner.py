@@ -130,6 +130,8 @@ def test_a_port_that_is_taken_is_named_with_who_has_it() -> None:
     other = new_mesh("taken")
     try:
         with socket.socket() as server:
+            # A mesh of an earlier test may have closed connections on this port a minute ago.
+            server.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             server.bind(("127.0.0.1", other.ports.http))
             server.listen()
             done = other.argosy(

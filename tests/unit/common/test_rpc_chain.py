@@ -76,8 +76,12 @@ async def sheds_load(server: Rig, log: pytest.LogCaptureFixture) -> bool:
     async with asyncio.TaskGroup() as group:
         first = group.create_task(server.call(GET, BODY))
         await server.handlers.entered.wait()
+        server.handlers.entered.clear()
         second = group.create_task(reason(server.call(GET, BODY)))
-        await asyncio.wait((second,), timeout=0.3)
+        # Either it is refused, or it comes to the handler as well.
+        entered = group.create_task(server.handlers.entered.wait())
+        await asyncio.wait((second, entered), return_when=asyncio.FIRST_COMPLETED)
+        entered.cancel()
         server.handlers.gate.set()
         await first
     return second.result() == "OVERLOADED"
