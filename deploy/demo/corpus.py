@@ -20,6 +20,7 @@ import time
 import warnings
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass
 from importlib.metadata import packages_distributions, version
 from pathlib import Path
@@ -134,8 +135,9 @@ def _rows(rows: int, only: Sequence[str]) -> Iterator[dict[str, object]]:
     wanted = (file for file in (*source_files(), *_topics()) if not only or file[2] in left)
     files = sorted(wanted, key=lambda file: hashlib.sha256(file[1].encode()).digest())
     # Spawned, because a fork of a process that has used gRPC hangs.
-    with multiprocessing.get_context("spawn").Pool(os.cpu_count() or 1) as pool:
-        for found in pool.imap(_parse, files, chunksize=_CHUNK):
+    pool = ProcessPoolExecutor(os.cpu_count(), multiprocessing.get_context("spawn"))
+    try:
+        for found in pool.map(_parse, files, chunksize=_CHUNK):
             for row in found[:_MAX_ROWS_A_FILE]:
                 package = str(row["package"])
                 if not only:
@@ -143,6 +145,9 @@ def _rows(rows: int, only: Sequence[str]) -> Iterator[dict[str, object]]:
                 elif left[package]:
                     left[package] -= 1
                     yield row
+    finally:
+        # Nobody reads on once there are rows enough. (`multiprocessing.Pool` may hang for ever when it is ended early.)
+        pool.shutdown(cancel_futures=True)
 
 
 def source_files() -> Iterator[tuple[str, str, str]]:

@@ -118,7 +118,7 @@ class Job:
             "rows": version.row_count,
             "bytes": version.byte_count,
             "line_errors": version.report.line_error_count,
-            "digest": version.manifest_digest,
+            "digest": version.content_digest,
         }
         self.screen.say(
             f"{version.row_count:,} rows imported, {version.report.line_error_count} lines could not be read"
@@ -165,6 +165,7 @@ class Job:
         self.summary["cleaned"] = {
             "rows_in": report.rows_in,
             "kept": report.rows_out,
+            "digest": version.content_digest,
             "dropped": dropped,
             "changed": dict(report.changed),
             "examples": {
@@ -196,7 +197,13 @@ class Job:
         self.train, trained = self._newest(train)
         self.test, tested = self._newest(test)
         leakage = trained.report.leakage_count
-        self.summary["split"] = {"train_rows": trained.row_count, "test_rows": tested.row_count, "leakage": leakage}
+        self.summary["split"] = {
+            "train_rows": trained.row_count,
+            "train_digest": trained.content_digest,
+            "test_rows": tested.row_count,
+            "test_digest": tested.content_digest,
+            "leakage": leakage,
+        }
         self.screen.say(
             f"{trained.row_count:,} rows to learn from, {tested.row_count:,} held out; "
             f"{leakage:,} near-duplicates across the split were taken out of the training side"
@@ -227,6 +234,7 @@ class Job:
         results = dict(run.results)
         self.summary["training"] = {
             "model_version": self.model,
+            "model_digest": self.alice.training.get_model_version(name=self.model).manifest_digest,
             "results": results,
             "first_loss": results.get("pretrain.first_loss", results.get("first_loss")),
             "last_loss": results.get("sft.last_loss", results.get("last_loss")),

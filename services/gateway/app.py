@@ -10,6 +10,7 @@ from libs.common.service import Runtime, ServiceDefinition
 from libs.inference.replicas import Replicas
 from services.gateway.clients.applications import Applications
 from services.gateway.clients.backends import Backends
+from services.gateway.clients.deployments import Deployments
 from services.gateway.clients.identity import Keys
 from services.gateway.clients.ledger import Ledger
 from services.gateway.clients.reporter import Reporter
@@ -56,7 +57,7 @@ async def build(runtime: Runtime) -> App:
     runtime.resources.push_async_callback(replicas.close)
     ledger = Ledger(runtime.channels, settings.journal / "usage", clock)
     reporter = Reporter(_sender(settings), settings.access_log)
-    openai = OpenAi(keys, replicas, Applications(runtime.channels), ledger.add)
+    openai = OpenAi(keys, replicas, Applications(runtime.channels), Deployments(runtime.channels), ledger.add)
     pages = Pages(table, lambda: True, reporter.prometheus)
     door = Door(
         table=table,

@@ -1,82 +1,15 @@
-"""A whole mesh, started as a person starts it, on ports and in a folder of its own."""
+"""One mesh for the tests that share it."""
 
 from __future__ import annotations
 
-import os
-import shutil
-import subprocess
-import sys
-import tempfile
 from collections.abc import Iterator
-from dataclasses import dataclass
-from pathlib import Path
 
 import pytest
 
-from deploy.local import processes
-from deploy.local.layout import Home, Ports, is_free
+from tests.mesh import Mesh, new_mesh, remove
 
 
-@dataclass
-class Mesh:
-    """One data folder and the command line on it."""
-
-    home: Home
-    ports: Ports
-
-    @property
-    def url(self) -> str:
-        return f"http://127.0.0.1:{self.ports.http}"
-
-    def argosy(self, *arguments: str, seconds: float = 240, check: bool = True) -> subprocess.CompletedProcess[str]:
-        """Runs `argosy`."""
-        command = [str(Path(sys.executable).with_name("argosy")), *arguments]
-        environment = {**os.environ, "ARGOSY_HOME": str(self.home.root)}
-        done = subprocess.run(
-            command,
-            env=environment,
-            capture_output=True,
-            text=True,
-            timeout=seconds,
-            check=False,
-            stdin=subprocess.DEVNULL,
-        )
-        assert not check or done.returncode == 0, f"argosy {' '.join(arguments)}: {done.stdout}{done.stderr}"
-        return done
-
-    def up(self) -> subprocess.CompletedProcess[str]:
-        """Starts what is missing."""
-        return self.argosy("up", "--port-base", str(self.ports.base), "--http-port", str(self.ports.http))
-
-    def left(self) -> list[str]:
-        """Processes of this mesh that live."""
-        return [processes.command_line(identity.pid) for identity in processes.belonging(self.home.root, [])]
-
-
-def free_ports() -> Ports:
-    """A base whose hundred ports nobody uses; below the ports that the kernel gives to clients."""
-    for base in range(21_000, 32_000, 200):
-        ports = Ports(base=base, http=base + 99)
-        if all(is_free(port) for _, port in ports.named()):
-            return ports
-    raise AssertionError("no free ports")
-
-
-def new_mesh(name: str) -> Mesh:
-    """A mesh that has not been started, in a short folder: unix sockets lie in it."""
-    folder = Path(tempfile.mkdtemp(prefix=f"argosy-{name}-"))
-    # PostgreSQL's own user passes through it.
-    folder.chmod(0o711)
-    return Mesh(Home(folder / "home"), free_ports())
-
-
-def remove(mesh: Mesh) -> None:
-    """Ends whatever is left of a mesh, and its folder."""
-    processes.end(processes.belonging(mesh.home.root, []), grace=0)
-    shutil.rmtree(mesh.home.root.parent, ignore_errors=True)
-
-
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def mesh() -> Iterator[Mesh]:
     """A mesh that is ready."""
     mesh = new_mesh("e2e")

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from tests.e2e.conftest import Mesh
+from tests.mesh import Mesh
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 

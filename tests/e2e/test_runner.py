@@ -17,7 +17,7 @@ from deploy.demo.access import people
 from deploy.local import processes
 from deploy.local.layout import FORMAT, RunnerError
 from deploy.local.supervisor import recorded
-from tests.e2e.conftest import Mesh, new_mesh, remove
+from tests.mesh import Mesh, new_mesh, remove
 
 pytestmark = pytest.mark.timeout(400)
 

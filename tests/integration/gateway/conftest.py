@@ -186,6 +186,17 @@ class Deploy(deploy_service_pb2_grpc.DeployServiceServicer):
     def __init__(self) -> None:
         self.endpoints = deploy_service_pb2.EndpointSet()
         self.changed = asyncio.Event()
+        # Deployments that have no endpoint.
+        self.states: dict[str, deploy_pb2.Deployment.State] = {}
+        self.away = False
+
+    async def GetDeployment(self, request: Any, context: Any) -> deploy_pb2.Deployment:
+        if self.away:
+            await context.abort(grpc.StatusCode.UNAVAILABLE, "")
+        state = self.states.get(request.name)
+        if state is None:
+            await fail(context, ArgosyError("NOT_FOUND", "There is none.", metadata={"name": request.name}))
+        return deploy_pb2.Deployment(name=request.name, state=state)
 
     async def WatchEndpoints(self, request: Any, context: Any) -> AsyncIterator[deploy_service_pb2.EndpointSet]:
         while True:

@@ -7,7 +7,7 @@ import json
 from typing import Any
 
 import pytest
-from argosy.deploy.v1 import inference_service_pb2
+from argosy.deploy.v1 import deploy_pb2, inference_service_pb2
 
 HELLO = {"model": "llm", "messages": [{"role": "user", "content": "Hi"}]}
 
@@ -66,6 +66,26 @@ async def test_official_client(world, key):
         with pytest.raises(openai.BadRequestError) as wrong:
             await client.chat.completions.create(**HELLO, temperature=9)
         assert wrong.value.param == "temperature"
+
+
+async def test_a_model_is_unknown_only_when_deploy_says_so(world):
+    """The list of endpoints may be older than a deployment that is live already."""
+    states = deploy_pb2.Deployment.State
+    world.deploy.states = {
+        "orgs/acme/deployments/young": states.STATE_LIVE,
+        "orgs/acme/deployments/ended": states.STATE_STOPPED,
+    }
+
+    async def asked(model: str) -> tuple[int, str]:
+        answer = await world.http.post("/v1/chat/completions", json={**HELLO, "model": model})
+        return answer.status_code, answer.json()["error"]["code"]
+
+    assert await asked("young") == (503, "replica_unavailable")
+    assert await asked("ended") == (404, "model_not_found")
+    assert await asked("nope") == (404, "model_not_found")
+    world.deploy.away = True
+    status, code = await asked("young")
+    assert (status, code) == (503, "peer_unavailable")
 
 
 async def test_choices_and_logprobs(world):

@@ -13,8 +13,9 @@ from argosy.deploy.v1 import deploy_pb2, inference_service_pb2
 from argosy.identity.v1 import usage_service_pb2
 
 from libs.common.errors import ArgosyError
-from libs.inference.replicas import Replicas
-from services.gateway.clients.applications import Applications
+from libs.inference.replicas import Deployment, Replicas
+from services.gateway.clients.applications import Applications, Metadata
+from services.gateway.clients.deployments import Deployments
 from services.gateway.http.caller import Authenticator, Caller
 from services.gateway.http.errors import HttpError, retry_after
 from services.gateway.http.exchange import JSON, ClientGone, Exchange
@@ -83,6 +84,7 @@ class OpenAi:
         authenticator: knows keys and tokens.
         replicas: answer for deployments.
         applications: answer for applications.
+        deployments: know deployments that the list of endpoints does not have yet.
         record: takes the entries of the usage ledger.
     """
 
@@ -91,11 +93,13 @@ class OpenAi:
         authenticator: Authenticator,
         replicas: Replicas,
         applications: Applications,
+        deployments: Deployments,
         record: Callable[[usage_service_pb2.UsageEntry], None],
     ) -> None:
         self._authenticator = authenticator
         self._replicas = replicas
         self._applications = applications
+        self._deployments = deployments
         self._record = record
 
     def handlers(self) -> dict[str, dict[str, Callable[[Exchange], Awaitable[None]]]]:
@@ -164,12 +168,23 @@ class OpenAi:
         metadata = exchange.call_metadata()
         if request.model.startswith("app:"):
             return self._applications.chat(_to_application(request, caller), caller, metadata)
-        deployment = None
-        if _DEPLOYMENT.match(request.model):
-            deployment = self._replicas.find(f"orgs/{caller.org}/deployments/{request.model}")
-        if deployment is None:
-            raise _no_model(request.model)
+        deployment = await self._find(request.model, caller, metadata)
         return await self._replicas.generate(deployment, request.to_generate(), caller, metadata)
+
+    async def _find(self, model: str, caller: Caller, metadata: Metadata) -> Deployment:
+        """The deployment of that name. The list of endpoints may be older than the deployment, so deploy itself is
+        asked before a model is said not to exist.
+        """
+        if _DEPLOYMENT.match(model):
+            name = f"orgs/{caller.org}/deployments/{model}"
+            deployment = self._replicas.find(name)
+            if deployment is not None:
+                return deployment
+            if await self._deployments.serves(name, caller, metadata):
+                raise ArgosyError(
+                    "REPLICA_UNAVAILABLE", "No replica of the deployment answers yet.", metadata={"deployment": name}
+                )
+        raise _no_model(model)
 
     async def _whole(self, exchange: Exchange, request: parameters.Request, answer: Answer, metered: Metered) -> None:
         choices = [answers.Choice(index) for index in range(request.choices)]
@@ -263,9 +278,7 @@ class OpenAi:
             found = _application_model(application[1], published[application[1]], caller.org)
             await exchange.respond(200, orjson.dumps({**found, "id": model}))
             return
-        deployment = self._replicas.find(f"orgs/{caller.org}/deployments/{model}") if _DEPLOYMENT.match(model) else None
-        if deployment is None:
-            raise _no_model(model)
+        deployment = await self._find(model, caller, exchange.call_metadata())
         await exchange.respond(200, orjson.dumps(_deployment_model(deployment.endpoint)))
 
 

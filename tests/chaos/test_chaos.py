@@ -1,0 +1,106 @@
+"""Whatever dies during the main job, it ends as it would have: the same rows, the same weights, the same answers."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from deploy.local import mesh as runner
+from tests.chaos import books, job
+from tests.chaos.conftest import Calm, Trial, Ward
+from tests.chaos.injuries import INJURIES, KILLS, LOSSES
+from tests.chaos.plan import Plan, plan
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(3900)]
+
+_RUNS = 2
+# How often each came is no promise: a replica that is replaced goes live again.
+_REPEATABLE = ("deploy.deployment.live", "training.model_project.updated")
+
+
+def _come_to(summary: dict[str, Any]) -> dict[str, Any]:
+    """What of a summary does not depend on the clock or on the run's name. Weights and answers are the same bit for
+    bit: the digest of the model is that of its files, that of the samples that of every generated text.
+    """
+    evaluation = summary["evaluation"]
+    return {
+        "corpus": summary["corpus"],
+        "imported": summary["imported"],
+        "cleaned": summary["cleaned"],
+        "split": summary["split"],
+        "model": summary["training"]["model_digest"],
+        "losses": {name: value for name, value in summary["training"]["results"].items() if "loss" in name},
+        "score": evaluation["score"],
+        "masked": evaluation["masked_score"],
+        "samples": evaluation["samples_digest"],
+        "gate": evaluation["gate"],
+        "first_try": evaluation["first_try"],
+        "refusal": summary["deployment"]["refusal"]["reason"],
+        "state": summary["deployment"]["state"],
+        "answer": summary["answers"]["answer"],
+        "app_answer": summary["answers"]["application"]["answer"],
+    }
+
+
+def _hurt(number: int, ward: Ward, calm: Calm, trial: Trial, todo: Plan, folder: Path) -> None:
+    print(f"\nrun {number}, seed {trial.seed}: {', '.join(injury.name for _, injury in todo)}")
+    outcome = job.run(
+        ward.mesh,
+        folder,
+        short=trial.short,
+        plan=todo,
+        undisturbed=calm.outcome.seconds,
+        limit=trial.limit,
+    )
+    assert outcome.missed == [], "these never happened"
+    assert _come_to(outcome.summary) == _come_to(calm.outcome.summary)
+    found = books.read(ward.mesh, outcome.summary["run"])
+    assert (found.unsent, found.unheard, found.dead) == (0, 0, 0)
+    wanted = calm.books
+    assert found.versions == wanted.versions
+    assert found.tasks == wanted.tasks
+    assert found.models == wanted.models
+    assert found.gates == wanted.gates
+    assert found.evaluations == wanted.evaluations
+    # Training wrote down each announcement of deploy once.
+    assert found.events["deploy.deployment.live"] == found.events["training.model_project.updated"]
+    assert _steady(found) == _steady(wanted)
+    # The mesh is whole again, without anybody's help.
+    assert {part.name: part.state for part in runner.status(ward.mesh.home) if part.state != "ready"} == {}
+
+
+def _steady(found: books.Books) -> dict[str, int]:
+    return {kind: count for kind, count in found.events.items() if kind not in _REPEATABLE}
+
+
+def test_the_books_of_an_undisturbed_run_are_in_order(calm: Calm) -> None:
+    found = calm.books
+    assert [name for name, _, _ in found.versions] == ["docs", "docs", "test", "train"]
+    assert {state for _, state in found.tasks} == {"SUCCEEDED"}
+    assert sum(found.tasks.values()) == 8
+    assert len(found.models) == 2
+    assert found.gates == [("release", False), ("release", True)]
+    assert found.evaluations == [("SUCCEEDED", "RECORDED")] * 2
+    assert (found.unsent, found.unheard, found.dead) == (0, 0, 0)
+
+
+@pytest.mark.parametrize("number", range(_RUNS))
+def test_the_job_survives_every_kind_of_process(
+    number: int, ward: Ward, calm: Calm, trial: Trial, tmp_path: Path
+) -> None:
+    todo = plan(trial.seed, KILLS, calm.outcome.seconds, _RUNS)[number]
+    _hurt(number + 1, ward, calm, trial, todo, tmp_path)
+
+
+def test_the_job_survives_a_lost_bus_and_full_disks(ward: Ward, calm: Calm, trial: Trial, tmp_path: Path) -> None:
+    if not ward.limited:
+        pytest.skip("only root may mount file systems of limited size")
+    todo = plan(trial.seed, LOSSES, calm.outcome.seconds, 1)[0]
+    _hurt(_RUNS + 1, ward, calm, trial, todo, tmp_path)
+
+
+def test_every_injury_is_in_the_register() -> None:
+    register = (Path(__file__).parent / "REGISTER.md").read_text()
+    assert [injury.name for injury in INJURIES if f"| `{injury.name}` |" not in register] == []
