@@ -23,7 +23,7 @@ STUBS := build/protos/argosy.binpb
 UNIT_LIBS := $(addprefix tests/unit/,common argosy compute local)
 TESTS_SLOW := $(wildcard tests/integration tests/security tests/fuzz tests/e2e tests/chaos)
 
-.PHONY: help setup check test demo up down status logs doctor bench bench-rpc bench-gateway fmt notices clean \
+.PHONY: help setup check test chaos demo up down status logs doctor bench bench-rpc bench-gateway fmt notices clean \
 	prerequisites check-format check-lint check-types check-protos check-imports check-unit \
 	check-libs check-contract
 
@@ -37,6 +37,9 @@ demo: setup ## install, run the main job from raw text to a served, watched mode
 
 test: check ## every test that CI runs
 	$(BIN)/python -m pytest $(TESTS_SLOW)
+
+chaos: setup ## the full main job while everything is killed in turn; ARGOSY_CHAOS_SEED repeats a run
+	ARGOSY_CHAOS=full $(BIN)/python -m pytest tests/chaos -s
 
 check: setup ## format, lint, types, contracts, imports, unit tests; under a minute
 	@$(MAKE) -j4 --output-sync=target check-types check-unit check-libs check-contract check-format check-lint check-protos check-imports

@@ -63,15 +63,25 @@ class Replica:
         self.context_length = found.context_length
 
     async def generate(self, prompts: Sequence[str], max_tokens: int) -> list[str]:
-        """Greedy answers to prompts, in their order."""
+        """Greedy answers to prompts, in their order.
+
+        Raises:
+            ReplicaLost: it went away meanwhile.
+            ArgosyError: it refused.
+        """
         request = inference_service_pb2.GenerateRequest(
             prompts=prompts,
             sampling=inference_service_pb2.SamplingParameters(max_tokens=max_tokens, temperature=0.0, stop=["\n"]),
         )
         metadata = await self._channels.as_service(self._org, audience=[self._audience])
         answers = [""] * len(prompts)
-        async for part in self._stub.Generate(request, metadata=metadata):
-            answers[part.index] += part.text
+        try:
+            async for part in self._stub.Generate(request, metadata=metadata):
+                answers[part.index] += part.text
+        except ArgosyError as error:
+            if error.is_reason("PEER_UNAVAILABLE", "REPLICA_UNAVAILABLE", "DRAINING"):
+                raise ReplicaLost("the evaluation replica went away while it answered") from error
+            raise
         return answers
 
 

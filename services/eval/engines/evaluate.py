@@ -164,9 +164,13 @@ class _Asker:
                 share = start + (end - start) * done / len(prompts)
                 self._ctx.progress(share, f"asked {done} of {len(prompts)} rows", rows=float(self.rows + done))
 
-        async with asyncio.TaskGroup() as group:
-            for first in range(0, len(prompts), _BATCH):
-                group.create_task(batch(first))
+        try:
+            async with asyncio.TaskGroup() as group:
+                for first in range(0, len(prompts), _BATCH):
+                    group.create_task(batch(first))
+        except ExceptionGroup as failures:
+            # The first one ended the others; what becomes of the task hangs on its type.
+            raise failures.exceptions[0] from None
         self.rows += len(prompts)
         self.seconds += time.monotonic() - begun
         return answers

@@ -8,6 +8,7 @@ from collections.abc import AsyncGenerator, AsyncIterator
 from pathlib import Path
 from typing import Any
 
+import grpc
 import orjson
 import pytest
 from argosy.dataset.v1 import dataset_pb2, dataset_service_pb2, dataset_service_pb2_grpc
@@ -70,6 +71,7 @@ class Peers(
         self.gates: list[model_service_pb2.RecordGateRequest] = []
         self.refuses_gates = False
         self.broken = False
+        self.dies = False
 
     async def LeaseReplica(self, request: Any, context: Any) -> deploy_pb2.Replica:
         self.leased.append(request.holder)
@@ -120,6 +122,8 @@ class Peers(
             known = [label for label in ("bank", "zoo") if prompt.split()[0] in WORDS[label].split()]
             answer = known[0].upper() if known else "ship"
             yield inference_service_pb2.GenerateResponse(index=index, text=f" {answer}.", finish_reason="stop")
+            if self.dies:
+                await context.abort(grpc.StatusCode.UNAVAILABLE, "Socket closed")
 
 
 @pytest.fixture
@@ -199,6 +203,15 @@ async def test_a_replica_that_fails_is_given_back(mesh: Mesh, peers: Peers, tmp_
     status, _, complaint = await evaluate(mesh, tmp_path)
     assert status != 0
     assert "EngineInterrupted: the evaluation replica failed: no memory" in complaint
+    assert peers.released == [REPLICA]
+
+
+async def test_a_replica_that_dies_while_it_answers_interrupts(mesh: Mesh, peers: Peers, tmp_path: Path) -> None:
+    """Interrupted, not failed: another attempt gets another replica."""
+    peers.dies = True
+    status, _, complaint = await evaluate(mesh, tmp_path)
+    assert status != 0
+    assert "EngineInterrupted: the evaluation replica went away" in complaint
     assert peers.released == [REPLICA]
 
 

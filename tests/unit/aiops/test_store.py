@@ -150,6 +150,17 @@ async def test_service_stats_count_what_was_served(tmp_path: Path) -> None:
         assert await queries.service_stats(store, "other", Window(0, 10 * SECOND)) == []
 
 
+async def test_watching_for_an_hour_does_not_make_a_service_slow(tmp_path: Path) -> None:
+    async with opened(tmp_path) as store:
+        watched = ("dataset", "argosy.common.v1.TaskService/WatchTask", 1, 8)
+        await store.append(Frame("spans", None, spans(("dataset", "Get", 1, 1), watched)))
+        await store.append(Frame("spans", None, spans(("gateway", "GET /v1/{name=orgs/*/*/tasks/*}:watch", 1, 8))))
+        found = {s.service: s for s in await queries.service_stats(store, None, Window(0, 10 * SECOND))}
+        assert (found["dataset"].requests, found["dataset"].p99) == (2, pytest.approx(1.0))
+        assert {o.operation: o.p99 for o in found["dataset"].operations}[watched[1]] == pytest.approx(8.0)
+        assert found["gateway"].p99 == 0.0
+
+
 async def test_another_organization_sees_no_trace(tmp_path: Path) -> None:
     async with opened(tmp_path) as store:
         await store.append(Frame("spans", None, spans(("gateway", "GET", 1, 4), ("dataset", "Get", 2, 2))))
