@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import hashlib
 import json
 import os
 import signal
@@ -10,12 +12,14 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+import asyncpg
 import pytest
 from argosy.client import Client, Policy, Unauthenticated
 
 from deploy.demo.access import people
 from deploy.local import processes
-from deploy.local.layout import FORMAT, RunnerError
+from deploy.local.credentials import Credentials
+from deploy.local.layout import FORMAT, SERVICES, RunnerError
 from deploy.local.supervisor import recorded
 from tests.mesh import Mesh, new_mesh, remove
 
@@ -89,6 +93,7 @@ def test_backup_and_restore_give_an_equal_mesh(mesh: Mesh, tmp_path: Path) -> No
     with Client(mesh.url, keys.alice, Policy(patience=30)) as alice:
         made = alice.dataset.create_dataset(parent="orgs/demo", dataset={"display_name": "kept"})
         alice.upload("orgs/demo", _rows(tmp_path), upload_id="kept")
+    before = _settled_contents(mesh)
     mesh.argosy("backup", str(tmp_path / "backup"))
     assert "exists" in mesh.argosy("backup", str(tmp_path / "backup"), check=False).stderr
     copy = new_mesh("restored")
@@ -98,6 +103,10 @@ def test_backup_and_restore_give_an_equal_mesh(mesh: Mesh, tmp_path: Path) -> No
         assert refused.returncode == 1
         assert "not empty" in refused.stderr
         copy.up()
+        after = _contents(copy)
+        assert {table for table in before if before[table] != after.get(table)} == set()
+        assert after.keys() == before.keys()
+        assert _blobs(copy) == _blobs(mesh) != {}
         with Client(copy.url, keys.alice, Policy(patience=30)) as alice:
             again = alice.dataset.get_dataset(name=made.name)
             assert (again.uid, again.etag, again.display_name) == (made.uid, made.etag, "kept")
@@ -106,6 +115,60 @@ def test_backup_and_restore_give_an_equal_mesh(mesh: Mesh, tmp_path: Path) -> No
         assert copy.left() == []
     finally:
         remove(copy)
+
+
+# Where the bus and the relay stand; a restored mesh sends and reads anew what was on the way.
+_ON_THE_WAY = ("publish_time", "cursor", "last", "update_time")
+_TABLES = """
+    SELECT table_name, string_agg(quote_ident(column_name), ', ' ORDER BY ordinal_position) AS columns
+    FROM information_schema.columns
+    WHERE table_schema = 'public'
+      AND NOT (table_name IN ('outbox', 'outbox_cursor', 'subscriptions') AND column_name = ANY($1))
+    GROUP BY table_name
+"""
+
+
+def _contents(mesh: Mesh) -> dict[str, tuple[int, str]]:
+    """database.table -> how many rows it has, and a digest of them."""
+
+    async def read() -> dict[str, tuple[int, str]]:
+        found: dict[str, tuple[int, str]] = {}
+        password = Credentials(mesh.home).database["postgres"]
+        for name in SERVICES:
+            connection = await asyncpg.connect(
+                host="127.0.0.1", port=mesh.ports.postgres, user="postgres", password=password, database=name
+            )
+            try:
+                for table, columns in await connection.fetch(_TABLES, _ON_THE_WAY):
+                    row = await connection.fetchrow(
+                        f"SELECT count(*), md5(string_agg(r::text, '' ORDER BY r::text)) FROM"
+                        f" (SELECT {columns} FROM {table}) r"
+                    )
+                    found[f"{name}.{table}"] = (row[0], row[1] or "")
+            finally:
+                await connection.close()
+        return found
+
+    return asyncio.run(read())
+
+
+def _settled_contents(mesh: Mesh) -> dict[str, tuple[int, str]]:
+    """The contents once nothing is on its way any more, such as entries of the usage ledger."""
+    found = _contents(mesh)
+    while True:
+        time.sleep(3.0)
+        earlier, found = found, _contents(mesh)
+        if found == earlier:
+            return found
+
+
+def _blobs(mesh: Mesh) -> dict[str, str]:
+    root = mesh.home.root / "blobs"
+    return {
+        str(path.relative_to(root)): hashlib.sha256(path.read_bytes()).hexdigest()
+        for path in root.rglob("*")
+        if path.is_file()
+    }
 
 
 def _rows(folder: Path) -> Path:
