@@ -16,6 +16,11 @@ export RAY_USAGE_STATS_ENABLED := 0
 export ORT_DISABLE_TELEMETRY := 1
 export DO_NOT_TRACK := 1
 
+# Where HOME is not that of the account (a bare environment, sudo), pip would miss the package source of the account.
+ifndef PIP_CONFIG_FILE
+export PIP_CONFIG_FILE := $(wildcard $(shell getent passwd $$(id -u) | cut -d: -f6)/.config/pip/pip.conf)
+endif
+
 PROTOS := $(shell find protos -name '*.proto')
 INSTALLED := $(VENV)/.installed
 EDITABLE := $(VENV)/.editable
@@ -112,7 +117,7 @@ $(INSTALLED): requirements/lock.txt requirements/llm.txt
 	@[ -x $(BIN)/python ] || { echo "[setup] creating $(VENV)"; $(PYTHON) -m venv $(VENV); }
 	@echo "[setup] installing $$(cat requirements/lock.txt requirements/llm.txt | grep -c '==') locked packages (minutes the first time)"
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --require-hashes --no-compile \
-		-r requirements/lock.txt -r requirements/llm.txt
+		-r requirements/lock.txt -r requirements/llm.txt || { $(BIN)/python deploy/local/after_install.py --failed; exit 1; }
 	@$(BIN)/python deploy/local/after_install.py
 	@touch $@
 

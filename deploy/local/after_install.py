@@ -55,16 +55,21 @@ class _Tests:
 TESTS = _Tests()
 
 
+_CPU_BUILD = """PyTorch is locked to its CPU build, torch 2.13.0+cpu, which PyPI does not carry: give pip a source that does.
+PyTorch's own index has it (pytorch.org, "Get started", compute platform CPU, shows its address):
+  .venv/bin/pip config set global.extra-index-url ADDRESS
+  make setup"""
+
+
 def main() -> None:
+    if sys.argv[1:] == ["--failed"]:
+        print(
+            f"[setup] pip could not install what is locked. If it complains about torch:\n{_CPU_BUILD}", file=sys.stderr
+        )
+        return
     cuda = cuda_version()
     if cuda is not None and not has_gpu():
-        sys.exit(
-            f"PyTorch was installed for CUDA {cuda}, but this machine has no NVIDIA GPU: "
-            "the package source has no CPU build.\n"
-            "Take it from PyTorch's own index, then run setup again:\n"
-            "  .venv/bin/pip install --force-reinstall --no-deps torch==2.13.0 --index-url https://download.pytorch.org/whl/cpu\n"
-            "  make setup"
-        )
+        sys.exit(f"PyTorch was installed for CUDA {cuda}, but this machine has no NVIDIA GPU.\n{_CPU_BUILD}")
     compile_packages()
 
 

@@ -88,7 +88,7 @@ def status(home: HomeOption = None, as_json: JsonOption = False) -> None:
             )
         console.print(table)
         console.print(
-            f"memory in all: {sum(part.memory_bytes for part in parts) / 1e9:.2f} GB (shared pages counted in each)"
+            f"memory in all: {sum(part.memory_bytes for part in parts) / 1e9:.2f} GB (shared pages counted once)"
         )
     if not parts or any(part.state != "ready" for part in parts):
         raise typer.Exit(1)
