@@ -55,7 +55,7 @@ class _Tests:
 TESTS = _Tests()
 
 
-_CPU_BUILD = """PyTorch is locked to its CPU build, torch 2.13.0+cpu, which PyPI does not carry: give pip a source that does.
+_CPU_BUILD = """PyTorch is locked to its CPU build, torch 2.13.0+cpu. PyPI does not carry it: name a source that does.
 PyTorch's own index has it (pytorch.org, "Get started", compute platform CPU, shows its address):
   .venv/bin/pip config set global.extra-index-url ADDRESS
   make setup"""
