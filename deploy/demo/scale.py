@@ -48,7 +48,7 @@ class Scale:
         default_factory=lambda: {"steps": 60, "batch_size": 32, "learning_rate": 2e-3, "warmup_fraction": 0.1}
     )
     tune: dict[str, Any] = field(
-        default_factory=lambda: {"steps": 800, "batch_size": 32, "learning_rate": 2e-3, "warmup_fraction": 0.05}
+        default_factory=lambda: {"steps": 640, "batch_size": 32, "learning_rate": 2e-3, "warmup_fraction": 0.05}
     )
     first_try: int = 8
     max_rows: int = 2000

@@ -26,6 +26,7 @@ def trace(client: Client, screen: Screen, name: str, trace_id: str, services: se
     """
     found = _wait(client, trace_id, services)
     logs = client.aiops.list_logs(parent=ORG, trace_id=trace_id, page_size=100).logs
+    spans = list(found.spans) if found else []
     missing = sorted(services - set(found.services)) if found else sorted(services)
     screen.say(f"the trace of the {name.replace('_', ' ')}, with {len(logs)} log lines:")
     if found:
@@ -34,9 +35,10 @@ def trace(client: Client, screen: Screen, name: str, trace_id: str, services: se
         screen.tell(f"  {line.service:<10} {line.severity:<8} {line.body[:90]}")
     return {
         "trace_id": trace_id,
-        "spans": len(found.spans) if found else 0,
+        "spans": len(spans),
         "services": list(found.services) if found else [],
         "missing": missing,
+        "ray_actors": sorted({span.attributes["ray.actor_id"] for span in spans if "ray.actor_id" in span.attributes}),
         "log_lines": len(logs),
         "duration_seconds": found.duration_seconds if found else 0.0,
     }

@@ -26,7 +26,8 @@ from deploy.local.topology import Part, nothing, topology
 
 log = logging.getLogger("supervisor")
 
-_TICK = 0.25
+# While parts start, and when all run.
+_TICK, _QUIET_TICK = 0.25, 0.5
 # Seconds between two looks at sizes of logs and ages of certificates.
 _HOUSEKEEPING = 30.0
 # Waiting times before a restart, doubled each time; a part that lived for _HEALTHY seconds starts over with the
@@ -110,7 +111,7 @@ class Supervisor:
                 self._kept = now
                 self._keep_house()
             processes.reap()
-            time.sleep(_TICK)
+            time.sleep(_QUIET_TICK if all(child.settled for child in self._children) else _TICK)
 
     def _adopt(self, child: Child) -> None:
         child.identity = recorded(child.record) or processes.leader(self._home.root, child.part.name)

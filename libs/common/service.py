@@ -58,8 +58,8 @@ if TYPE_CHECKING:
 App = TypeVar("App")
 
 ROLES = ("rpc", "jobs", "all")
-# A database that is down at the start is asked again after these seconds; readiness is looked at as often.
-_DATABASE_BEAT = 1.0
+# A database that is down is asked again after these seconds, one that is up after the others.
+_DATABASE_BEAT, _READY_BEAT = 1.0, 3.0
 
 
 _log = logging.getLogger(__name__)
@@ -391,7 +391,7 @@ class RunningService(Generic[App]):
                 known = ready
             if ready:
                 self.ready.set()
-            await self.clock.sleep(_DATABASE_BEAT)
+            await self.clock.sleep(_READY_BEAT if ready else _DATABASE_BEAT)
 
     @staticmethod
     async def _answers(runtime: Runtime) -> bool:

@@ -117,9 +117,10 @@ class TaskCarrier:
         from opentelemetry.trace import Status, StatusCode
 
         from libs.common.obs import extract, inject, tracer
+        from libs.compute.where import ray_attributes
 
         kind = self._job["kind"]
-        attributes = {"argosy.task": self._job["name"], "argosy.attempt": self._job["attempt"]}
+        attributes = {"argosy.task": self._job["name"], "argosy.attempt": self._job["attempt"], **ray_attributes()}
         with tracer().start_as_current_span(
             f"engine {kind}", context=extract(self._context.trace), attributes=attributes
         ) as span:

@@ -29,13 +29,14 @@ class App:
     tasks: Tasks
     dataset: DatasetClient
     training: TrainingClient
+    recorder: GateRecorder
     clock: Clock
 
 
 async def build(runtime: Runtime) -> App:
     training = TrainingClient(runtime.channels)
+    recorder = GateRecorder(runtime.database, training, runtime.clock)
     if runtime.role in ("jobs", "all"):
-        recorder = GateRecorder(runtime.database, training, runtime.clock)
         runtime.background.start(recorder.run(), name="gates")
     return App(
         database=runtime.database,
@@ -43,6 +44,7 @@ async def build(runtime: Runtime) -> App:
         tasks=runtime.tasks,
         dataset=DatasetClient(runtime.channels),
         training=training,
+        recorder=recorder,
         clock=runtime.clock,
     )
 

@@ -127,6 +127,8 @@ def tree_of(found: Any, limit: int = 60) -> Tree:
                 text = (
                     f"[{colour}]{span.service}[/{colour}] {span.name} [dim]{span.duration_seconds * 1000:.1f} ms[/dim]"
                 )
+                actor = span.attributes.get("ray.actor_id")
+                text += f" [dim]in Ray actor {actor[:8]}[/dim]" if actor else ""
                 branches[span.span_id] = branches.get(parent, root).add(text)
             else:
                 late.append(span)

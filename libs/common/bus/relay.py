@@ -25,8 +25,10 @@ _log = logging.getLogger(__name__)
 
 # Any number that nothing else in a service's database locks.
 _LEADER_LOCK = 7_305_002
-# Behind LISTEN/NOTIFY, which a broken connection can lose; also how soon another process takes over.
+# How soon another process takes over, and how soon a bus that was away is tried again.
 _BEAT_SECONDS = 1.0
+# Behind LISTEN/NOTIFY, while there is nothing to do.
+_IDLE_SECONDS = 5.0
 _BATCH = 200
 _PRUNE_SECONDS = 3600.0
 
@@ -84,14 +86,16 @@ class Relay:
                 await self._clock.sleep(_BEAT_SECONDS)
             self.leading = True
             await connection.add_listener(CHANNEL, self._wake)
+            connection.add_termination_listener(self._wake)
             while True:
                 self._woken.clear()
                 # Raises when the connection, and with it the lock, is gone.
-                if await connection.fetchval(_WAITING):
+                waiting = await connection.fetchval(_WAITING)
+                if waiting:
                     await self.pump()
                 await self._prune()
                 with suppress(TimeoutError):
-                    async with asyncio.timeout(_BEAT_SECONDS):
+                    async with asyncio.timeout(_BEAT_SECONDS if waiting else _IDLE_SECONDS):
                         await self._woken.wait()
         finally:
             self.leading = False

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from typing import Any
+
+from sqlalchemy import event, exc
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 
 from libs.common.db import errors
@@ -37,11 +40,19 @@ def create_engine(url: str, application_name: str = "argosy", pool_size: int = P
         pool_size=pool_size,
         max_overflow=0,
         pool_timeout=POOL_WAIT_SECONDS,
-        pool_pre_ping=True,
         connect_args={
             "timeout": CONNECT_SECONDS,
             "server_settings": {**_SESSION, "application_name": application_name},
         },
     )
     errors.install(engine)
+    event.listen(engine.sync_engine, "checkout", _refuse_closed)
     return engine
+
+
+def _refuse_closed(connection: Any, *_: object) -> None:
+    """The pool opens another connection instead of one that PostgreSQL has closed. asyncpg knows that by itself: its
+    socket is read by the event loop all the time; `pool_pre_ping` would learn the same with three round trips.
+    """
+    if connection.driver_connection.is_closed():
+        raise exc.DisconnectionError("PostgreSQL closed this connection")

@@ -110,9 +110,6 @@ def install(engine: AsyncEngine) -> None:
 
     @event.listens_for(engine.sync_engine, "handle_error")
     def _(context: ExceptionContext) -> None:
-        # A failed ping is not the caller's: the pool throws the connection away and opens another.
-        if context.is_pre_ping:
-            return
         error = translate(context.original_exception)
         if error is not None:
             raise error from context.original_exception

@@ -28,6 +28,8 @@ _BEGIN = text(
     " set_config('transaction_read_only', :read_only, true)"
 )
 
+_PING = text("SELECT 1")
+
 
 class Sealer(Protocol):
     """Keeps bytes so that only this service can read them; `libs.common.secrets.Keyring` is one."""
@@ -249,10 +251,12 @@ class Database:
             await uow.rollback()
 
     async def ping(self) -> None:
-        """Raises DATABASE_UNAVAILABLE if the database does not answer; for readiness, once a second."""
-        # The pool itself asks the server before it hands a connection out; no transaction is needed.
+        """Raises DATABASE_UNAVAILABLE if the database does not answer; for readiness."""
         connection = await _connect(self.engine)
-        await connection.close()
+        try:
+            await connection.execute(_PING)
+        finally:
+            await connection.close()
 
     async def close(self) -> None:
         """Closes the pool."""

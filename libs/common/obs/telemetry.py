@@ -30,7 +30,7 @@ from libs.common.obs.sender import OtlpSender
 
 # A trace should be readable soon after the call that it shows.
 _SPAN_DELAY_MILLIS = 500
-_METRIC_INTERVAL_MILLIS = 10_000
+_METRIC_INTERVAL_MILLIS = 30_000
 _SPAN_QUEUE = 8192
 
 

@@ -22,8 +22,8 @@ from libs.common.tasks.task import Task
 from libs.common.tasks.wake import Wake
 
 LEASE_SECONDS = 15.0
-# New tasks ring; this is for those whose worker died, and for a LISTEN connection that did.
-_CLAIM_SECONDS = 2.0
+# New tasks ring; looking so often within a lease is for those whose worker died, and for a LISTEN connection that did.
+_LOOKS = 3
 _TIDY_SECONDS = 30.0
 # Ray decides how many run at once; this bounds the polling of one process.
 _MOST_TASKS = 16
@@ -77,7 +77,7 @@ class TaskWorker:
                 while not self._stopping.is_set():
                     await self._claim(group)
                     await self._tidy()
-                    await self._wake.wait(_CLAIM_SECONDS)
+                    await self._wake.wait(self._seconds / _LOOKS)
                 listening.cancel()
                 for task in self._running.values():
                     task.cancel()

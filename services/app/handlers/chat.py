@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import AsyncIterator, Sequence
 from typing import TYPE_CHECKING
 
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from services.app.app import App
 
 ChatMessage = inference_service_pb2.ChatMessage
+_log = logging.getLogger(__name__)
 
 
 async def chat(request: pb.ChatRequest, call: Call[App]) -> AsyncIterator[pb.ChatResponse]:
@@ -32,6 +34,7 @@ async def chat(request: pb.ChatRequest, call: Call[App]) -> AsyncIterator[pb.Cha
     body = _generate_request(request, prompt).SerializeToString()
     metadata = (*inject().items(), ("x-request-id", call.request_id))
     answer = await call.deps.replicas.generate(deployment, body, caller, metadata)
+    _log.info("%s asks %s with %s", version.name, answer.model_version, prompt.name)
     try:
         first = pb.ChatResponse(
             application_version=version.name,

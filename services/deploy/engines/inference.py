@@ -3,6 +3,7 @@ handler."""
 
 from __future__ import annotations
 
+import logging
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
 
@@ -15,6 +16,8 @@ from libs.common.rpc.call import Call
 from services.deploy.engines.errors import EngineGone, RequestRefused
 from services.deploy.engines.serving import Serving
 from services.deploy.engines.text_engine import Piece
+
+_log = logging.getLogger(__name__)
 
 
 async def generate(request: pb.GenerateRequest, call: Call[Serving]) -> AsyncGenerator[pb.GenerateResponse]:
@@ -39,7 +42,7 @@ async def generate(request: pb.GenerateRequest, call: Call[Serving]) -> AsyncGen
         message = "The replica stopped while it was answering."
         raise ArgosyError("REPLICA_UNAVAILABLE", message, metadata={"deployment": audience}) from gone
     finally:
-        _record(serving, tally)
+        _record(serving, tally, call.clock.monotonic() - started)
 
 
 async def get_replica_status(request: pb.GetReplicaStatusRequest, call: Call[Serving]) -> pb.ReplicaStatus:
@@ -84,8 +87,15 @@ class _Tally:
         return response
 
 
-def _record(serving: Serving, tally: _Tally) -> None:
+def _record(serving: Serving, tally: _Tally, seconds: float) -> None:
     usage = tally.usage
+    _log.info(
+        "generated %d tokens behind %d in %.0f ms",
+        usage.completion_tokens,
+        usage.prompt_tokens,
+        seconds * 1000,
+        extra={"argosy.deployment": serving.audience, "argosy.model_version": serving.model_version},
+    )
     span = trace.get_current_span()
     span.set_attribute("gen_ai.usage.input_tokens", usage.prompt_tokens)
     span.set_attribute("gen_ai.usage.output_tokens", usage.completion_tokens)

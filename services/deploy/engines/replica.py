@@ -158,13 +158,15 @@ class VllmReplica:
 
     async def _open(self, background: Background) -> Any:
         from libs.common.obs import extract, tracer
+        from libs.compute.where import ray_attributes
         from services.deploy.engines.model_files import materialise_model, remove_model
         from services.deploy.engines.replica_server import open_server
         from services.deploy.engines.serving import Serving
         from services.deploy.engines.text_engine import EngineOptions, TextEngine
 
         spec = self._spec
-        attributes = {"argosy.replica": spec.replica, "argosy.model_version": spec.model_version}
+        names = {"argosy.replica": spec.replica, "argosy.model_version": spec.model_version}
+        attributes = {**names, **ray_attributes()}
         span = tracer().start_as_current_span
         with span("replica.start", context=extract(spec.trace), attributes=attributes):
             folder = Path(spec.scratch)

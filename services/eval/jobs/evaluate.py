@@ -70,6 +70,7 @@ class Evaluate:
             open=verdict.get("open", False),
         )
         uow.emit("eval.evaluation.succeeded", evaluation, succeeded)
+        uow.after_commit(self._app.recorder.ring)
         return {"evaluation": evaluation.name, "score": report["score"]["value"]}
 
     async def on_failure(self, task: Task, error: TaskError, uow: UnitOfWork) -> None:

@@ -6,7 +6,9 @@ takes. RecordGate changes nothing the second time, so a kill between the two cos
 
 from __future__ import annotations
 
+import asyncio
 import logging
+from contextlib import suppress
 
 from argosy.training.v1 import training_pb2
 
@@ -19,7 +21,8 @@ from services.eval.domain.evaluations import GATE_RECORDED, GATE_REFUSED, Evalua
 from services.eval.store.repositories import Evaluations
 
 log = logging.getLogger(__name__)
-_BEAT_SECONDS = 0.5
+# Verdicts of this process ring; this is for those of one that was killed before it could record them.
+_BEAT_SECONDS = 5.0
 # Waiting longer after a failure: training is away, and asking it more often does not bring it back.
 _FAILURE_SECONDS = 2.0
 # Nothing that a later call could change.
@@ -33,10 +36,17 @@ class GateRecorder:
         self._database = database
         self._training = training
         self._clock = clock
+        self._rung = asyncio.Event()
+
+    def ring(self) -> None:
+        """There is a new verdict."""
+        self._rung.set()
 
     async def run(self) -> None:
         while True:
-            await self._clock.sleep(_BEAT_SECONDS)
+            with suppress(TimeoutError):
+                await asyncio.wait_for(self._rung.wait(), _BEAT_SECONDS)
+            self._rung.clear()
             try:
                 await self.record_pending()
             except (DomainError, ArgosyError) as error:

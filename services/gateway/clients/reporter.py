@@ -39,7 +39,7 @@ _SCOPE = InstrumentationScope(name="argosy.gateway")
 _QUEUE = 16_384
 _BATCH = 512
 _FLUSH_SECONDS = 0.5
-_METRIC_SECONDS = 10.0
+_METRIC_SECONDS = 30.0
 # Seconds; the boundaries that OpenTelemetry advises for HTTP, and three more for long generations.
 # https://opentelemetry.io/docs/specs/semconv/http/http-metrics/#metric-httpserverrequestduration
 BOUNDS = (0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.25, 0.5, 0.75, 1.0, 2.5, 5.0, 7.5, 10.0, 30.0, 60.0, 300.0)

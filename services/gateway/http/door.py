@@ -75,8 +75,9 @@ class Door:
         try:
             await self._answer(exchange)
         except (ClientGone, asyncio.CancelledError):
-            # Nobody is there to hear an answer. 499 is what access logs call it.
-            exchange.status = 499
+            # Nobody is there to hear the rest of the answer. 499 is what access logs call it.
+            if not exchange.complete:
+                exchange.status = 499
         finally:
             self.active -= 1
             if exchange.connection is not None:

@@ -65,6 +65,7 @@ class Exchange:
         span_id: 16 hexadecimal digits of the span of this request.
         sampled: whether the caller wants the trace recorded; without a traceparent it is.
         status: of the answer, 0 until it starts.
+        complete: the last byte of the answer was given to the socket.
         extra: headers that the answer gets besides, such as those of the rate limit.
         route: what the span is called.
         attributes: of the span.
@@ -78,6 +79,7 @@ class Exchange:
         "attributes",
         "began",
         "clock",
+        "complete",
         "connection",
         "extra",
         "headers",
@@ -106,6 +108,7 @@ class Exchange:
         self.headers: dict[bytes, bytes] = dict(scope["headers"])
         self.connection: Connection | None = scope.get("argosy.connection")
         self.status = 0
+        self.complete = False
         self.extra: list[tuple[bytes, bytes]] = []
         self.route = ""
         self.attributes: dict[str, str] = {}
@@ -236,12 +239,13 @@ class Exchange:
 
     async def write(self, data: bytes, more: bool = True) -> None:
         """Sends a piece of the body."""
+        self.complete = not more
         await self._send({"type": "http.response.body", "body": data, "more_body": more})
 
     async def respond(self, status: int, body: bytes, content_type: bytes = JSON, headers: Headers = ()) -> None:
         """Sends the whole answer."""
         await self.start(status, content_type, headers, len(body))
-        await self._send({"type": "http.response.body", "body": body, "more_body": False})
+        await self.write(body, more=False)
 
     async def succeed(self, body: bytes) -> None:
         """Sends a whole JSON answer of status 200, the cheap way where there is one."""
@@ -255,7 +259,7 @@ class Exchange:
             # `receive` is a method of uvicorn's cycle of this very request.
             cycle = self._receive.__self__  # type: ignore[attr-defined]
             if connection.reply(cycle, _JSON_HEAD + identity + limits, body):
-                self.status = 200
+                self.status, self.complete = 200, True
                 return
         await self.respond(200, body)
 

@@ -55,11 +55,11 @@ class EventWriter:
             head += b"id: %s\n" % event_id.encode()
         await self.write(b"%sdata: %s\n\n" % (head, data))
 
-    async def close(self) -> None:
-        """Ends the answer."""
+    async def close(self, data: bytes = b"") -> None:
+        """Ends the answer, with `data` as its last bytes."""
         if not self.started:
             await self._start()
-        await self._exchange.write(b"", more=False)
+        await self._exchange.write(data, more=False)
 
     async def _start(self) -> None:
         self.started = True

@@ -172,7 +172,8 @@ async def watch_revocations(request: pb.WatchRevocationsRequest, call: Call[App]
             last = number
             yield pb.Revocation(name=name, time=timestamp(time))
         yield pb.Revocation()
-        await call.deps.revoked.wait(ring, _HEARTBEAT_SECONDS)
+        while not await call.deps.revoked.wait(ring, _HEARTBEAT_SECONDS):
+            yield pb.Revocation()
 
 
 async def _revoked_since(call: Call[App], since: datetime, last: int) -> list[tuple[int, str, datetime]]:

@@ -33,13 +33,16 @@ class Announcements:
         """Take it before looking into the database: a ring between looking and waiting is then heard."""
         return self._changed
 
-    async def wait(self, ring: asyncio.Event, seconds: float) -> None:
-        """Returns when that ring has come, or after `seconds`."""
+    async def wait(self, ring: asyncio.Event, seconds: float) -> bool:
+        """Returns True when that ring has come, False after `seconds`."""
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(ring.wait(), seconds)
+        return ring.is_set()
 
     async def run(self) -> None:
-        """Rings when another process wrote a revocation. Runs until cancelled."""
+        """Rings when another process wrote a revocation, and while nobody can tell: who looks then is told why. Runs
+        until cancelled.
+        """
         last = -1
         while True:
             await self._clock.sleep(_BEAT_SECONDS)
@@ -48,6 +51,7 @@ class Announcements:
                     newest = await Revocations(uow).newest()
             except DomainError as error:
                 log.warning("revocations cannot be read: %s", error.message)
+                self.ring()
                 continue
             if newest != last:
                 last = newest

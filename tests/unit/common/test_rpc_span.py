@@ -66,10 +66,17 @@ async def test_sampled_call(exporter: InMemorySpanExporter) -> None:
 
 
 async def test_failed_call(exporter: InMemorySpanExporter) -> None:
-    await call("01", ArgosyError("STATE_CONFLICT", "no"))
+    await call("01", ArgosyError("DATABASE_UNAVAILABLE", "no"))
     (span,) = exporter.get_finished_spans()
     assert span.status.status_code is api.StatusCode.ERROR
-    assert span.status.description == "STATE_CONFLICT"
+    assert span.status.description == "DATABASE_UNAVAILABLE"
+
+
+async def test_a_refused_call_is_no_fault_of_the_server(exporter: InMemorySpanExporter) -> None:
+    await call("01", ArgosyError("STATE_CONFLICT", "no"))
+    (span,) = exporter.get_finished_spans()
+    assert span.status.status_code is api.StatusCode.UNSET
+    assert dict(span.attributes or {})["argosy.reason"] == "STATE_CONFLICT"
 
 
 async def test_the_callers_decision_is_respected(exporter: InMemorySpanExporter) -> None:

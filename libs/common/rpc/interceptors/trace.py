@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 
+import grpc
 from opentelemetry import context as otel
 from opentelemetry import trace as api
 from opentelemetry.trace import NonRecordingSpan, SpanContext, SpanKind, Status, StatusCode, TraceFlags
@@ -17,6 +18,18 @@ from libs.common.rpc.translate import translate
 _REQUEST_ID = re.compile(r"[A-Za-z0-9-]{1,64}")
 # https://www.w3.org/TR/trace-context/#traceparent-header
 _TRACEPARENT = re.compile(r"00-([0-9a-f]{32})-([0-9a-f]{16})-([0-9a-f]{2})")
+# What a caller did wrong is no error of the server's span:
+# https://opentelemetry.io/docs/specs/semconv/rpc/grpc/#grpc-status
+_FAULTS = frozenset(
+    {
+        grpc.StatusCode.UNKNOWN,
+        grpc.StatusCode.DEADLINE_EXCEEDED,
+        grpc.StatusCode.UNIMPLEMENTED,
+        grpc.StatusCode.INTERNAL,
+        grpc.StatusCode.UNAVAILABLE,
+        grpc.StatusCode.DATA_LOSS,
+    }
+)
 
 
 def remote_parent(traceparent: str) -> SpanContext | None:
@@ -59,9 +72,10 @@ def wrap(method: Method, host: Host, step: Step) -> Step:
         try:
             return await step(exchange)
         except BaseException as failure:
-            reason = translate(failure).reason
-            span.set_attribute("argosy.reason", reason)
-            span.set_status(Status(StatusCode.ERROR, reason))
+            error = translate(failure)
+            span.set_attributes({"argosy.reason": error.reason, "rpc.grpc.status_code": error.code.value[0]})
+            if error.code in _FAULTS:
+                span.set_status(Status(StatusCode.ERROR, error.reason))
             raise
         finally:
             span.set_attributes({"argosy.request_id": call.request_id, "argosy.org": call.principal.org})

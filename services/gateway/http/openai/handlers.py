@@ -230,8 +230,8 @@ class OpenAi:
                 raise
             if request.include_usage:
                 await writer.write(events.usage(answers.usage(metered.prompt_tokens, metered.completion_tokens)))
-            await writer.write(answers.DONE)
-            await writer.close()
+            # Clients hang up at DONE: it must be the end.
+            await writer.close(answers.DONE)
 
     def _settle(
         self, exchange: Exchange, caller: Caller, request: parameters.Request, answer: Answer | None, metered: Metered
