@@ -442,13 +442,13 @@ class Job:
     def _watch(self) -> None:
         seen: Summary = {}
         wanted = {
-            "answer": (self.answer_trace, {"gateway", "app", "replica"}),
-            "work_order": (self.order_trace, {"gateway", "deploy", "training"}),
+            "answer": (self.answer_trace, {"gateway", "app", "replica"}, {"gateway", "app", "replica"}),
+            "work_order": (self.order_trace, {"gateway", "deploy", "training"}, {"gateway", "deploy"}),
             # The replica is a Ray actor: its start there is part of the trace.
-            "roll_out": (self.approval_trace, {"gateway", "deploy", "training", "replica"}),
+            "roll_out": (self.approval_trace, {"gateway", "deploy", "training", "replica"}, {"gateway", "deploy"}),
         }
-        for name, (trace_id, services) in wanted.items():
-            seen[name] = watching.trace(self.alice, self.screen, name, trace_id, services)
+        for name, (trace_id, services, speakers) in wanted.items():
+            seen[name] = watching.trace(self.alice, self.screen, name, trace_id, services, speakers)
         with Client(self.url, self.keys.admin, POLICY) as admin:
             self.summary["services"] = watching.services(admin, self.screen)
         self.summary["traces"] = seen

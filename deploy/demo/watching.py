@@ -13,25 +13,29 @@ from deploy.demo.screen import Screen
 
 # Exporters send in batches every few seconds.
 _PATIENCE = 40.0
+_LINES_PATIENCE = 10.0
 
 
-def trace(client: Client, screen: Screen, name: str, trace_id: str, services: set[str]) -> dict[str, Any]:
+def trace(
+    client: Client, screen: Screen, name: str, trace_id: str, services: set[str], speakers: set[str]
+) -> dict[str, Any]:
     """Waits for a trace until all services are in it, shows it and its log lines.
 
     Args:
         name: for people.
         services: that must appear.
+        speakers: whose log lines are waited for.
     Returns:
         what the summary keeps; `missing` holds services that did not appear in time.
     """
     found = _wait(client, trace_id, services)
-    logs = client.aiops.list_logs(parent=ORG, trace_id=trace_id, page_size=100).logs
+    logs = _lines(client, trace_id, speakers)
     spans = list(found.spans) if found else []
     missing = sorted(services - set(found.services)) if found else sorted(services)
     screen.say(f"the trace of the {name.replace('_', ' ')}, with {len(logs)} log lines:")
     if found:
         screen.console.print(tree_of(found, limit=16))
-    for line in list(logs)[:3]:
+    for line in logs[:4]:
         screen.tell(f"  {line.service:<10} {line.severity:<8} {line.body[:90]}")
     return {
         "trace_id": trace_id,
@@ -56,6 +60,15 @@ def _wait(client: Client, trace_id: str, services: set[str]) -> Any:
             return found
         time.sleep(1.0)
     return found
+
+
+def _lines(client: Client, trace_id: str, speakers: set[str]) -> list[Any]:
+    deadline = time.monotonic() + _LINES_PATIENCE
+    while True:
+        logs = list(client.aiops.list_logs(parent=ORG, trace_id=trace_id, page_size=100).logs)
+        if speakers <= {line.service for line in logs} or time.monotonic() > deadline:
+            return logs
+        time.sleep(0.5)
 
 
 def services(admin: Client, screen: Screen) -> dict[str, dict[str, float]]:

@@ -9,12 +9,13 @@ import re
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import cache
 from typing import Any
 
 from argosy.cli.live import TaskFailed, VerdictLate
 from argosy.client import Client, Policy
 from argosy.client.errors import ApiError, Forbidden, Unauthenticated, Unavailable
-from argosy.client.settings import load
+from argosy.client.settings import load, resolve
 from google.protobuf import json_format
 from google.protobuf.message import Message
 from rich.console import Console
@@ -68,15 +69,24 @@ def _advice(error: ApiError) -> str:
 
 
 def organization() -> str:
-    """`orgs/{org}` of the login.
+    """`orgs/{org}` of the key that is used.
 
     Raises:
-        Misuse: nobody logged in.
+        Misuse: there is none.
     """
-    org = load().org
-    if not org:
-        raise Misuse("no organization: run `argosy login`, or name it with --parent orgs/ID")
-    return org
+    login = load()
+    _, key = resolve(None, None)
+    if key and key != login.api_key:  # ARGOSY_API_KEY, which may be somebody else's than the login's
+        return _organization_of(key)
+    if not login.org:
+        raise Misuse("no organization: run `argosy login`, or set ARGOSY_API_KEY")
+    return login.org
+
+
+@cache
+def _organization_of(key: str) -> str:
+    with session() as client:
+        return client.identity.exchange_key(key=key).org
 
 
 def full_name(given: str, pattern: str) -> str:

@@ -34,7 +34,8 @@ async def chat(request: pb.ChatRequest, call: Call[App]) -> AsyncIterator[pb.Cha
     body = _generate_request(request, prompt).SerializeToString()
     metadata = (*inject().items(), ("x-request-id", call.request_id))
     answer = await call.deps.replicas.generate(deployment, body, caller, metadata)
-    _log.info("%s asks %s with %s", version.name, answer.model_version, prompt.name)
+    org = {"argosy.org": call.org}
+    _log.info("%s asks %s with %s", version.name, answer.model_version, prompt.name, extra=org)
     try:
         first = pb.ChatResponse(
             application_version=version.name,

@@ -94,7 +94,11 @@ def _record(serving: Serving, tally: _Tally, seconds: float) -> None:
         usage.completion_tokens,
         usage.prompt_tokens,
         seconds * 1000,
-        extra={"argosy.deployment": serving.audience, "argosy.model_version": serving.model_version},
+        extra={
+            "argosy.org": serving.org,
+            "argosy.deployment": serving.audience,
+            "argosy.model_version": serving.model_version,
+        },
     )
     span = trace.get_current_span()
     span.set_attribute("gen_ai.usage.input_tokens", usage.prompt_tokens)

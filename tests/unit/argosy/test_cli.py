@@ -40,6 +40,16 @@ def test_the_environment_comes_before_the_login(monkeypatch: pytest.MonkeyPatch)
     assert settings.resolve(None, None) == ("http://elsewhere:1", "ak_env")
 
 
+def test_the_organization_is_that_of_the_key_in_the_environment(
+    gateway: FakeGateway, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ARGOSY_API_KEY", "ak_env")
+    gateway.respond = lambda request: Answer(body=b'{"org": "orgs/other"}' if request.path == "/v1/token" else b"{}")
+    code, output = _run("dataset", "list", "--json")
+    assert code == 0, output
+    assert gateway.requests[-1].path.startswith("/v1/orgs/other/datasets")
+
+
 def test_a_list_as_json_is_an_array_of_whole_resources(gateway: FakeGateway) -> None:
     found = {"datasets": [{"name": "orgs/acme/datasets/notes", "etag": "e"}]}
     gateway.respond = lambda _request: Answer(body=json.dumps(found).encode())
