@@ -169,6 +169,8 @@ def run_training(
             if not as_json:
                 _curve(curve)
         session.show(run, as_json)
+        if run.model_version and not as_json:
+            session.console.print(f"model version: {session.short_name(run.model_version)}")
 
 
 def _curve(metrics: list[Any]) -> None:
@@ -338,6 +340,9 @@ def order(
             },
         )
         session.show(made, as_json)
+        if not as_json:
+            short = session.short_name(made.name)
+            session.console.print(f"somebody else approves it: argosy deploy approve {short}")
 
 
 @deploy.command()

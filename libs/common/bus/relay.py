@@ -13,11 +13,11 @@ from libs.common.bus.bus import Bus, BusUnavailableError
 from libs.common.bus.handlers import with_cursor
 from libs.common.bus.retention import prune
 from libs.common.clock import SYSTEM_CLOCK, Clock
-from libs.common.db.engine import CONNECT_SECONDS
 from libs.common.db.errors import CONNECTION_LOST
+from libs.common.db.listen import listening
 from libs.common.db.outbox import CHANNEL, subject
 from libs.common.db.tables import outbox, outbox_cursor
-from libs.common.db.uow import ANY_ORG, Database
+from libs.common.db.uow import Database
 from libs.common.domain import DomainError
 from libs.common.obs import meter
 
@@ -80,39 +80,26 @@ class Relay:
 
     async def _lead(self) -> None:
         """One connection's life: waits for the lock, then relays while the connection stands."""
-        connection = await self._dial()
-        try:
+        async with listening(self._database, CHANNEL, self._wake) as connection:
             while not await connection.fetchval("SELECT pg_try_advisory_lock($1)", _LEADER_LOCK):
                 await self._clock.sleep(_BEAT_SECONDS)
             self.leading = True
-            await connection.add_listener(CHANNEL, self._wake)
-            connection.add_termination_listener(self._wake)
-            while True:
-                self._woken.clear()
-                # Raises when the connection, and with it the lock, is gone.
-                waiting = await connection.fetchval(_WAITING)
-                if waiting:
-                    await self.pump()
-                await self._prune()
-                with suppress(TimeoutError):
-                    async with asyncio.timeout(_BEAT_SECONDS if waiting else _IDLE_SECONDS):
-                        await self._woken.wait()
-        finally:
-            self.leading = False
-            connection.terminate()
+            try:
+                await self._relay(connection)
+            finally:
+                self.leading = False
 
-    async def _dial(self) -> asyncpg.Connection:
-        url = self._database.engine.url
-        return await asyncpg.connect(
-            host=url.host,
-            port=url.port,
-            user=url.username,
-            password=url.password,
-            database=url.database,
-            timeout=CONNECT_SECONDS,
-            command_timeout=10,
-            server_settings={"application_name": f"{self._database.service}-relay", "argosy.org": ANY_ORG},
-        )
+    async def _relay(self, connection: asyncpg.Connection) -> None:
+        while True:
+            self._woken.clear()
+            # Raises when the connection, and with it the lock, is gone.
+            waiting = await connection.fetchval(_WAITING)
+            if waiting:
+                await self.pump()
+            await self._prune()
+            with suppress(TimeoutError):
+                async with asyncio.timeout(_BEAT_SECONDS if waiting else _IDLE_SECONDS):
+                    await self._woken.wait()
 
     def _wake(self, *_: object) -> None:
         self._woken.set()

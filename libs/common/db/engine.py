@@ -9,8 +9,9 @@ from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 
 from libs.common.db import errors
 
-# At most eight connections a process: seven here, one for the relay's LISTEN and its leadership.
-POOL_SIZE = 7
+# At most eight connections a process: six here, one for the relay's LISTEN and its leadership, one for a LISTEN of the
+# service's own.
+POOL_SIZE = 6
 # Longer than a fork of a backend on a busy machine, shorter than the default deadline of ten seconds.
 CONNECT_SECONDS = 5
 POOL_WAIT_SECONDS = 5.0

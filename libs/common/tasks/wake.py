@@ -5,11 +5,9 @@ from __future__ import annotations
 import asyncio
 import logging
 
-import asyncpg
-
 from libs.common.clock import Clock
-from libs.common.db.engine import CONNECT_SECONDS
 from libs.common.db.errors import CONNECTION_LOST
+from libs.common.db.listen import listening
 from libs.common.db.uow import Database
 from libs.common.tasks.store import CHANNEL
 
@@ -58,23 +56,9 @@ class Wake:
             await self._clock.sleep(_RECONNECT_SECONDS)
 
     async def _listen(self) -> None:
-        url = self._database.engine.url
-        connection = await asyncpg.connect(
-            host=url.host,
-            port=url.port,
-            user=url.username,
-            password=url.password,
-            database=url.database,
-            timeout=int(CONNECT_SECONDS),
-            command_timeout=_BEAT_SECONDS,
-            server_settings={"application_name": f"{self._database.service}-tasks"},
-        )
-        try:
-            await connection.add_listener(CHANNEL, self.ring)
+        async with listening(self._database, CHANNEL, self.ring) as connection:
             # Whatever was created before the LISTEN.
             self.ring()
             while True:
                 await self._clock.sleep(_BEAT_SECONDS)
                 await connection.execute("SELECT 1")
-        finally:
-            connection.terminate()

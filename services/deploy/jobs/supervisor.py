@@ -26,6 +26,8 @@ from services.deploy.store.announcements import emit_live, endpoints_changed
 from services.deploy.store.repositories import Deployments, Replicas, WorkOrders
 
 ACTOR = "services/deploy"
+# Beats between two looks while there is nothing to look after.
+_IDLE = 3
 
 _log = logging.getLogger(__name__)
 
@@ -67,12 +69,14 @@ class Supervisor:
         async with Background("replicas") as background:
             while True:
                 try:
-                    await self._reconcile(background)
+                    busy = await self._reconcile(background)
                 except DomainError as error:
                     _log.warning("reconciling waits: %s", error.message)
-                await self._clock.sleep(self._beat)
+                    busy = True
+                await self._clock.sleep(self._beat if busy else _IDLE * self._beat)
 
-    async def _reconcile(self, background: Background) -> None:
+    async def _reconcile(self, background: Background) -> bool:
+        """Returns whether there is anything to look after."""
         uow = self._database.system(read_only=True)
         try:
             deployments = await Deployments(uow).to_reconcile()
@@ -89,6 +93,7 @@ class Supervisor:
                 background.start(self._tend(replica), name=replica.name)
         present = {replica.uid for replica in replicas}
         self._next_look = {uid: at for uid, at in self._next_look.items() if uid in present}
+        return bool(deployments or replicas)
 
     # Deployments: rows only.
 

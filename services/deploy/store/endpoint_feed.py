@@ -7,12 +7,11 @@ import logging
 from collections.abc import AsyncGenerator
 from contextlib import suppress
 
-import asyncpg
 from sqlalchemy import select
 
 from libs.common.clock import Clock
-from libs.common.db.engine import CONNECT_SECONDS
 from libs.common.db.errors import CONNECTION_LOST
+from libs.common.db.listen import listening
 from libs.common.db.uow import Database
 from libs.common.domain import DomainError
 from services.deploy.domain.endpoint import EndpointSet, endpoints
@@ -63,9 +62,7 @@ class EndpointFeed:
                 await asyncio.wait_for(changed.wait(), self._resend)
 
     async def _follow(self) -> None:
-        connection = await self._dial()
-        try:
-            await connection.add_listener(ENDPOINTS_CHANNEL, lambda *_: self._notified.set())
+        async with listening(self._database, ENDPOINTS_CHANNEL, lambda *_: self._notified.set()) as connection:
             while True:
                 self._notified.clear()
                 await self._read()
@@ -73,8 +70,6 @@ class EndpointFeed:
                     await asyncio.wait_for(self._notified.wait(), _BEAT_SECONDS)
                 # Raises when the connection is gone.
                 await connection.execute("SELECT 1")
-        finally:
-            connection.terminate()
 
     async def _read(self) -> None:
         uow = self._database.system(read_only=True)
@@ -89,16 +84,3 @@ class EndpointFeed:
         self._newest = EndpointSet(revision, found)
         self._changed.set()
         self._changed = asyncio.Event()
-
-    async def _dial(self) -> asyncpg.Connection:
-        url = self._database.engine.url
-        return await asyncpg.connect(
-            host=url.host,
-            port=url.port,
-            user=url.username,
-            password=url.password,
-            database=url.database,
-            timeout=CONNECT_SECONDS,  # type: ignore[arg-type]
-            command_timeout=10,
-            server_settings={"application_name": f"{self._database.service}-endpoints"},
-        )

@@ -108,6 +108,5 @@ async def revoke_api_key(request: pb.RevokeApiKeyRequest, call: Call[App]) -> id
         key.update_time = now
         await repository.save(key)
         await Revocations(call.uow).add(key.org, key.name, now)
-        call.uow.after_commit(call.deps.revoked.ring)
         call.uow.emit("identity.api_key.revoked", key)
     return message(key)

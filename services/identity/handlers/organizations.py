@@ -81,7 +81,6 @@ async def delete_organization(request: pb.DeleteOrganizationRequest, call: Call[
     now = call.clock.now()
     await repository.soft_delete(organization, now)
     await Revocations(call.uow).add(organization.org, organization.name, now)
-    call.uow.after_commit(call.deps.revoked.ring)
     call.uow.emit("identity.organization.deleted", organization)
     return message(organization)
 

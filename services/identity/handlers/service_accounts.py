@@ -34,7 +34,6 @@ def message(account: ServiceAccount) -> identity_pb2.ServiceAccount:
 
 async def _revoke_tokens(account: ServiceAccount, call: Call[App]) -> None:
     await Revocations(call.uow).add(account.org, account.name, call.clock.now())
-    call.uow.after_commit(call.deps.revoked.ring)
 
 
 async def get_service_account(request: pb.GetServiceAccountRequest, call: Call[App]) -> identity_pb2.ServiceAccount:

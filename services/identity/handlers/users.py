@@ -44,7 +44,6 @@ async def _require_valid(user: User, call: Call[App]) -> None:
 async def _revoke_tokens(user: User, call: Call[App]) -> None:
     """Tokens that say what no longer holds (role, department, active) are refused from now on; new ones are issued."""
     await Revocations(call.uow).add(user.org, user.name, call.clock.now())
-    call.uow.after_commit(call.deps.revoked.ring)
 
 
 async def get_user(request: pb.GetUserRequest, call: Call[App]) -> identity_pb2.User:

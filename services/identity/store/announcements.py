@@ -7,13 +7,16 @@ import contextlib
 import logging
 
 from libs.common.clock import Clock
+from libs.common.db.errors import CONNECTION_LOST
+from libs.common.db.listen import listening
 from libs.common.db.uow import Database
-from libs.common.domain import DomainError
-from services.identity.store.repositories import Revocations
+from services.identity.store.repositories import REVOCATIONS_CHANNEL
 
 log = logging.getLogger(__name__)
-# Revocation holds within a second everywhere; a process that did not write it itself sees it on this beat.
-_BEAT_SECONDS = 0.7
+# How soon a connection that died in silence is noticed.
+_BEAT_SECONDS = 5.0
+# Revocation holds within a second everywhere.
+_RECONNECT_SECONDS = 0.5
 
 
 class Announcements:
@@ -40,19 +43,18 @@ class Announcements:
         return ring.is_set()
 
     async def run(self) -> None:
-        """Rings when another process wrote a revocation, and while nobody can tell: who looks then is told why. Runs
-        until cancelled.
+        """Rings when a revocation was committed, in any process, and while nobody can tell: who looks then is told why.
+        Runs until cancelled.
         """
-        last = -1
         while True:
-            await self._clock.sleep(_BEAT_SECONDS)
             try:
-                async with self._database.system(read_only=True) as uow:
-                    newest = await Revocations(uow).newest()
-            except DomainError as error:
-                log.warning("revocations cannot be read: %s", error.message)
-                self.ring()
-                continue
-            if newest != last:
-                last = newest
-                self.ring()
+                async with listening(self._database, REVOCATIONS_CHANNEL, lambda *_: self.ring()) as connection:
+                    # Whatever was written before the LISTEN.
+                    self.ring()
+                    while True:
+                        await self._clock.sleep(_BEAT_SECONDS)
+                        await connection.execute("SELECT 1")
+            except CONNECTION_LOST as error:
+                log.warning("revocations are not heard of: %s", error or type(error).__name__)
+            self.ring()
+            await self._clock.sleep(_RECONNECT_SECONDS)

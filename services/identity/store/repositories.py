@@ -78,6 +78,10 @@ async def subject_named(uow: UnitOfWork, name: str) -> Subject | None:
     return await repository.find(name)
 
 
+# Of NOTIFY, when a revocation is committed.
+REVOCATIONS_CHANNEL = "revocations"
+
+
 class Revocations:
     """Names whose tokens must be refused."""
 
@@ -90,6 +94,7 @@ class Revocations:
         connection = await self._uow.connection()
         await connection.execute(select(func.pg_advisory_xact_lock(_REVOCATION_LOCK)))
         await connection.execute(insert(tables.revocations).values(org=org, name=name, time=time))
+        await connection.execute(select(func.pg_notify(REVOCATIONS_CHANNEL, "")))
 
     async def since(self, time: datetime, after_id: int) -> list[tuple[int, str, datetime]]:
         """(id, name, time) of those at or after `time` whose id is larger, oldest first."""
@@ -99,11 +104,6 @@ class Revocations:
             query = query.where(table.c.org == self._uow.org)
         rows = await (await self._uow.connection()).execute(query.order_by(table.c.id))
         return [(row.id, row.name, row.time) for row in rows]
-
-    async def newest(self) -> int:
-        """Id of the newest one; 0 when there is none."""
-        query = select(func.coalesce(func.max(tables.revocations.c.id), 0))
-        return (await (await self._uow.connection()).execute(query)).scalar_one()
 
 
 class SigningKeys:

@@ -262,6 +262,19 @@ async def test_a_killed_server_heals(database: Database, postgres_server: postgr
     assert names == {"kept", "after"}
 
 
+async def test_connections_that_the_server_closed_are_not_handed_out(database: Database) -> None:
+    units = [database.system() for _ in range(3)]
+    pids = [(await (await uow.connection()).execute(text("SELECT pg_backend_pid()"))).scalar_one() for uow in units]
+    for uow in units:
+        await uow.rollback()
+    async with database.system() as uow:
+        own = (await (await uow.connection()).execute(text("SELECT pg_backend_pid()"))).scalar_one()
+        for pid in set(pids) - {own}:
+            await (await uow.connection()).execute(text("SELECT pg_terminate_backend(:pid, 2000)"), {"pid": pid})
+    await asyncio.sleep(0.2)
+    await asyncio.gather(*[put(database, f"orgs/acme/notes/n{i}") for i in range(4)])
+
+
 async def test_durability_is_on(database: Database) -> None:
     async with database.reading() as connection:
         for name in ("fsync", "synchronous_commit", "full_page_writes"):
