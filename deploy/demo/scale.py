@@ -32,7 +32,7 @@ class Scale:
     only: tuple[str, ...] = ()
     asked: str = "text"
     test_fraction: float = 0.05
-    # 1.3 million parameters: what two cores train in a minute and a half.
+    # 1.3 million parameters: what two cores train in a minute.
     architecture: dict[str, int] = field(
         default_factory=lambda: {
             "vocabulary_size": 4096,
@@ -48,7 +48,7 @@ class Scale:
         default_factory=lambda: {"steps": 60, "batch_size": 32, "learning_rate": 2e-3, "warmup_fraction": 0.1}
     )
     tune: dict[str, Any] = field(
-        default_factory=lambda: {"steps": 640, "batch_size": 32, "learning_rate": 2e-3, "warmup_fraction": 0.05}
+        default_factory=lambda: {"steps": 400, "batch_size": 32, "learning_rate": 2e-3, "warmup_fraction": 0.05}
     )
     first_try: int = 8
     max_rows: int = 2000

@@ -78,7 +78,11 @@ class JsonFormatter(logging.Formatter):
 
 
 class OtlpLogHandler(logging.Handler):
-    """Queues records and sends them each second from a thread. A full queue drops the oldest and counts it."""
+    """Queues records and sends them each second from a thread. A full queue drops the oldest and counts it.
+
+    `close` is the standard library's: `logging.config.dictConfig`, which vLLM calls when it is imported, closes every
+    handler that there is, and those that are still attached must go on. `stop` ends the thread.
+    """
 
     def __init__(self, sender: OtlpSender, resource: dict[str, str]) -> None:
         super().__init__()
@@ -87,6 +91,7 @@ class OtlpLogHandler(logging.Handler):
         self._queue: deque[LogRecord] = deque(maxlen=_QUEUE_LIMIT)
         self._wake = threading.Event()
         self._stop = False
+        self._sending = threading.Lock()
         self._thread = threading.Thread(target=self._run, name="otlp-logs", daemon=True)
         self._thread.start()
 
@@ -98,20 +103,21 @@ class OtlpLogHandler(logging.Handler):
         self._queue.append(self._encode(record))
 
     def flush(self) -> None:
-        while self._queue:
-            batch = [self._queue.popleft() for _ in range(min(len(self._queue), 512))]
-            scope = ScopeLogs(scope=InstrumentationScope(name="argosy"), log_records=batch)
-            request = ExportLogsServiceRequest(
-                resource_logs=[ResourceLogs(resource=self._resource, scope_logs=[scope])]
-            )
-            if not self._sender.send("logs", request, len(batch)):
-                return
+        with self._sending:
+            while self._queue:
+                batch = [self._queue.popleft() for _ in range(min(len(self._queue), 512))]
+                scope = ScopeLogs(scope=InstrumentationScope(name="argosy"), log_records=batch)
+                request = ExportLogsServiceRequest(
+                    resource_logs=[ResourceLogs(resource=self._resource, scope_logs=[scope])]
+                )
+                if not self._sender.send("logs", request, len(batch)):
+                    return
 
-    def close(self) -> None:
+    def stop(self) -> None:
+        """Sends what is queued and ends the thread."""
         self._stop = True
         self._wake.set()
         self._thread.join(timeout=6)
-        super().close()
 
     def _run(self) -> None:
         while not self._stop:

@@ -95,7 +95,7 @@ class Telemetry:
             self._meters.shutdown()
         if self._logs is not None:
             logging.getLogger().removeHandler(self._logs)
-            self._logs.close()
+            self._logs.stop()
         if self.sender is not None:
             self.sender.close()
 

@@ -2,6 +2,8 @@ from __future__ import annotations
 
 import json
 import logging
+import time
+import weakref
 from concurrent import futures
 
 import grpc
@@ -67,8 +69,7 @@ def test_records_reach_the_receiver(receiver) -> None:
     sender = OtlpSender(endpoint, None, "dataset")
     handler = OtlpLogHandler(sender, {"service.name": "dataset"})
     handler.emit(_record("one"))
-    handler.close()
-    handler.flush()
+    handler.stop()
     bodies = [
         r.body.string_value
         for q in servicer.requests
@@ -80,10 +81,21 @@ def test_records_reach_the_receiver(receiver) -> None:
     assert sender.sent["logs"] == 1
 
 
+def test_records_are_sent_after_somebody_has_configured_logging(receiver) -> None:
+    servicer, endpoint = receiver
+    handler = OtlpLogHandler(OtlpSender(endpoint, None, "dataset"), {"service.name": "dataset"})
+    logging.shutdown([weakref.ref(handler)])  # what logging.config.dictConfig does with every handler
+    handler.emit(_record("after"))
+    deadline = time.monotonic() + 10
+    while not servicer.requests and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert servicer.requests
+    handler.stop()
+
+
 def test_a_receiver_that_is_away_drops_and_counts() -> None:
     sender = OtlpSender("127.0.0.1:1", None, "dataset")
     handler = OtlpLogHandler(sender, {"service.name": "dataset"})
     handler.emit(_record("lost"))
-    handler.close()
-    handler.flush()
+    handler.stop()
     assert sender.dropped["logs"] == 1
