@@ -16,6 +16,8 @@ from tests.chaos.plan import Plan, plan
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(3900)]
 
 _RUNS = 2
+# Runs in which the same injuries are tried.
+_TRIES = 3
 # How often each came is no promise: a replica that is replaced goes live again.
 _REPEATABLE = ("deploy.deployment.live", "training.model_project.updated")
 
@@ -45,6 +47,18 @@ def _come_to(summary: dict[str, Any]) -> dict[str, Any]:
 
 
 def _hurt(number: int, ward: Ward, calm: Calm, trial: Trial, todo: Plan, folder: Path) -> None:
+    """Disturbed runs until every injury has happened. The moments come from the undisturbed run: on a machine that was
+    slower then, a stage can be over before its last ones are due.
+    """
+    for _ in range(_TRIES):
+        todo = _hurt_once(number, ward, calm, trial, todo, folder)
+        if not todo:
+            return
+    raise AssertionError(f"these never happened: {', '.join(injury.name for _, injury in todo)}")
+
+
+def _hurt_once(number: int, ward: Ward, calm: Calm, trial: Trial, todo: Plan, folder: Path) -> Plan:
+    """One run and its verdict; what did not happen."""
     print(f"\nrun {number}, seed {trial.seed}: {', '.join(injury.name for _, injury in todo)}")
     outcome = job.run(
         ward.mesh,
@@ -54,7 +68,6 @@ def _hurt(number: int, ward: Ward, calm: Calm, trial: Trial, todo: Plan, folder:
         undisturbed=calm.outcome.seconds,
         limit=trial.limit,
     )
-    assert outcome.missed == [], "these never happened"
     assert _come_to(outcome.summary) == _come_to(calm.outcome.summary)
     found = books.read(ward.mesh, outcome.summary["run"])
     assert (found.unsent, found.unheard, found.dead) == (0, 0, 0)
@@ -69,6 +82,7 @@ def _hurt(number: int, ward: Ward, calm: Calm, trial: Trial, todo: Plan, folder:
     assert _steady(found) == _steady(wanted)
     # The mesh is whole again, without anybody's help.
     assert {part.name: part.state for part in runner.status(ward.mesh.home) if part.state != "ready"} == {}
+    return [(moment, injury) for moment, injury in todo if injury.name in outcome.missed]
 
 
 def _steady(found: books.Books) -> dict[str, int]:

@@ -9,7 +9,7 @@ from argosy.client.errors import ApiError, TooManyRequests, Unavailable
 
 _FIRST_WAIT, _LONGEST_WAIT = 0.2, 5.0
 # Reasons of RESOURCE_EXHAUSTED that pass by themselves, unlike a quota.
-_PASSING = {"OVERLOADED", "RATE_LIMITED"}
+_PASSING = {"OVERLOADED", "RATE_LIMITED", "STORAGE_FULL"}
 
 
 @dataclass(frozen=True, slots=True)

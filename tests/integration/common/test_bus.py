@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import secrets
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -66,7 +67,7 @@ class Reader:
 
 @pytest.fixture
 async def reader(postgres_server: postgres.Server) -> AsyncIterator[Reader]:
-    url = await postgres_server.create_service_database(f"reader_{id(object())}", "secret")
+    url = await postgres_server.create_service_database(f"reader_{secrets.token_hex(6)}", "secret")
     await apply(url, create_notes)
     database = Database(create_engine(url), "reader")
     yield Reader(database)
