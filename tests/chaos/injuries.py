@@ -22,13 +22,15 @@ from deploy.local.processes import Identity
 from deploy.local.topology import topology
 from tests.mesh import Mesh
 
-# Whatever a kind of process is called, it is found within this, or the job does not need it any more.
-_FOUND_SECONDS = 90.0
 # How long a disk stays full: longer than any call is repeated inside the platform, shorter than a person waits.
 _FULL_SECONDS = 8.0
 
 # Stores, and the MiB of the file system that each gets. The write-ahead log of PostgreSQL alone may take 256.
 STORES = {"postgres": 700, "nats": 96, "blobs": 512, "aiops": 256, "gateway": 32}
+
+
+# Whether the job is still in a stage in which the injury means something.
+InTime = Callable[[], bool]
 
 
 @dataclass(frozen=True)
@@ -38,12 +40,12 @@ class Injury:
     Attributes:
         name: unique.
         stages: of the main job in which it means something: first and last.
-        harm: does it; says what it did, for people, or raises NobodyThere.
+        harm: does it while it is in time; says what it did, for people, or raises NobodyThere.
     """
 
     name: str
     stages: tuple[int, int]
-    harm: Callable[[Mesh], str]
+    harm: Callable[[Mesh, InTime], str]
 
 
 class NobodyThere(Exception):
@@ -56,29 +58,28 @@ def _kill(identity: Identity) -> str:
     return f"kill -9 {identity.pid} ({line})"
 
 
-def _until_found(find: Callable[[], Identity | None], kind: str) -> Identity:
-    deadline = time.monotonic() + _FOUND_SECONDS
+def _until_found(find: Callable[[], Identity | None], kind: str, in_time: InTime) -> Identity:
     while (found := find()) is None:
-        if time.monotonic() > deadline:
+        if not in_time():
             raise NobodyThere(kind)
         time.sleep(0.1)
     return found
 
 
-def _part(name: str) -> Callable[[Mesh], str]:
+def _part(name: str) -> Callable[[Mesh, InTime], str]:
     """Kills a process that the supervisor started."""
 
-    def harm(mesh: Mesh) -> str:
+    def harm(mesh: Mesh, in_time: InTime) -> str:
         (part,) = (part for part in topology(mesh.home, mesh.ports) if part.name == name)
-        return _kill(_until_found(lambda: runner.running(mesh.home, part), name))
+        return _kill(_until_found(lambda: runner.running(mesh.home, part), name, in_time))
 
     return harm
 
 
-def _titled(*words: str) -> Callable[[Mesh], str]:
+def _titled(*words: str) -> Callable[[Mesh, InTime], str]:
     """Kills one process of the mesh whose command line has one of these words; the youngest, which surely works."""
 
-    def harm(mesh: Mesh) -> str:
+    def harm(mesh: Mesh, in_time: InTime) -> str:
         def find() -> Identity | None:
             found = [
                 identity
@@ -87,29 +88,26 @@ def _titled(*words: str) -> Callable[[Mesh], str]:
             ]
             return max(found, key=lambda identity: (identity.start, identity.pid), default=None)
 
-        return _kill(_until_found(find, words[0]))
+        return _kill(_until_found(find, words[0], in_time))
 
     return harm
 
 
-def _supervisor(mesh: Mesh) -> str:
+def _supervisor(mesh: Mesh, in_time: InTime) -> str:
     """Nobody starts it again but a person."""
-    found = runner.supervisor_of(mesh.home)
-    if found is None:
-        raise NobodyThere("supervisor")
-    text = _kill(found)
+    text = _kill(_until_found(lambda: runner.supervisor_of(mesh.home), "supervisor", in_time))
     time.sleep(2.0)
     mesh.up()
     return f"{text}, argosy up"
 
 
-def _wipe(mesh: Mesh) -> str:
+def _wipe(mesh: Mesh, in_time: InTime) -> str:
     """Loses every event that the bus held."""
     store = mesh.home.nats / "store"
     lost = store.with_name("lost")
     # Out of its sight while it runs, so that the next one, which the supervisor starts at once, finds nothing.
     store.rename(lost)
-    text = _part("nats")(mesh)
+    text = _part("nats")(mesh, in_time)
     shutil.rmtree(lost)
     return f"{text}, its store is gone"
 
@@ -119,8 +117,8 @@ def folder(home: Home, store: str) -> Path:
     return home.root / store
 
 
-def _fill(store: str) -> Callable[[Mesh], str]:
-    def harm(mesh: Mesh) -> str:
+def _fill(store: str) -> Callable[[Mesh, InTime], str]:
+    def harm(mesh: Mesh, _: InTime) -> str:
         place = folder(mesh.home, store)
         filler = place / "filler"
         filled = 0

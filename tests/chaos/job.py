@@ -9,12 +9,12 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from tests.chaos.injuries import NobodyThere
+from tests.chaos.injuries import Injury, NobodyThere
 from tests.chaos.plan import Plan
 from tests.mesh import Mesh
 
@@ -29,7 +29,7 @@ class Outcome:
         summary: what the job wrote.
         seconds: that each stage took.
         done: injuries and what they did.
-        missed: injuries that found nobody to harm.
+        missed: injuries that found nobody to harm, or whose moment did not come.
     """
 
     summary: dict[str, Any]
@@ -75,6 +75,11 @@ class _Watched:
             self._changed.wait_for(lambda: stage in self.began or not self._reader.is_alive(), timeout=None)
             return stage in self.began
 
+    def stage(self) -> int:
+        """The one it is in; 0 before the first."""
+        with self._changed:
+            return max(self.began, default=0)
+
     def ended(self, seconds: float) -> bool:
         """Waits at most so long for its end."""
         self._reader.join(seconds)
@@ -98,6 +103,12 @@ def run(mesh: Mesh, folder: Path, *, short: bool, plan: Plan, undisturbed: Seque
     watched = _Watched(mesh, folder, short)
     done: dict[str, str] = {}
     missed: list[str] = []
+
+    def in_time(injury: Injury) -> Callable[[], bool]:
+        return lambda: (
+            watched.stage() <= injury.stages[1] and not watched.ended(0.0) and time.monotonic() - began < limit
+        )
+
     try:
         for moment, injury in plan:
             if not watched.wait_for(moment.stage):
@@ -107,14 +118,12 @@ def run(mesh: Mesh, folder: Path, *, short: bool, plan: Plan, undisturbed: Seque
             if watched.ended(max(0.0, at - time.monotonic())):
                 missed.append(injury.name)
                 continue
-            now = f"{time.monotonic() - began:6.1f} s, stage {max(watched.began)}"
             try:
-                done[injury.name] = injury.harm(mesh)
+                what = done[injury.name] = injury.harm(mesh, in_time(injury))
             except NobodyThere:
                 missed.append(injury.name)
-                print(f"{now}: {injury.name}: nobody there")
-            else:
-                print(f"{now}: {injury.name}: {done[injury.name]}", flush=True)
+                what = "nobody there"
+            print(f"{time.monotonic() - began:6.1f} s, stage {watched.stage()}: {injury.name}: {what}", flush=True)
         assert watched.ended(max(0.0, limit - (time.monotonic() - began))), _said(watched, f"not done in {limit:.0f} s")
         assert watched.process.wait(30) == 0, _said(watched, "it failed")
     finally:
