@@ -28,7 +28,7 @@ STUBS := build/protos/argosy.binpb
 UNIT_LIBS := $(addprefix tests/unit/,common argosy compute local)
 TESTS_SLOW := $(wildcard tests/integration tests/security tests/fuzz tests/e2e tests/chaos)
 
-.PHONY: help setup check test chaos demo up down status logs doctor bench bench-rpc bench-gateway fmt notices clean \
+.PHONY: help setup check test chaos demo up down status logs doctor bench bench-rpc bench-gateway bench-dedup fmt notices clean \
 	prerequisites check-format check-lint check-types check-protos check-imports check-unit \
 	check-libs check-contract
 
@@ -89,13 +89,16 @@ logs: setup ## follow the logs of all processes
 doctor: setup ## what is missing on this machine, and how to get it
 	@$(BIN)/argosy doctor
 
-bench: bench-rpc bench-gateway ## all benchmarks, into build/bench
+bench: bench-rpc bench-gateway bench-dedup ## all benchmarks, into build/bench
 
 bench-rpc: setup ## echo through the interceptor chain against bare grpc.aio
 	$(BIN)/python -m tests.bench.rpc
 
 bench-gateway: setup ## chat through the gateway against LiteLLM's proxy
 	$(BIN)/python -m tests.bench.gateway
+
+bench-dedup: setup ## signatures of near-duplicates against datasketch
+	$(BIN)/python -m tests.bench.dedup
 
 fmt: setup ## format the code and repair what the linter can
 	$(BIN)/ruff check --fix --quiet . || true

@@ -43,7 +43,9 @@ def _follow(client: Client, started: Any, follow: bool, as_json: bool) -> Any:
 def import_file(
     file: Annotated[Path, typer.Argument(exists=True, dir_okay=False, help="JSONL, CSV, Parquet or text.")],
     name: Annotated[str, typer.Option("--dataset", "-d", help="Id of the dataset; made if there is none.")],
-    format: Annotated[str, typer.Option(help="jsonl, csv, parquet, text; else from the file's name.")] = "",
+    format: Annotated[
+        str, typer.Option(help="jsonl, json, csv, tsv, parquet, xlsx, text; else from the file's name.")
+    ] = "",
     follow: WatchOption = True,
     as_json: JsonOption = False,
 ) -> None:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from services.dataset.engines.minhash import buckets, jaccard
-from services.dataset.engines.shingles import shingle_hashes
+from services.dataset.engines.shingles import shingle_sets
 
 # Members of one bucket that a further member is compared with when it is in no group yet: the first of each group, at
 # most so many. Without a bound, a template with thousands of different fillings would be compared all with all.
@@ -40,9 +40,7 @@ class Shingles:
         self._sets: dict[int, np.ndarray] = {}
         for start in range(0, len(rows), _FETCH):
             block = rows[start : start + _FETCH]
-            hashes, offsets = shingle_hashes(texts(block))
-            for at, row in enumerate(block):
-                self._sets[int(row)] = hashes[offsets[at] : offsets[at + 1]]
+            self._sets.update(zip(map(int, block), shingle_sets(texts(block)), strict=True))
             progress((start + len(block)) / len(rows))
 
     def similarity(self, one: int, other: int) -> float:

@@ -3,87 +3,57 @@
 from __future__ import annotations
 
 import csv
-import datetime
-import decimal
-import itertools
-from base64 import b64encode
+import re
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from functools import partial
 from typing import Any, BinaryIO
 
 import orjson
-import pyarrow as pa
-import pyarrow.parquet as pq
 
-from services.dataset.engines.rows import MAX_ROW_BYTES, Row
+from services.dataset.engines.lines import TOO_LONG, BrokenOff, Line, UnreadableFile, physical_lines
+from services.dataset.engines.rows import MAX_ROW_BYTES
+from services.dataset.engines.tables import read_parquet, read_xlsx
+from services.dataset.engines.unpacking import unpacked
 
+# Read at once.
+_JSON_BYTES = 64 * 1024
 _BOM = b"\xef\xbb\xbf"
-_SKIP_BYTES = 1024 * 1024
-# Rows of Parquet decoded at once.
-_PARQUET_ROWS = 1024
-
-
-@dataclass(frozen=True, slots=True)
-class Line:
-    """One line or row of a file.
-
-    Attributes:
-        number: counted from 1.
-        row: None when it cannot be read.
-        error: why it cannot be read.
-    """
-
-    number: int
-    row: Row | None
-    error: str = ""
-
-
-class UnreadableFile(Exception):
-    """The file as a whole is not of its format."""
+# Whole strings, a string that is not whole, and what gives an array its structure.
+_JSON_TOKEN = re.compile(rb'"(?:[^"\\]++|\\.)*+"|["\[\]{},]', re.DOTALL)
 
 
 def read_lines(file: BinaryIO, format_name: str) -> Iterator[Line]:
-    """The lines of `file`.
+    """The lines of `file`, which may be compressed with gzip or zstd.
 
     Args:
-        file: Binary; Parquet needs it seekable.
-        format_name: `jsonl`, `csv`, `parquet` or `text`.
+        file: Binary and seekable.
+        format_name: One of `services.dataset.domain.formats.FORMATS`.
 
     Raises:
         UnreadableFile: Not even the header can be read.
     """
     readers: dict[str, Callable[[BinaryIO], Iterator[Line]]] = {
         "jsonl": _read_jsonl,
-        "csv": _read_csv,
-        "parquet": _read_parquet,
+        "json": _read_json,
+        "csv": partial(_read_csv, delimiter=","),
+        "tsv": partial(_read_csv, delimiter="\t"),
+        "parquet": read_parquet,
+        "xlsx": read_xlsx,
         "text": _read_text,
     }
-    return readers[format_name](file)
-
-
-def _physical_lines(file: BinaryIO) -> Iterator[tuple[int, bytes | None]]:
-    """Lines without their end, counted from 1; None for one that is longer than a row may be."""
-    for number in itertools.count(1):
-        line = file.readline(MAX_ROW_BYTES + 2)
-        if not line:
-            return
-        if number == 1:
-            line = line.removeprefix(_BOM)
-        if len(line) > MAX_ROW_BYTES and not line.endswith(b"\n"):
-            while (rest := file.readline(_SKIP_BYTES)) and not rest.endswith(b"\n"):
-                pass
-            yield number, None
-            continue
-        yield number, line.rstrip(b"\r\n")
-
-
-_TOO_LONG = f"longer than {MAX_ROW_BYTES} bytes"
+    number = 0
+    try:
+        for line in readers[format_name](unpacked(file)):
+            number = line.number
+            yield line
+    except BrokenOff as error:
+        yield Line(number + 1, None, f"this line and all behind it cannot be read: {error}")
 
 
 def _read_jsonl(file: BinaryIO) -> Iterator[Line]:
-    for number, line in _physical_lines(file):
+    for number, line in physical_lines(file):
         if line is None:
-            yield Line(number, None, _TOO_LONG)
+            yield Line(number, None, TOO_LONG)
         elif line.strip():
             yield _json_line(number, line)
 
@@ -93,15 +63,75 @@ def _json_line(number: int, line: bytes) -> Line:
         row = orjson.loads(line)
     except orjson.JSONDecodeError as error:
         return Line(number, None, f"not valid JSON: {error.msg} at column {error.colno}")
-    if not isinstance(row, dict):
-        return Line(number, None, "not a JSON object")
-    return Line(number, row)
+    return _object(number, row)
+
+
+def _object(number: int, row: Any) -> Line:
+    return Line(number, row) if isinstance(row, dict) else Line(number, None, "not a JSON object")
+
+
+def _read_json(file: BinaryIO) -> Iterator[Line]:
+    """One array of objects, or one object; numbered by its place in the array. An element that is not valid costs no
+    other one as long as its brackets pair."""
+    buffer = b""
+    while not buffer and (data := file.read(_JSON_BYTES)):
+        buffer = data.removeprefix(_BOM).lstrip()
+    if buffer.startswith(b"{"):
+        whole = buffer + file.read(MAX_ROW_BYTES)
+        yield Line(1, None, TOO_LONG) if len(whole) > MAX_ROW_BYTES else _json_line(1, whole)
+    elif buffer.startswith(b"["):
+        for number, element in enumerate(_elements(buffer, file), 1):
+            yield _json_line(number, element)
+    else:
+        raise UnreadableFile("neither a JSON array nor a JSON object")
+
+
+def _elements(buffer: bytes, file: BinaryIO) -> Iterator[bytes]:
+    """The texts between the commas of an array.
+
+    Args:
+        buffer: The beginning of the array.
+        file: What follows.
+    """
+    start = position = depth = 1
+    count = 0
+    while True:
+        for token in _JSON_TOKEN.finditer(buffer, position):
+            kind = token[0]
+            position = token.end()
+            if kind == b'"':
+                # The rest of the string is not here yet.
+                position = token.start()
+                break
+            if kind in b"[{":
+                depth += 1
+            elif kind in b"]}":
+                depth -= 1
+            if depth == 0 or (depth == 1 and kind == b","):
+                element = buffer[start : token.start()]
+                if count or kind == b"," or element.strip():
+                    count += 1
+                    yield element
+                start = position
+            if depth == 0:
+                if buffer[position:].strip() or file.read(_JSON_BYTES).strip():
+                    raise BrokenOff("something stands behind the end of the JSON array")
+                return
+        else:
+            position = len(buffer)
+        if len(buffer) - start > MAX_ROW_BYTES:
+            raise BrokenOff(TOO_LONG)
+        # At least as much as is here already, so that a long string is not looked through again and again.
+        data = file.read(max(_JSON_BYTES, len(buffer) - start))
+        if not data:
+            raise BrokenOff("the JSON array is not closed")
+        buffer, position, start = buffer[start:] + data, position - start, 0
 
 
 def _read_text(file: BinaryIO) -> Iterator[Line]:
-    for number, line in _physical_lines(file):
+    for number, line in physical_lines(file):
         if line is None:
-            yield Line(number, None, _TOO_LONG)
+            yield Line(number, None, TOO_LONG)
             continue
         try:
             text = line.decode()
@@ -112,14 +142,12 @@ def _read_text(file: BinaryIO) -> Iterator[Line]:
             yield Line(number, {"text": text})
 
 
-def _read_csv(file: BinaryIO) -> Iterator[Line]:
+def _read_csv(file: BinaryIO, delimiter: str) -> Iterator[Line]:
     # A bad byte must not tear a quoted field apart, so it travels as a surrogate through the parser and is found in
     # the field.
-    texts = (
-        "\n" if line is None else line.decode(errors="surrogateescape") + "\n" for _, line in _physical_lines(file)
-    )
+    texts = ("\n" if line is None else line.decode(errors="surrogateescape") + "\n" for _, line in physical_lines(file))
     csv.field_size_limit(MAX_ROW_BYTES)
-    reader = csv.reader(texts, strict=True)
+    reader = csv.reader(texts, delimiter=delimiter, strict=True)
     header = _csv_header(reader)
     while True:
         number = reader.line_num + 1
@@ -156,41 +184,3 @@ def _csv_line(number: int, header: list[str], fields: list[str]) -> Line:
 
 def _has_bad_bytes(text: str) -> bool:
     return not text.isascii() and any("\ud800" <= character <= "\udfff" for character in text)
-
-
-def _read_parquet(file: BinaryIO) -> Iterator[Line]:
-    try:
-        parquet = pq.ParquetFile(file)
-    except (pa.ArrowException, OSError) as error:
-        raise UnreadableFile(f"not a Parquet file: {error}") from error
-    number = 0
-    try:
-        for batch in parquet.iter_batches(batch_size=_PARQUET_ROWS):
-            yield from _parquet_rows(batch, number)
-            number += batch.num_rows
-    except (pa.ArrowException, OSError) as error:
-        yield Line(number + 1, None, f"this row and all behind it cannot be read: {error}")
-
-
-def _parquet_rows(batch: pa.RecordBatch, before: int) -> Iterator[Line]:
-    for at in range(batch.num_rows):
-        try:
-            (row,) = batch.slice(at, 1).to_pylist()
-            yield Line(before + at + 1, {name: _json_value(value) for name, value in row.items()})
-        except (UnicodeDecodeError, ValueError, OverflowError, pa.ArrowException) as error:
-            yield Line(before + at + 1, None, f"a value cannot be read: {error}")
-
-
-def _json_value(value: Any) -> Any:
-    """What Parquet has and JSON lacks: dates as ISO 8601, decimals as text, bytes in base 64."""
-    if isinstance(value, bytes):
-        return b64encode(value).decode()
-    if isinstance(value, (datetime.datetime, datetime.date, datetime.time)):
-        return value.isoformat()
-    if isinstance(value, (decimal.Decimal, datetime.timedelta)):
-        return str(value)
-    if isinstance(value, dict):
-        return {str(key): _json_value(inner) for key, inner in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_json_value(inner) for inner in value]
-    return value

@@ -9,8 +9,9 @@ from typing import Any, BinaryIO
 from libs.compute.context import EngineContext, EngineError
 from libs.compute.versions import load_index
 from services.dataset.engines.access import StoreBlobs, joined_file
-from services.dataset.engines.formats import UnreadableFile, read_lines
+from services.dataset.engines.formats import read_lines
 from services.dataset.engines.index import save
+from services.dataset.engines.lines import UnreadableFile
 from services.dataset.engines.report import version_result
 from services.dataset.engines.rows import RowError, split_provenance
 from services.dataset.engines.writing import VersionWriter

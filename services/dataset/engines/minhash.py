@@ -10,12 +10,18 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
+from rensa import RMinHash  # pyright: ignore[reportAttributeAccessIssue]
 
 from services.dataset.engines.shingles import mix
 
 PERMUTATIONS = 128
 # Share of pairs exactly at the threshold that must become candidates; pairs above it more often.
 RECALL = 0.999
+# The same in every process, so that signatures of different shards compare.
+_SEED = 20120607
+_MULTIPLIERS = np.random.Generator(np.random.PCG64(_SEED)).integers(0, 2**64, PERMUTATIONS, np.uint64) | np.uint64(1)
+# Texts signed at once: a signature comes as Python integers, half a megabyte of them.
+_SIGNED = 128
 
 
 @dataclass(frozen=True)
@@ -43,33 +49,30 @@ def band_hashes(hashes: np.ndarray, offsets: np.ndarray, banding: Banding) -> np
     """One 64-bit value a band and text; equal values make two texts candidates.
 
     Args:
-        hashes: (total,) uint64 distinct shingles, text after text.
+        hashes: (total,) uint64 shingles, text after text; repeated ones change nothing.
         offsets: (n + 1,) int64.
         banding: From `choose_banding`.
 
     Returns:
-        (bands, n) uint64. Texts without shingles get values that are equal to no other's by construction of the
-        caller: it leaves them out.
+        (bands, n) uint64; 0 for texts without shingles, which are alike to nothing: the caller leaves them out.
     """
-    count = len(offsets) - 1
-    result = np.zeros((banding.bands, count), np.uint64)
     filled = np.flatnonzero(np.diff(offsets))
-    if not len(filled):
-        return result
-    starts = offsets[:-1][filled]
-    multipliers, additions = _permutations(banding.bands * banding.rows)
-    for band in range(banding.bands):
-        value = np.full(len(filled), band + 1, np.uint64)
-        for row in range(band * banding.rows, (band + 1) * banding.rows):
-            # Multiply-shift (Dietzfelbinger et al. 1997); the upper half of the product is what is well mixed.
-            permuted = (hashes * multipliers[row] + additions[row]) >> np.uint64(32)
-            value = mix(value ^ np.minimum.reduceat(permuted, starts))
-        result[band, filled] = value
+    result = np.zeros((banding.bands, len(offsets) - 1), np.uint64)
+    for start in range(0, len(filled), _SIGNED):
+        texts = filled[start : start + _SIGNED]
+        # Texts without shingles take no room in `hashes`, so those that are left lie side by side.
+        bounds = offsets[np.append(texts, texts[-1] + 1)]
+        matrix = RMinHash.digest_matrix_from_flat_token_hashes(
+            hashes[bounds[0] : bounds[-1]], (bounds - bounds[0]).astype(np.uint64), banding.bands * banding.rows, _SEED
+        )
+        values = np.array(matrix.to_rows(), np.uint64).reshape(len(texts), banding.bands, banding.rows)
+        folded = (values * _MULTIPLIERS[: banding.rows]).sum(axis=2, dtype=np.uint64)
+        result[:, texts] = mix(folded + np.arange(1, banding.bands + 1, dtype=np.uint64)).T
     return result
 
 
 def set_hashes(hashes: np.ndarray, offsets: np.ndarray) -> np.ndarray:
-    """(n,) uint64, equal for texts with the same set of shingles; 0 for texts without."""
+    """(n,) uint64, equal for texts with the same shingles the same number of times; 0 for texts without."""
     result = np.zeros(len(offsets) - 1, np.uint64)
     filled = np.flatnonzero(np.diff(offsets))
     if len(filled):
@@ -97,10 +100,3 @@ def jaccard(one: np.ndarray, other: np.ndarray) -> float:
         return 0.0
     both = len(np.intersect1d(one, other, assume_unique=True))
     return both / (len(one) + len(other) - both)
-
-
-def _permutations(count: int) -> tuple[np.ndarray, np.ndarray]:
-    """Odd multipliers and additions, always the same ones, so that signatures of different runs compare."""
-    generator = np.random.Generator(np.random.PCG64(20120607))
-    multipliers = generator.integers(0, 2**64, count, np.uint64) | np.uint64(1)
-    return multipliers, generator.integers(0, 2**64, count, np.uint64)

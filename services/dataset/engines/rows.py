@@ -40,7 +40,10 @@ def canonical(row: Row) -> tuple[Row, bytes]:
     Raises:
         RowError: The row has too many or unusable columns, is too large, or holds what JSON cannot say.
     """
-    plain = {name: kept for name, value in row.items() if (kept := _plain(value)) is not None}
+    try:
+        plain = {name: kept for name, value in row.items() if (kept := _plain(value)) is not None}
+    except RecursionError as error:
+        raise RowError("nested too deeply") from error
     if len(plain) > MAX_COLUMNS:
         raise RowError(f"more than {MAX_COLUMNS} columns")
     for name in plain:

@@ -6,8 +6,9 @@ few numpy passes over its bytes, without a Python object a word.
 
 from __future__ import annotations
 
+import itertools
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 
@@ -27,29 +28,45 @@ _NOT_WORD = re.compile(r"\W+")
 
 
 def shingle_hashes(texts: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
-    """Hashes of the distinct word 5-shingles of each text, case-folded, punctuation ignored.
+    """Hashes of the word 5-shingles of each text in order, repeated ones too; case-folded, punctuation ignored.
 
     A text of one to four words is one shingle of all of them; a text without a word has none.
 
     Returns:
-        hashes: (total,) uint64, ascending within a text.
+        hashes: (total,) uint64.
         offsets: (len(texts) + 1,) int64; text i has hashes[offsets[i]:offsets[i + 1]].
     """
     pieces: list[np.ndarray] = []
     counts: list[np.ndarray] = []
+    for batch in _batches(texts):
+        hashes, per_text = _shingle(batch)
+        pieces.append(hashes)
+        counts.append(per_text)
+    offsets = np.zeros(len(texts) + 1, np.int64)
+    if texts:
+        np.cumsum(np.concatenate(counts), out=offsets[1:])
+    return np.concatenate(pieces) if texts else np.zeros(0, np.uint64), offsets
+
+
+def shingle_sets(texts: Sequence[str]) -> list[np.ndarray]:
+    """The distinct shingle hashes of each text, ascending: what Jaccard similarity compares."""
+    hashes, offsets = shingle_hashes(texts)
+    return [np.unique(hashes[start:stop]) for start, stop in itertools.pairwise(offsets)]
+
+
+def _batches(texts: Sequence[str]) -> Iterator[list[bytes]]:
+    """The texts, prepared, as many at a time as one pass takes."""
     batch: list[bytes] = []
     size = 0
     for text in texts:
         prepared = _prepare(text)
         if batch and size + len(prepared) > _PASS_BYTES:
-            _shingle(batch, pieces, counts)
+            yield batch
             batch, size = [], 0
         batch.append(prepared)
         size += len(prepared) + 1
-    _shingle(batch, pieces, counts)
-    offsets = np.zeros(len(texts) + 1, np.int64)
-    np.cumsum(np.concatenate(counts), out=offsets[1:])
-    return np.concatenate(pieces), offsets
+    if batch:
+        yield batch
 
 
 def _prepare(text: str) -> bytes:
@@ -62,51 +79,57 @@ def _prepare(text: str) -> bytes:
     return _NOT_WORD.sub(" ", folded).encode(errors="replace")
 
 
-def _shingle(batch: list[bytes], pieces: list[np.ndarray], counts: list[np.ndarray]) -> None:
-    """Appends the distinct shingle hashes of a batch and their number per text."""
+def _shingle(batch: list[bytes]) -> tuple[np.ndarray, np.ndarray]:
+    """Shingle hashes of a batch, text after text, and their number per text."""
     data = np.frombuffer(b"\n".join(batch) + b"\n", np.uint8)
-    lengths = np.array([len(text) + 1 for text in batch], np.int64)
-    hashes, word_text = _words(data, lengths)
-    word_counts = np.bincount(word_text, minlength=len(batch))
-    shingles, owner = _windows(hashes, word_counts)
-    order = np.lexsort((shingles, owner))
-    shingles, owner = shingles[order], owner[order]
-    distinct = np.ones(len(shingles), bool)
-    distinct[1:] = (shingles[1:] != shingles[:-1]) | (owner[1:] != owner[:-1])
-    pieces.append(shingles[distinct])
-    counts.append(np.bincount(owner[distinct], minlength=len(batch)))
+    words_, starts = _words(data)
+    bounds = np.cumsum([len(text) + 1 for text in batch])
+    first = np.zeros(len(batch) + 1, np.int64)
+    first[1:] = np.searchsorted(starts, bounds)
+    return _windows(words_, first)
 
 
-def _words(data: np.ndarray, lengths: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Hash of every word of the batch in order, and the text that it stands in."""
+def _words(data: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Hash of every word of the batch in order, and where it starts."""
     inside = _IS_WORD[data]
-    edges = np.flatnonzero(np.diff(inside, prepend=False))
+    # Every text ends with a separator, so words start and end in turns.
+    edges = np.flatnonzero(inside[1:] != inside[:-1]) + 1
+    if inside[0]:
+        edges = np.concatenate([np.zeros(1, np.int64), edges])
     starts, ends = edges[0::2], edges[1::2]
-    if not len(starts):
-        return np.zeros(0, np.uint64), np.zeros(0, np.int64)
     # sum(byte[i] * B^(i - start)) + length, by sums over B^i that are then divided by B^start (B is odd, so it has an
     # inverse).
-    powers = _powers(len(data))
-    sums = np.concatenate([np.zeros(1, np.uint64), np.cumsum((data.astype(np.uint64) + np.uint64(1)) * powers[0])])
-    hashes = (sums[ends] - sums[starts]) * powers[1][starts] + (ends - starts).astype(np.uint64)
-    text = np.searchsorted(np.cumsum(lengths), starts, side="right")
-    return mix(hashes), text
+    up, down = _powers(len(data))
+    sums = np.zeros(len(data) + 1, np.uint64)
+    np.cumsum((data + np.uint64(1)) * up, out=sums[1:])
+    return mix((sums[ends] - sums[starts]) * down[starts] + (ends - starts).astype(np.uint64)), starts
 
 
-def _windows(words_: np.ndarray, counts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Hash of every run of five words inside a text (of all its words where it has fewer), and the text."""
-    first = np.concatenate([np.zeros(1, np.int64), np.cumsum(counts)[:-1]])
-    per_text = np.where(counts >= SHINGLE_WORDS, counts - SHINGLE_WORDS + 1, (counts > 0).astype(np.int64))
-    owner = np.repeat(np.arange(len(counts)), per_text)
-    within = np.arange(len(owner)) - np.repeat(np.cumsum(per_text) - per_text, per_text)
-    start = first[owner] + within
-    length = np.minimum(SHINGLE_WORDS, counts[owner])
-    hashes = np.zeros(len(owner), np.uint64)
+def _windows(words_: np.ndarray, first: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Hash of every run of five words inside a text (of all its words where it has fewer), and their number per text.
+
+    Args:
+        words_: (n,) uint64.
+        first: (texts + 1,) int64; text i has words_[first[i]:first[i + 1]].
+    """
+    counts = np.diff(first)
+    runs = np.zeros(len(words_), np.uint64)
+    within = np.ones(len(words_), bool)
+    whole = max(0, len(words_) - SHINGLE_WORDS + 1)
     for step in range(SHINGLE_WORDS):
-        has = step < length
-        word = words_[np.where(has, start + step, 0)] if len(words_) else hashes
-        hashes = np.where(has, hashes * _BASE + word, hashes)
-    return mix(hashes), owner
+        runs[:whole] = runs[:whole] * _BASE + words_[step : step + whole]
+    # The last four words of a text begin no run of five.
+    for step in range(1, SHINGLE_WORDS):
+        within[first[1:][counts >= step] - step] = False
+    for count in range(1, SHINGLE_WORDS):
+        starts = first[:-1][counts == count]
+        run = np.zeros(len(starts), np.uint64)
+        for step in range(count):
+            run = run * _BASE + words_[starts + step]
+        runs[starts] = run
+        within[starts] = True
+    per_text = np.where(counts >= SHINGLE_WORDS, counts - SHINGLE_WORDS + 1, (counts > 0).astype(np.int64))
+    return mix(runs[within]), per_text
 
 
 def mix(values: np.ndarray) -> np.ndarray:

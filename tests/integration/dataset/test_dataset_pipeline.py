@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import gzip
+import io
 import json
 import random
 from typing import Any
 
+import openpyxl
 import pyarrow as pa
 import pytest
 from argosy.common.v1 import options_pb2, task_pb2, task_service_pb2
@@ -115,6 +118,28 @@ async def test_a_second_import_stores_only_what_is_new(worker: Client) -> None:
     assert (third.manifest_digest, third.content_digest) == (first.manifest_digest, first.content_digest)
     dataset = await worker.GetDataset(pb.GetDatasetRequest(name="orgs/acme/datasets/docs"))
     assert dataset.latest_version == third.name == "orgs/acme/datasets/docs/versions/v3"
+
+
+async def test_the_same_rows_come_out_of_every_kind_of_file(worker: Client) -> None:
+    rows = [{"text": text(number), "kind": f"k{number % 3}"} for number in range(20)]
+    book = openpyxl.Workbook()
+    for values in (("text", "kind"), *((row["text"], row["kind"]) for row in rows)):
+        book.worksheets[0].append(values)
+    sheet = io.BytesIO()
+    book.save(sheet)
+    table = "text\tkind\n" + "".join(f"{row['text']}\t{row['kind']}\n" for row in rows)
+    files = {
+        "rows.jsonl.gz": gzip.compress(lines(rows)),
+        "rows.json": json.dumps(rows).encode(),
+        "rows.tsv": table.encode(),
+        "rows.xlsx": sheet.getvalue(),
+    }
+    await worker.dataset("docs")
+    plain = await worker.imported("orgs/acme/datasets/docs", lines(rows))
+    for name, data in files.items():
+        version = await worker.imported("orgs/acme/datasets/docs", data, name)
+        assert (version.content_digest, version.new_byte_count) == (plain.content_digest, 0), name
+        assert not version.report.line_error_count
 
 
 async def test_shards_on_ray_give_what_one_process_gives(worker: Client) -> None:

@@ -20,7 +20,7 @@ from services.dataset.engines.minhash import (
     jaccard,
     set_hashes,
 )
-from services.dataset.engines.shingles import shingle_hashes
+from services.dataset.engines.shingles import shingle_hashes, shingle_sets
 
 WORDS = [f"{first}{second}" for first in ("ba", "ke", "lo", "mi", "nu") for second in ("rat", "sel", "tin", "vom")]
 
@@ -55,13 +55,23 @@ def sample(seed: int, length: int = 80) -> str:
 @settings(max_examples=150, deadline=None)
 @given(st.lists(st.text(st.sampled_from("aAbB12 ,.\n_世界é—"), max_size=60), max_size=8))
 def test_hashes_stand_for_shingles(texts: list[str]) -> None:
-    hashes, offsets = shingle_hashes(texts)
-    sets = [hashes[offsets[at] : offsets[at + 1]] for at in range(len(texts))]
+    sets = shingle_sets(texts)
     assert [len(found) for found in sets] == [len(shingles_of(text)) for text in texts]
     assert all((np.diff(found.astype(object)) > 0).all() for found in sets)
     for one in range(len(texts)):
         for other in range(one):
             assert jaccard(sets[one], sets[other]) == similarity(texts[one], texts[other])
+
+
+def test_a_signature_does_not_mind_repeats_and_neighbours() -> None:
+    texts = ["", *(sample(seed, length) for seed, length in enumerate((3, 400, 0, 5, 1, 300, 7)))]
+    banding = choose_banding(0.5)
+    together = band_hashes(*shingle_hashes(texts), banding)
+    for at, text in enumerate(texts):
+        (found,) = shingle_sets([text])
+        alone = band_hashes(found, np.array([0, len(found)]), banding)
+        assert (together[:, at] == alone[:, 0]).all()
+        assert together[:, at].any() == bool(text)
 
 
 def test_hashes_do_not_depend_on_the_batch() -> None:

@@ -16,7 +16,8 @@ from hypothesis import strategies as st
 from libs.common.blobs import BlobStore
 from libs.compute.context import EngineCancelled, EngineError, LocalContext
 from services.dataset.engines import importing
-from services.dataset.engines.formats import UnreadableFile, read_lines
+from services.dataset.engines.formats import read_lines
+from services.dataset.engines.lines import UnreadableFile
 from services.dataset.engines.rows import MAX_ROW_BYTES
 from services.dataset.engines.writing import VersionWriter
 from tests.unit.dataset.memory import MemoryBlobs
@@ -58,6 +59,13 @@ def test_a_huge_line_is_skipped_in_bounded_memory(format_name: str) -> None:
 
         def readable(self) -> bool:
             return True
+
+        def seekable(self) -> bool:
+            return True
+
+        def seek(self, *_: Any) -> int:
+            self.left = 200 << 20
+            return 0
 
         def readinto(self, buffer: Any) -> int:
             if self.left <= 0:
