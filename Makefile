@@ -28,7 +28,7 @@ STUBS := build/protos/argosy.binpb
 UNIT_LIBS := $(addprefix tests/unit/,common argosy compute local)
 TESTS_SLOW := $(wildcard tests/integration tests/security tests/fuzz tests/e2e tests/chaos)
 
-.PHONY: help setup check test chaos demo up down status logs doctor bench bench-rpc bench-gateway bench-dedup fmt notices clean \
+.PHONY: help setup check test chaos demo up down status logs doctor bench bench-rpc bench-gateway bench-dedup bench-import fmt notices clean \
 	prerequisites check-format check-lint check-types check-protos check-imports check-unit \
 	check-libs check-contract
 
@@ -41,7 +41,7 @@ demo: setup ## install, run the main job from raw text to a served, watched mode
 	@$(BIN)/python -m deploy.demo
 
 test: check ## every test that CI runs
-	$(BIN)/python -m pytest $(TESTS_SLOW)
+	$(BIN)/python -m pytest --durations=25 $(TESTS_SLOW)
 
 chaos: setup ## the full main job while everything is killed in turn; ARGOSY_CHAOS_SEED repeats a run
 	ARGOSY_CHAOS=full $(BIN)/python -m pytest tests/chaos -s
@@ -89,7 +89,7 @@ logs: setup ## follow the logs of all processes
 doctor: setup ## what is missing on this machine, and how to get it
 	@$(BIN)/argosy doctor
 
-bench: bench-rpc bench-gateway bench-dedup ## all benchmarks, into build/bench
+bench: bench-rpc bench-gateway bench-dedup bench-import ## all benchmarks, into build/bench
 
 bench-rpc: setup ## echo through the interceptor chain against bare grpc.aio
 	$(BIN)/python -m tests.bench.rpc
@@ -99,6 +99,9 @@ bench-gateway: setup ## chat through the gateway against LiteLLM's proxy
 
 bench-dedup: setup ## signatures of near-duplicates against datasketch
 	$(BIN)/python -m tests.bench.dedup
+
+bench-import: setup ## a million rows of JSONL into a version, beside polars
+	$(BIN)/python -m tests.bench.import_rows
 
 fmt: setup ## format the code and repair what the linter can
 	$(BIN)/ruff check --fix --quiet . || true

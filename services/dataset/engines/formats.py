@@ -10,7 +10,7 @@ from typing import Any, BinaryIO
 
 import orjson
 
-from services.dataset.engines.lines import TOO_LONG, BrokenOff, Line, UnreadableFile, physical_lines
+from services.dataset.engines.lines import TOO_LONG, BrokenOff, Line, PhysicalLines, UnreadableFile
 from services.dataset.engines.rows import MAX_ROW_BYTES
 from services.dataset.engines.tables import read_parquet, read_xlsx
 from services.dataset.engines.unpacking import unpacked
@@ -33,13 +33,13 @@ def read_lines(file: BinaryIO, format_name: str) -> Iterator[Line]:
         UnreadableFile: Not even the header can be read.
     """
     readers: dict[str, Callable[[BinaryIO], Iterator[Line]]] = {
-        "jsonl": _read_jsonl,
+        "jsonl": lambda file: read_jsonl(PhysicalLines(file)),
         "json": _read_json,
         "csv": partial(_read_csv, delimiter=","),
         "tsv": partial(_read_csv, delimiter="\t"),
         "parquet": read_parquet,
         "xlsx": read_xlsx,
-        "text": _read_text,
+        "text": lambda file: read_text(PhysicalLines(file)),
     }
     number = 0
     try:
@@ -50,8 +50,9 @@ def read_lines(file: BinaryIO, format_name: str) -> Iterator[Line]:
         yield Line(number + 1, None, f"this line and all behind it cannot be read: {error}")
 
 
-def _read_jsonl(file: BinaryIO) -> Iterator[Line]:
-    for number, line in physical_lines(file):
+def read_jsonl(lines: PhysicalLines) -> Iterator[Line]:
+    """A JSON object in each line; blank ones are left out."""
+    for number, line in lines:
         if line is None:
             yield Line(number, None, TOO_LONG)
         elif line.strip():
@@ -128,8 +129,9 @@ def _elements(buffer: bytes, file: BinaryIO) -> Iterator[bytes]:
         buffer, position, start = buffer[start:] + data, position - start, 0
 
 
-def _read_text(file: BinaryIO) -> Iterator[Line]:
-    for number, line in physical_lines(file):
+def read_text(lines: PhysicalLines) -> Iterator[Line]:
+    """A row with the column `text` from each line; blank ones are left out."""
+    for number, line in lines:
         if line is None:
             yield Line(number, None, TOO_LONG)
             continue
@@ -145,7 +147,7 @@ def _read_text(file: BinaryIO) -> Iterator[Line]:
 def _read_csv(file: BinaryIO, delimiter: str) -> Iterator[Line]:
     # A bad byte must not tear a quoted field apart, so it travels as a surrogate through the parser and is found in
     # the field.
-    texts = ("\n" if line is None else line.decode(errors="surrogateescape") + "\n" for _, line in physical_lines(file))
+    texts = ("\n" if line is None else line.decode(errors="surrogateescape") + "\n" for _, line in PhysicalLines(file))
     csv.field_size_limit(MAX_ROW_BYTES)
     reader = csv.reader(texts, delimiter=delimiter, strict=True)
     header = _csv_header(reader)

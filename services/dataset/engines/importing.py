@@ -6,6 +6,7 @@ import io
 import time
 from typing import Any, BinaryIO
 
+from libs.common.blobs import BlobStore, Json
 from libs.compute.context import EngineContext, EngineError
 from libs.compute.versions import load_index
 from services.dataset.engines.access import StoreBlobs, joined_file
@@ -14,10 +15,12 @@ from services.dataset.engines.index import save
 from services.dataset.engines.lines import UnreadableFile
 from services.dataset.engines.report import version_result
 from services.dataset.engines.rows import RowError, split_provenance
+from services.dataset.engines.sharded_import import LINE_ERRORS, SHARDED, import_shards
+from services.dataset.engines.unpacking import codec_of
 from services.dataset.engines.writing import VersionWriter
 
-# Lines that could not be read and are named in the report; the others are counted.
-_LINE_ERRORS = 100
+# A file of at most so many bytes is read by this process alone.
+_WHOLE_BYTES = 64 * 1024 * 1024
 # Lines between two looks at the clock.
 _STRIDE = 1000
 _REPORT_SECONDS = 0.5
@@ -40,14 +43,31 @@ def run(ctx: EngineContext) -> dict[str, Any]:
     known = load_index(reads[0].load_manifest_sync(spec["base"]), blobs) if reads else None
     manifest = uploads.load_manifest_sync(spec["upload"])
     ctx.progress(0.0, f"Fetching {spec['file_name']}")
-    with joined_file(uploads, manifest) as file:
-        writer = VersionWriter(blobs, known)
-        report = import_file(ctx, file, writer)
-        index = writer.finish()
+    if _comes_in_shards(uploads, manifest, spec["format"]):
+        index, report, new_bytes = import_shards(ctx, StoreBlobs(None, uploads), manifest, known, blobs)
+    else:
+        with joined_file(uploads, manifest) as file:
+            writer = VersionWriter(blobs, known)
+            report = import_file(ctx, file, writer)
+            index, new_bytes = writer.finish(), writer.new_bytes
+    if not len(index):
+        raise _nothing(spec["file_name"], report["line_errors"])
     saved = save(index, blobs)
     report["seconds"] = time.monotonic() - started
     ctx.progress(1.0, f"{len(index):,} rows imported", rows=len(index), bytes=saved.byte_count)
-    return version_result(saved, report, writer.new_bytes)
+    return version_result(saved, report, new_bytes)
+
+
+def _comes_in_shards(store: BlobStore, manifest: Json, format_name: str) -> bool:
+    """Whether a file is so large that workers are worth their start, and can be read from its middle."""
+    if format_name not in SHARDED or sum(piece["size"] for piece in manifest["blobs"]) <= _WHOLE_BYTES:
+        return False
+    return codec_of(store.read_sync(manifest["blobs"][0]["sha256"])[:4]) is None
+
+
+def _nothing(file_name: str, errors: list[dict[str, Any]]) -> EngineError:
+    first = f"; line {errors[0]['line']}: {errors[0]['error']}" if errors else ""
+    return EngineError("CONTENT_INVALID", f"{file_name} has no readable row{first}", detail="no rows")
 
 
 def import_file(ctx: EngineContext, file: BinaryIO, writer: VersionWriter) -> dict[str, Any]:
@@ -68,7 +88,7 @@ def import_file(ctx: EngineContext, file: BinaryIO, writer: VersionWriter) -> di
                     error = str(reason)
             if error:
                 failed += 1
-                if len(errors) < _LINE_ERRORS:
+                if len(errors) < LINE_ERRORS:
                     errors.append({"line": line.number, "error": error})
             if seen % _STRIDE == 0 and time.monotonic() - reported > _REPORT_SECONDS:
                 reported = time.monotonic()
@@ -76,9 +96,6 @@ def import_file(ctx: EngineContext, file: BinaryIO, writer: VersionWriter) -> di
                 ctx.progress(0.95 * _share(file, size), f"{len(writer):,} rows read", rows=len(writer))
     except UnreadableFile as error:
         raise EngineError("CONTENT_INVALID", f"{ctx.spec['file_name']}: {error}", detail=str(error)) from error
-    if not len(writer):
-        first = f"; line {errors[0]['line']}: {errors[0]['error']}" if errors else ""
-        raise EngineError("CONTENT_INVALID", f"{ctx.spec['file_name']} has no readable row{first}", detail="no rows")
     return {"rows_in": seen, "rows_out": len(writer), "line_errors": errors, "line_error_count": failed}
 
 

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import itertools
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import BinaryIO
 
@@ -38,17 +37,42 @@ class BrokenOff(Exception):
     """From here on the file cannot be read; the message says why, for people."""
 
 
-def physical_lines(file: BinaryIO) -> Iterator[tuple[int, bytes | None]]:
-    """Lines without their end, counted from 1; None for one that is longer than a row may be."""
-    for number in itertools.count(1):
-        line = file.readline(MAX_ROW_BYTES + 2)
-        if not line:
-            return
-        if number == 1:
-            line = line.removeprefix(_BOM)
-        if len(line) > MAX_ROW_BYTES and not line.endswith(b"\n"):
-            while (rest := file.readline(_SKIP_BYTES)) and not rest.endswith(b"\n"):
-                pass
-            yield number, None
-            continue
-        yield number, line.rstrip(b"\r\n")
+class PhysicalLines:
+    """Lines without their end, counted from 1; None for one that is longer than a row may be.
+
+    Args:
+        file: Read from where it stands.
+        begun: Whether it stands inside a longer file; the line that it stands in belongs to what is before.
+        last: Says how many bytes from there on lines may start in; None: all.
+    """
+
+    def __init__(self, file: BinaryIO, begun: bool = False, last: Callable[[], int] | None = None) -> None:
+        self._file = file
+        self._begun = begun
+        self._last = last
+        self.count = 0
+
+    def __iter__(self) -> Iterator[tuple[int, bytes | None]]:
+        at = self._skip() if self._begun else 0
+        while self._last is None or at <= self._last():
+            line = self._file.readline(MAX_ROW_BYTES + 2)
+            if not line:
+                return
+            at += len(line)
+            self.count += 1
+            if self.count == 1 and not self._begun:
+                line = line.removeprefix(_BOM)
+            if len(line) > MAX_ROW_BYTES and not line.endswith(b"\n"):
+                at += self._skip()
+                yield self.count, None
+            else:
+                yield self.count, line.rstrip(b"\r\n")
+
+    def _skip(self) -> int:
+        """Goes behind the end of the line; says how many bytes that were."""
+        skipped = 0
+        while rest := self._file.readline(_SKIP_BYTES):
+            skipped += len(rest)
+            if rest.endswith(b"\n"):
+                break
+        return skipped

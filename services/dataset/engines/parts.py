@@ -8,12 +8,13 @@ row widens a column.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import chain
 from typing import Protocol
 
 import pyarrow as pa
 
 from libs.compute.versions import ARROW, COLUMN_PREFIX, JSON, KIND, to_json
-from services.dataset.engines.rows import Row, kind_of, widen
+from services.dataset.engines.rows import Row, kind_of_all
 
 # A part is closed when its rows have this many bytes of canonical content, or this many rows.
 PART_BYTES = 8 * 1024 * 1024
@@ -42,17 +43,13 @@ def encode(ids: Sequence[bytes], rows: Sequence[Row]) -> bytes:
         ids: Row ids, 32 bytes each.
         rows: Canonical rows in the same order.
     """
-    kinds: dict[str, str] = {}
-    for row in rows:
-        for name, value in row.items():
-            kind = kind_of(value)
-            seen = kinds.get(name)
-            kinds[name] = kind if seen is None else widen(seen, kind)
     fields = [pa.field("row_id", pa.binary(32))]
     arrays: list[pa.Array] = [pa.array(ids, pa.binary(32))]
-    for name, kind in kinds.items():
+    for name in dict.fromkeys(chain.from_iterable(rows)):
+        values = [row.get(name) for row in rows]
+        kind = kind_of_all(values)
         fields.append(pa.field(f"{COLUMN_PREFIX}{name}", ARROW[kind], metadata={KIND: kind.encode()}))
-        arrays.append(_array([row.get(name) for row in rows], kind))
+        arrays.append(_array(values, kind))
     table = pa.Table.from_arrays(arrays, schema=pa.schema(fields))
     sink = pa.BufferOutputStream()
     with pa.ipc.new_file(sink, table.schema, options=_WRITE) as writer:
@@ -60,7 +57,7 @@ def encode(ids: Sequence[bytes], rows: Sequence[Row]) -> bytes:
     return sink.getvalue().to_pybytes()
 
 
-def _array(values: list[object], kind: str) -> pa.Array:
+def _array(values: Sequence[object], kind: str) -> pa.Array:
     if kind == JSON:
         return pa.array([None if value is None else to_json(value) for value in values], pa.string())
     return pa.array(values, ARROW[kind])

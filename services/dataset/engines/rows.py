@@ -9,6 +9,8 @@ from __future__ import annotations
 import hashlib
 import math
 import re
+from collections.abc import Sequence
+from functools import lru_cache, reduce
 from typing import Any
 
 import orjson
@@ -24,6 +26,8 @@ MAX_COLUMN_NAME = 128
 # Integers up to here are exact as IEEE 754 doubles (RFC 8785 takes the same bound).
 MAX_EXACT_INT = 2**53
 
+# Types of canonical values; that of an integer depends on how large it is.
+_KINDS = {str: STRING, bool: BOOL, float: DOUBLE, dict: JSON, list: JSON}
 _ROW_ID = re.compile(r"[0-9a-f]{64}")
 
 
@@ -40,15 +44,20 @@ def canonical(row: Row) -> tuple[Row, bytes]:
     Raises:
         RowError: The row has too many or unusable columns, is too large, or holds what JSON cannot say.
     """
-    try:
-        plain = {name: kept for name, value in row.items() if (kept := _plain(value)) is not None}
-    except RecursionError as error:
-        raise RowError("nested too deeply") from error
+    plain: Row = {}
+    for name, value in row.items():
+        if type(value) is not str and type(value) is not int:
+            try:
+                value = _plain(value)
+            except RecursionError as error:
+                raise RowError("nested too deeply") from error
+            if value is None:
+                continue
+        plain[name] = value
     if len(plain) > MAX_COLUMNS:
         raise RowError(f"more than {MAX_COLUMNS} columns")
-    for name in plain:
-        if not 1 <= len(name) <= MAX_COLUMN_NAME or "\x00" in name:
-            raise RowError(f"a column name must have 1 to {MAX_COLUMN_NAME} characters, none of them U+0000")
+    if not all(map(_is_column_name, plain)):
+        raise RowError(f"a column name must have 1 to {MAX_COLUMN_NAME} characters, none of them U+0000")
     try:
         content = orjson.dumps(plain, option=orjson.OPT_SORT_KEYS)
     except (TypeError, orjson.JSONEncodeError) as error:
@@ -56,6 +65,11 @@ def canonical(row: Row) -> tuple[Row, bytes]:
     if len(content) > MAX_ROW_BYTES:
         raise RowError(f"longer than {MAX_ROW_BYTES} bytes")
     return plain, content
+
+
+@lru_cache(maxsize=4 * MAX_COLUMNS)
+def _is_column_name(name: str) -> bool:
+    return 1 <= len(name) <= MAX_COLUMN_NAME and "\x00" not in name
 
 
 def row_id(content: bytes) -> bytes:
@@ -91,17 +105,21 @@ def split_provenance(row: Row, source: str, position: int) -> tuple[Row, str, in
     return row, source, position
 
 
-def kind_of(value: Any) -> str:
-    """Type of a canonical value that is not None."""
-    if isinstance(value, str):
-        return STRING
-    if isinstance(value, bool):
-        return BOOL
-    if isinstance(value, int):
-        if -MAX_EXACT_INT <= value <= MAX_EXACT_INT:
-            return INT
-        return LONG if -(2**63) <= value < 2**63 else JSON
-    return DOUBLE if isinstance(value, float) else JSON
+def kind_of_all(values: Sequence[Any]) -> str:
+    """The narrowest type that holds all these canonical values; None holds anywhere, so one must be another."""
+    types = set(map(type, values))
+    types.discard(type(None))
+    kinds = {_KINDS[one] for one in types if one is not int}
+    if int in types:
+        numbers = [value for value in values if type(value) is int]
+        kinds.add(_int_kind(min(numbers), max(numbers)))
+    return reduce(widen, kinds)
+
+
+def _int_kind(least: int, most: int) -> str:
+    if least >= -MAX_EXACT_INT and most <= MAX_EXACT_INT:
+        return INT
+    return LONG if least >= -(2**63) and most < 2**63 else JSON
 
 
 def widen(one: str, other: str) -> str:
@@ -120,16 +138,19 @@ def widen_columns(columns: dict[str, str], row: Row) -> None:
     Raises:
         RowError: There would be too many columns; `columns` is unchanged then.
     """
-    fresh = [name for name in row if name not in columns]
-    if fresh and len(columns) + len(fresh) > MAX_COLUMNS:
-        raise RowError(f"more than {MAX_COLUMNS} different columns")
+    wider: dict[str, str] = {}
     for name, value in row.items():
-        kind = kind_of(value)
+        if type(value) is int:
+            kind = INT if -MAX_EXACT_INT <= value <= MAX_EXACT_INT else _int_kind(value, value)
+        else:
+            kind = _KINDS[type(value)]
         seen = columns.get(name)
-        if seen is None:
-            columns[name] = kind
-        elif seen != kind:
-            columns[name] = widen(seen, kind)
+        if seen != kind:
+            wider[name] = kind if seen is None else widen(seen, kind)
+    if wider:
+        if len(columns) + sum(name not in columns for name in wider) > MAX_COLUMNS:
+            raise RowError(f"more than {MAX_COLUMNS} different columns")
+        columns.update(wider)
 
 
 def type_name(kind: str) -> str:

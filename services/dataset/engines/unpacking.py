@@ -19,6 +19,11 @@ _FREE_BYTES = 64 * 1024 * 1024
 _BUFFER = 16 * 1024
 
 
+def codec_of(start: bytes) -> str | None:
+    """How a file with this beginning is compressed; None: not at all."""
+    return next((codec for magic, codec in _MAGIC.items() if start.startswith(magic)), None)
+
+
 def unpacked(file: BinaryIO) -> BinaryIO:
     """The file as it is, or, when its first bytes say that it is compressed, what is in it.
 
@@ -29,9 +34,8 @@ def unpacked(file: BinaryIO) -> BinaryIO:
         A stream. Reading it raises `BrokenOff` when the compressed data is damaged, cut off, or becomes more than
         `MAX_RATIO` times as large.
     """
-    start = file.read(4)
+    codec = codec_of(file.read(4))
     file.seek(0)
-    codec = next((codec for magic, codec in _MAGIC.items() if start.startswith(magic)), None)
     return cast("BinaryIO", io.BufferedReader(_Unpacking(file, codec), _BUFFER)) if codec else file
 
 

@@ -21,7 +21,10 @@ from libs.common.blobs import BlobStore
 from libs.compute.context import LocalContext
 from libs.compute.versions import read_rows
 from services.dataset.domain.cleaning import DEFAULT_RULES
-from services.dataset.engines import cleaning
+from services.dataset.engines import cleaning, importing
+from services.dataset.engines.index import content_digest
+from services.dataset.engines.writing import VersionWriter
+from tests.unit.dataset.memory import MemoryBlobs
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(150)]
 
@@ -140,6 +143,23 @@ async def test_the_same_rows_come_out_of_every_kind_of_file(worker: Client) -> N
         version = await worker.imported("orgs/acme/datasets/docs", data, name)
         assert (version.content_digest, version.new_byte_count) == (plain.content_digest, 0), name
         assert not version.report.line_error_count
+
+
+async def test_a_large_file_is_imported_in_shards_on_ray(worker: Client) -> None:
+    await worker.dataset("docs")
+    rows = [{"text": text(number % 3, 40), "filler": f"{number} " * 4500} for number in range(3400)]
+    data = lines([*rows[:2000], "broken", *rows[2000:], rows[0]])
+    assert len(data) > importing._WHOLE_BYTES
+    version = await worker.imported("orgs/acme/datasets/docs", data)
+    assert (version.row_count, version.report.line_error_count) == (3401, 1)
+    assert version.report.line_errors[0].line == 2001
+    assert version.new_byte_count < version.byte_count
+    expected = VersionWriter(MemoryBlobs())
+    for row in (*rows, rows[0]):
+        expected.add(dict(row), "", 1)
+    assert version.content_digest == content_digest(expected.finish())
+    logs = await worker.ListTaskLogs(task_service_pb2.ListTaskLogsRequest(parent=version.task))
+    assert any("shards on Ray" in log.body for log in logs.logs), logs
 
 
 async def test_shards_on_ray_give_what_one_process_gives(worker: Client) -> None:

@@ -80,7 +80,7 @@ def test_a_bomb_is_not_unpacked(pack: Callable[[bytes], bytes], monkeypatch: pyt
 
 
 @given(st.binary(max_size=300), st.sampled_from([b"", b"\x1f\x8b\x08", b"\x28\xb5\x2f\xfd", b"PK\x03\x04", b"[", b"{"]))
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=100, deadline=None)
 def test_no_bytes_break_a_reader(data: bytes, start: bytes) -> None:
     for format_name in FORMATS:
         try:
@@ -163,7 +163,7 @@ def test_a_huge_json_row_is_not_held_in_memory() -> None:
     st.integers(1, 9),
     st.sampled_from([None, 1]),
 )
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=100, deadline=None)
 def test_json_arrays_are_read_as_they_were_written(rows: list[Any], size: int, indent: int | None) -> None:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(formats, "_JSON_BYTES", size)

@@ -1,0 +1,296 @@
+"""Import of a large file of lines in shards, on as many workers as there are: same rows, same version as with one.
+
+A shard is some pieces of the upload. A worker reads the lines that start in them and returns rows as finished parts,
+which this process stores; so workers need no right to write. Lines and rows are counted from the shard's beginning and
+shifted when shards are put together, in order.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+
+from libs.common.blobs import BlobStore, Json, manifest_digests
+from libs.compute.context import EngineContext, EngineError
+from libs.compute.versions import VersionIndex, load_index
+from services.dataset.engines.access import StoreBlobs
+from services.dataset.engines.formats import read_jsonl, read_text
+from services.dataset.engines.lines import PhysicalLines
+from services.dataset.engines.parts import Blobs
+from services.dataset.engines.rows import MAX_COLUMNS, RowError, split_provenance, widen
+from services.dataset.engines.shards import map_shards
+from services.dataset.engines.writing import VersionWriter
+
+# Formats whose lines can be read from anywhere on.
+SHARDED = {"jsonl": read_jsonl, "text": read_text}
+# A shard has whole pieces of together at least so many bytes: a second of work.
+SHARD_BYTES = 32 * 1024 * 1024
+# Lines that could not be read and are named in the report; the others are counted.
+LINE_ERRORS = 100
+
+
+@dataclass(slots=True)
+class Shard:
+    """What one worker made of its pieces.
+
+    Attributes:
+        parts: new parts, in order.
+        index: of the rows; part numbers below that of the base version's parts are the base's. A position below 0 is
+            that of a row without one of its own: the number of its line within the shard, negated.
+        new_bytes: of the rows that the base does not have.
+        lines: physical lines.
+        seen: lines that are not blank.
+        failed: lines that could not be read.
+        errors: the first of them.
+    """
+
+    parts: list[bytes]
+    index: VersionIndex
+    new_bytes: int
+    lines: int
+    seen: int
+    failed: int
+    errors: list[dict[str, Any]]
+
+
+class _Pieces(io.RawIOBase):
+    """The blobs of a manifest from one on, as a stream."""
+
+    def __init__(self, uploads: Blobs, digests: list[str], shard: int) -> None:
+        self._uploads = uploads
+        self._digests = iter(digests)
+        self._left = shard
+        self._piece = memoryview(b"")
+        # Bytes of the shard's own pieces that have been read; all of them before a line behind them is.
+        self.own_bytes = 0
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        while not self._piece:
+            digest = next(self._digests, None)
+            if digest is None:
+                return 0
+            self._piece = memoryview(self._uploads.read(digest))
+            if self._left:
+                self._left -= 1
+                self.own_bytes += len(self._piece)
+        size = min(len(buffer), len(self._piece))
+        buffer[:size] = self._piece[:size]
+        self._piece = self._piece[size:]
+        return size
+
+
+class _Kept:
+    """Blobs that stay in memory until the shard is handed over."""
+
+    def __init__(self) -> None:
+        self.parts: list[bytes] = []
+
+    def read(self, digest: str) -> bytes:
+        raise NotImplementedError("a shard only writes")
+
+    def write(self, data: bytes) -> str:
+        self.parts.append(data)
+        return hashlib.sha256(data).hexdigest()
+
+
+def read_shard(
+    uploads: Blobs,
+    digests: list[str],
+    first: int,
+    last: int,
+    known: VersionIndex | None,
+    format_name: str,
+    file_name: str,
+) -> Shard:
+    """Reads the lines that start in pieces [first, last).
+
+    Args:
+        uploads: Has the pieces.
+        digests: Of all pieces of the upload.
+        first: Number of the shard's first piece.
+        last: Number of the piece behind its last one.
+        known: Version whose rows are referenced instead of stored again.
+        format_name: One of `SHARDED`.
+        file_name: Source of rows that name none.
+    """
+    pieces = _Pieces(uploads, digests[first:], last - first)
+    # A line that starts right behind the shard's last byte is the shard's: the next one leaves out its first line.
+    lines = PhysicalLines(io.BufferedReader(pieces, 1 << 20), first > 0, lambda: pieces.own_bytes)
+    kept = _Kept()
+    writer = VersionWriter(kept, known)
+    errors: list[dict[str, Any]] = []
+    seen = failed = 0
+    for line in SHARDED[format_name](lines):
+        seen += 1
+        error = line.error
+        if line.row is not None:
+            try:
+                writer.add(*split_provenance(line.row, file_name, -line.number))
+            except RowError as reason:
+                error = str(reason)
+        if error:
+            failed += 1
+            if len(errors) < LINE_ERRORS:
+                errors.append({"line": line.number, "error": error})
+    index = writer.finish()
+    return Shard(kept.parts, index, writer.new_bytes, lines.count, seen, failed, errors)
+
+
+def read_shard_by_grant(
+    grant: str, upload: str, first: int, last: int, base_grant: str, base: str, format_name: str, file_name: str
+) -> Shard:
+    """`read_shard` in a Ray worker, which opens everything by its grants."""
+    uploads, digests = _open_upload(grant, upload)
+    return read_shard(uploads, digests, first, last, _open_base(base_grant, base), format_name, file_name)
+
+
+# A worker that gets several shards reads the manifest and the base's index once.
+@lru_cache(maxsize=1)
+def _open_upload(grant: str, upload: str) -> tuple[Blobs, list[str]]:
+    store = BlobStore.from_grant(grant)
+    return StoreBlobs(None, store), manifest_digests(store.load_manifest_sync(upload))
+
+
+@lru_cache(maxsize=1)
+def _open_base(grant: str, base: str) -> VersionIndex | None:
+    if not base:
+        return None
+    store = BlobStore.from_grant(grant)
+    return load_index(store.load_manifest_sync(base), StoreBlobs(None, store))
+
+
+def import_shards(
+    ctx: EngineContext, uploads: Blobs, manifest: Json, known: VersionIndex | None, blobs: Blobs
+) -> tuple[VersionIndex, dict[str, Any], int]:
+    """Imports an upload of many pieces.
+
+    Args:
+        ctx: Its spec is that of `importing.run`.
+        uploads: Has the pieces.
+        manifest: Of the pieces.
+        known: The base version, if the spec names one.
+        blobs: Where parts go.
+
+    Returns:
+        The index, not yet saved; fields of `argosy.dataset.v1.Report`; bytes of rows that the base does not have.
+
+    Raises:
+        EngineError: CONTENT_INVALID, when all rows together have too many columns.
+    """
+    spec = ctx.spec
+    upload = (spec["upload_grant"], spec["upload"])
+    base = (spec.get("base_grant", ""), spec.get("base", ""))
+    kind = (spec["format"], spec["file_name"])
+    digests = manifest_digests(manifest)
+
+    def local(_grant: str, _upload: str, first: int, last: int, *_: str) -> Shard:
+        return read_shard(uploads, digests, first, last, known, *kind)
+
+    merged = _Merged(known, blobs)
+    shards = [(*upload, first, last, *base, *kind) for first, last in _ranges(manifest)]
+    for number, shard in enumerate(map_shards(read_shard_by_grant, shards, local, ctx.log), 1):
+        ctx.stop_if_cancelled()
+        merged.add(shard)
+        ctx.progress(0.95 * number / len(shards), f"{merged.rows:,} rows read", rows=merged.rows)
+    return merged.finish()
+
+
+def _ranges(manifest: Json) -> Iterator[tuple[int, int]]:
+    """Numbers of the first piece of each shard and of the one behind its last."""
+    first = size = 0
+    pieces = manifest["blobs"]
+    for number, piece in enumerate(pieces, 1):
+        size += piece["size"]
+        if size >= SHARD_BYTES or number == len(pieces):
+            yield first, number
+            first, size = number, 0
+
+
+class _Merged:
+    """Puts shards together, in order."""
+
+    def __init__(self, known: VersionIndex | None, blobs: Blobs) -> None:
+        self._blobs = blobs
+        self._base = list(known.parts) if known is not None else []
+        self._parts = list(self._base)
+        self._columns: dict[str, str] = {}
+        self._sources: dict[str, int] = {}
+        self._indexes: list[VersionIndex] = []
+        self._lines = 0
+        self._new_bytes = 0
+        self._report: dict[str, Any] = {"rows_in": 0, "line_errors": [], "line_error_count": 0}
+        self.rows = 0
+
+    def add(self, shard: Shard) -> None:
+        """Stores the parts of the next shard and takes over its rows."""
+        index, base = shard.index, len(self._base)
+        index.part = np.where(index.part >= base, index.part + (len(self._parts) - base), index.part).astype(np.int32)
+        self._parts += [self._blobs.write(part) for part in shard.parts]
+        numbers = [self._sources.setdefault(source, len(self._sources)) for source in index.sources]
+        index.source = np.array(numbers, np.int32)[index.source] if len(index) else index.source
+        index.position = np.where(index.position < 0, self._lines - index.position, index.position)
+        for name, kind in index.columns.items():
+            self._columns[name] = widen(self._columns.get(name, kind), kind)
+        if len(self._columns) > MAX_COLUMNS:
+            raise EngineError(
+                "CONTENT_INVALID", f"the rows have more than {MAX_COLUMNS} different columns", detail="columns"
+            )
+        errors = self._report["line_errors"]
+        errors += [{**error, "line": self._lines + error["line"]} for error in shard.errors][
+            : LINE_ERRORS - len(errors)
+        ]
+        self._report["rows_in"] += shard.seen
+        self._report["line_error_count"] += shard.failed
+        self._indexes.append(index)
+        self._lines += shard.lines
+        self._new_bytes += shard.new_bytes
+        self.rows += len(index)
+
+    def finish(self) -> tuple[VersionIndex, dict[str, Any], int]:
+        """What `import_shards` returns."""
+
+        def joined(column: Callable[[VersionIndex], np.ndarray]) -> np.ndarray:
+            return np.concatenate([column(index) for index in self._indexes])
+
+        index = VersionIndex(
+            self._parts,
+            list(self._sources),
+            self._columns,
+            joined(lambda one: one.row_ids),
+            joined(lambda one: one.part),
+            joined(lambda one: one.slot),
+            joined(lambda one: one.size),
+            joined(lambda one: one.source),
+            joined(lambda one: one.position),
+        )
+        self._indexes = []
+        repeated = _point_to_first(index)
+        return index, {**self._report, "rows_out": len(index)}, self._new_bytes - repeated
+
+
+def _point_to_first(index: VersionIndex) -> int:
+    """Makes rows of equal content lie where the first of them lies. Returns the bytes of the copies that are not
+    needed: a row that came in two shards was stored by both."""
+    prefixes = np.ascontiguousarray(index.row_ids[:, :8]).view(np.uint64).reshape(-1)
+    order = np.argsort(prefixes, kind="stable")
+    ranked = prefixes[order]
+    spare: dict[tuple[int, int], int] = {}
+    for at in np.flatnonzero(ranked[1:] == ranked[:-1]) + 1:
+        row, first = int(order[at]), int(order[at - 1])
+        if (index.row_ids[row] != index.row_ids[first]).any():
+            continue
+        place = int(index.part[row]), int(index.slot[row])
+        # Ascending, so the row before has its final place already.
+        if place != (int(index.part[first]), int(index.slot[first])):
+            spare[place] = int(index.size[row])
+            index.part[row], index.slot[row] = index.part[first], index.slot[first]
+    return sum(spare.values())
