@@ -35,9 +35,8 @@ from deploy.demo import corpus
 from services.dataset.engines.alike import Alike, find_repeats
 from services.dataset.engines.minhash import PERMUTATIONS, RECALL, band_hashes, choose_banding, set_hashes
 from services.dataset.engines.shingles import SHINGLE_WORDS, shingle_hashes
+from tests.bench.report import FOLDER, save
 
-ROOT = Path(__file__).resolve().parents[2]
-OUTPUT = ROOT / "build" / "bench" / "dedup.json"
 # Characters of a document.
 SIZE = 2048
 PLANTED = 2000
@@ -58,7 +57,7 @@ _WORD = re.compile(r"\w+")
 
 def documents() -> tuple[list[str], list[tuple[int, int]]]:
     """Two kilobytes each, and which pairs are planted."""
-    built = corpus.build(ROOT / "build" / "bench" / "corpus", 100_000, 1)
+    built = corpus.build(FOLDER / "corpus", 100_000, 1)
     texts: list[str] = []
     text = ""
     with Path(built.path).open() as file:
@@ -198,12 +197,11 @@ def _false_merges(texts: list[str], repeats: list[Alike]) -> int:
 def main() -> None:
     """Runs the benchmark."""
     report = measure()
-    OUTPUT.parent.mkdir(parents=True, exist_ok=True)
-    OUTPUT.write_text(json.dumps(report, indent=2) + "\n")
+    path = save(report)
     figures = report["figures"]
     print(
         f"{report['ours']:,.0f} of {report['peer']:,.0f} documents/s/core: {report['ratio']},"
-        f" recall {figures['recall']}, {figures['false_merges']} false merges -> {OUTPUT.relative_to(ROOT)}"
+        f" recall {figures['recall']}, {figures['false_merges']} false merges -> {path}"
     )
 
 

@@ -30,9 +30,8 @@ import psutil
 
 from tests.bench import gateway_peer
 from tests.bench.gateway_upstream import ANSWER, KEY
+from tests.bench.report import ROOT, save
 
-ROOT = Path(__file__).resolve().parents[2]
-OUTPUT = ROOT / "build" / "bench" / "gateway.json"
 GATEWAY_CORE, LOAD_CORE = 0, 1
 _START_SECONDS = 120.0
 # The share of its core that a gateway under full load must have had for its requests a second to mean something.
@@ -269,8 +268,7 @@ def main() -> None:
     parser.add_argument("--without-peer", action="store_true", help="only ours, for profiling")
     options = parser.parse_args()
     result = run(options.rounds, options.seconds, options.connections, not options.without_peer)
-    OUTPUT.parent.mkdir(parents=True, exist_ok=True)
-    OUTPUT.write_text(json.dumps(result, indent=2) + "\n")
+    save(result)
     print(json.dumps(result, indent=2))
 
 

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import datetime
 import importlib.metadata
-import json
 import os
 import platform
 import shutil
@@ -33,9 +32,8 @@ from deploy.demo import corpus
 from libs.common.blobs import BlobStore
 from libs.compute.context import LocalContext
 from services.dataset.engines import importing
+from tests.bench.report import FOLDER, save
 
-ROOT = Path(__file__).resolve().parents[2]
-OUTPUT = ROOT / "build" / "bench" / "import.json"
 ROWS = 1_000_000
 # Of the small file, for how time and memory grow.
 FEWER = ROWS // 10
@@ -45,7 +43,7 @@ PIECE = 8 * 1024 * 1024
 
 def write_rows(path: Path, count: int) -> None:
     """Docstrings of this environment again and again, each row with a number of its own."""
-    built = corpus.build(ROOT / "build" / "bench" / "corpus", 100_000, 1)
+    built = corpus.build(FOLDER / "corpus", 100_000, 1)
     rows = [orjson.loads(line) for line in Path(built.path).read_bytes().splitlines()]
     with path.open("wb") as file:
         for number in range(count):
@@ -179,11 +177,11 @@ def measure(folder: Path) -> dict[str, Any]:
 
 def main() -> None:
     """Runs the benchmark."""
-    OUTPUT.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=OUTPUT.parent) as folder:
+    FOLDER.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=FOLDER) as folder:
         report = measure(Path(folder))
-    OUTPUT.write_text(json.dumps(report, indent=2) + "\n")
-    print(f"{report['ours']} of {report['peer']} MB/s: {report['ratio']} -> {OUTPUT.relative_to(ROOT)}")
+    path = save(report)
+    print(f"{report['ours']} of {report['peer']} MB/s: {report['ratio']} -> {path}")
 
 
 if __name__ == "__main__":

@@ -12,7 +12,6 @@ import asyncio
 import datetime
 import gc
 import importlib.metadata
-import json
 import os
 import platform
 import statistics
@@ -34,9 +33,8 @@ from libs.common.pki import Certificates
 from libs.common.rpc.method import Host, Load
 from libs.common.rpc.server import Server
 from libs.common.testing.mesh import Mesh
+from tests.bench.report import ROOT, save
 
-ROOT = Path(__file__).resolve().parents[2]
-OUTPUT = ROOT / "build" / "bench" / "rpc.json"
 ROUNDS = 12
 SECONDS = 1.5
 CALLERS = 16
@@ -249,9 +247,8 @@ def main(arguments: Sequence[str]) -> None:
         asyncio.run(serve(Path(arguments[1])))
         return
     report = asyncio.run(measure())
-    OUTPUT.parent.mkdir(parents=True, exist_ok=True)
-    OUTPUT.write_text(json.dumps(report, indent=2) + "\n")
-    print(f"{report['ours']:,.0f} of {report['peer']:,.0f} calls/s: {report['ratio']} -> {OUTPUT.relative_to(ROOT)}")
+    path = save(report)
+    print(f"{report['ours']:,.0f} of {report['peer']:,.0f} calls/s: {report['ratio']} -> {path}")
 
 
 if __name__ == "__main__":

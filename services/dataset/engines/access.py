@@ -5,11 +5,13 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import lru_cache
 from typing import BinaryIO
 
 from libs.common.blobs import BlobStore, Json, manifest_digests
 from libs.common.blobs.folder import storage_errors
 from libs.common.domain import DomainError
+from libs.compute.versions import VersionReader, load_index
 
 
 class StoreBlobs:
@@ -40,6 +42,15 @@ class StoreBlobs:
         if self._write is None:
             raise DomainError("GRANT_DENIED", "this store is for reading only")
         return self._write.put_sync(data).sha256
+
+
+# One version at a time: a worker that gets several shards of it reads the index once.
+@lru_cache(maxsize=1)
+def granted_version(grant: str, version: str) -> VersionReader:
+    """The version with this manifest, opened in a Ray worker by its grant."""
+    store = BlobStore.from_grant(grant)
+    blobs = StoreBlobs(None, store)
+    return VersionReader(load_index(store.load_manifest_sync(version), blobs), blobs)
 
 
 @contextmanager

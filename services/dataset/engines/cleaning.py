@@ -5,16 +5,14 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from functools import lru_cache
 from hashlib import blake2b
 from typing import Any
 
 import numpy as np
 
-from libs.common.blobs import BlobStore
 from libs.compute.context import EngineContext, EngineError
 from libs.compute.versions import VersionIndex, VersionReader, load_index
-from services.dataset.engines.access import StoreBlobs
+from services.dataset.engines.access import StoreBlobs, granted_version
 from services.dataset.engines.alike import find_repeats
 from services.dataset.engines.index import save
 from services.dataset.engines.minhash import band_hashes, choose_banding, set_hashes
@@ -104,15 +102,7 @@ def run(ctx: EngineContext) -> dict[str, Any]:
 
 def judge_shard(grant: str, version: str, column: str, rules: dict[str, Any], start: int, stop: int) -> Judged:
     """`judge` in a Ray worker, which opens the version by its grant."""
-    return judge(_open(grant, version), column, Rules.from_spec(rules), start, stop)
-
-
-# One version at a time: a worker that gets several shards of it reads the index once.
-@lru_cache(maxsize=1)
-def _open(grant: str, version: str) -> VersionReader:
-    store = BlobStore.from_grant(grant)
-    blobs = StoreBlobs(None, store)
-    return VersionReader(load_index(store.load_manifest_sync(version), blobs), blobs)
+    return judge(granted_version(grant, version), column, Rules.from_spec(rules), start, stop)
 
 
 def judge(reader: VersionReader, column: str, rules: Rules, start: int, stop: int) -> Judged:

@@ -10,14 +10,13 @@ from typing import Any, BinaryIO
 
 import orjson
 
-from services.dataset.engines.lines import TOO_LONG, BrokenOff, Line, PhysicalLines, UnreadableFile
+from services.dataset.engines.lines import BOM, TOO_LONG, BrokenOff, Line, PhysicalLines, UnreadableFile
 from services.dataset.engines.rows import MAX_ROW_BYTES
 from services.dataset.engines.tables import read_parquet, read_xlsx
 from services.dataset.engines.unpacking import unpacked
 
 # Read at once.
 _JSON_BYTES = 64 * 1024
-_BOM = b"\xef\xbb\xbf"
 # Whole strings, a string that is not whole, and what gives an array its structure.
 _JSON_TOKEN = re.compile(rb'"(?:[^"\\]++|\\.)*+"|["\[\]{},]', re.DOTALL)
 
@@ -64,10 +63,6 @@ def _json_line(number: int, line: bytes) -> Line:
         row = orjson.loads(line)
     except orjson.JSONDecodeError as error:
         return Line(number, None, f"not valid JSON: {error.msg} at column {error.colno}")
-    return _object(number, row)
-
-
-def _object(number: int, row: Any) -> Line:
     return Line(number, row) if isinstance(row, dict) else Line(number, None, "not a JSON object")
 
 
@@ -76,7 +71,7 @@ def _read_json(file: BinaryIO) -> Iterator[Line]:
     other one as long as its brackets pair."""
     buffer = b""
     while not buffer and (data := file.read(_JSON_BYTES)):
-        buffer = data.removeprefix(_BOM).lstrip()
+        buffer = data.removeprefix(BOM).lstrip()
     if buffer.startswith(b"{"):
         whole = buffer + file.read(MAX_ROW_BYTES)
         yield Line(1, None, TOO_LONG) if len(whole) > MAX_ROW_BYTES else _json_line(1, whole)

@@ -12,10 +12,10 @@ from libs.compute.versions import load_index
 from services.dataset.engines.access import StoreBlobs, joined_file
 from services.dataset.engines.formats import read_lines
 from services.dataset.engines.index import save
+from services.dataset.engines.intake import Intake
 from services.dataset.engines.lines import UnreadableFile
 from services.dataset.engines.report import version_result
-from services.dataset.engines.rows import RowError, split_provenance
-from services.dataset.engines.sharded_import import LINE_ERRORS, SHARDED, import_shards
+from services.dataset.engines.sharded_import import SHARDED, import_shards
 from services.dataset.engines.unpacking import codec_of
 from services.dataset.engines.writing import VersionWriter
 
@@ -74,29 +74,18 @@ def import_file(ctx: EngineContext, file: BinaryIO, writer: VersionWriter) -> di
     """Adds every readable row of `file` to `writer` and returns the report (fields of `argosy.dataset.v1.Report`)."""
     size = file.seek(0, io.SEEK_END)
     file.seek(0)
-    errors: list[dict[str, Any]] = []
-    failed = seen = 0
+    intake = Intake(writer, ctx.spec["file_name"])
     reported = time.monotonic()
     try:
         for line in read_lines(file, ctx.spec["format"]):
-            seen += 1
-            error = line.error
-            if line.row is not None:
-                try:
-                    writer.add(*split_provenance(line.row, ctx.spec["file_name"], line.number))
-                except RowError as reason:
-                    error = str(reason)
-            if error:
-                failed += 1
-                if len(errors) < LINE_ERRORS:
-                    errors.append({"line": line.number, "error": error})
-            if seen % _STRIDE == 0 and time.monotonic() - reported > _REPORT_SECONDS:
+            intake.add(line, line.number)
+            if intake.seen % _STRIDE == 0 and time.monotonic() - reported > _REPORT_SECONDS:
                 reported = time.monotonic()
                 ctx.stop_if_cancelled()
                 ctx.progress(0.95 * _share(file, size), f"{len(writer):,} rows read", rows=len(writer))
     except UnreadableFile as error:
         raise EngineError("CONTENT_INVALID", f"{ctx.spec['file_name']}: {error}", detail=str(error)) from error
-    return {"rows_in": seen, "rows_out": len(writer), "line_errors": errors, "line_error_count": failed}
+    return intake.report()
 
 
 def _share(file: BinaryIO, size: int) -> float:

@@ -10,7 +10,8 @@ from services.dataset.engines.rows import MAX_ROW_BYTES, Row
 
 TOO_LONG = f"longer than {MAX_ROW_BYTES} bytes"
 
-_BOM = b"\xef\xbb\xbf"
+# Byte order mark, in UTF-8.
+BOM = b"\xef\xbb\xbf"
 _SKIP_BYTES = 1024 * 1024
 
 
@@ -61,7 +62,7 @@ class PhysicalLines:
             at += len(line)
             self.count += 1
             if self.count == 1 and not self._begun:
-                line = line.removeprefix(_BOM)
+                line = line.removeprefix(BOM)
             if len(line) > MAX_ROW_BYTES and not line.endswith(b"\n"):
                 at += self._skip()
                 yield self.count, None

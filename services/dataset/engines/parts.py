@@ -24,15 +24,19 @@ PART_ROWS = 65_536
 _WRITE = pa.ipc.IpcWriteOptions(compression=pa.Codec("zstd", 1))
 
 
-class Blobs(Protocol):
+class Sink(Protocol):
+    """Takes what is written."""
+
+    def write(self, data: bytes) -> str:
+        """Stores the bytes durably and returns their SHA-256 in hexadecimal."""
+        ...
+
+
+class Blobs(Sink, Protocol):
     """The part of the blob store that engines need."""
 
     def read(self, digest: str) -> bytes:
         """The whole blob."""
-        ...
-
-    def write(self, data: bytes) -> str:
-        """Stores the bytes durably and returns their SHA-256 in hexadecimal."""
         ...
 
 

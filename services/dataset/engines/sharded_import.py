@@ -18,12 +18,13 @@ import numpy as np
 
 from libs.common.blobs import BlobStore, Json, manifest_digests
 from libs.compute.context import EngineContext, EngineError
-from libs.compute.versions import VersionIndex, load_index
-from services.dataset.engines.access import StoreBlobs
+from libs.compute.versions import VersionIndex
+from services.dataset.engines.access import StoreBlobs, granted_version
 from services.dataset.engines.formats import read_jsonl, read_text
+from services.dataset.engines.intake import LINE_ERRORS, Intake
 from services.dataset.engines.lines import PhysicalLines
 from services.dataset.engines.parts import Blobs
-from services.dataset.engines.rows import MAX_COLUMNS, RowError, split_provenance, widen
+from services.dataset.engines.rows import MAX_COLUMNS, widen
 from services.dataset.engines.shards import map_shards
 from services.dataset.engines.writing import VersionWriter
 
@@ -31,8 +32,6 @@ from services.dataset.engines.writing import VersionWriter
 SHARDED = {"jsonl": read_jsonl, "text": read_text}
 # A shard has whole pieces of together at least so many bytes: a second of work.
 SHARD_BYTES = 32 * 1024 * 1024
-# Lines that could not be read and are named in the report; the others are counted.
-LINE_ERRORS = 100
 
 
 @dataclass(slots=True)
@@ -45,18 +44,14 @@ class Shard:
             that of a row without one of its own: the number of its line within the shard, negated.
         new_bytes: of the rows that the base does not have.
         lines: physical lines.
-        seen: lines that are not blank.
-        failed: lines that could not be read.
-        errors: the first of them.
+        report: of these lines.
     """
 
     parts: list[bytes]
     index: VersionIndex
     new_bytes: int
     lines: int
-    seen: int
-    failed: int
-    errors: list[dict[str, Any]]
+    report: dict[str, Any]
 
 
 class _Pieces(io.RawIOBase):
@@ -89,13 +84,10 @@ class _Pieces(io.RawIOBase):
 
 
 class _Kept:
-    """Blobs that stay in memory until the shard is handed over."""
+    """A `Sink` whose blobs stay in memory until the shard is handed over."""
 
     def __init__(self) -> None:
         self.parts: list[bytes] = []
-
-    def read(self, digest: str) -> bytes:
-        raise NotImplementedError("a shard only writes")
 
     def write(self, data: bytes) -> str:
         self.parts.append(data)
@@ -127,22 +119,11 @@ def read_shard(
     lines = PhysicalLines(io.BufferedReader(pieces, 1 << 20), first > 0, lambda: pieces.own_bytes)
     kept = _Kept()
     writer = VersionWriter(kept, known)
-    errors: list[dict[str, Any]] = []
-    seen = failed = 0
+    intake = Intake(writer, file_name)
     for line in SHARDED[format_name](lines):
-        seen += 1
-        error = line.error
-        if line.row is not None:
-            try:
-                writer.add(*split_provenance(line.row, file_name, -line.number))
-            except RowError as reason:
-                error = str(reason)
-        if error:
-            failed += 1
-            if len(errors) < LINE_ERRORS:
-                errors.append({"line": line.number, "error": error})
+        intake.add(line, -line.number)
     index = writer.finish()
-    return Shard(kept.parts, index, writer.new_bytes, lines.count, seen, failed, errors)
+    return Shard(kept.parts, index, writer.new_bytes, lines.count, intake.report())
 
 
 def read_shard_by_grant(
@@ -164,8 +145,7 @@ def _open_upload(grant: str, upload: str) -> tuple[Blobs, list[str]]:
 def _open_base(grant: str, base: str) -> VersionIndex | None:
     if not base:
         return None
-    store = BlobStore.from_grant(grant)
-    return load_index(store.load_manifest_sync(base), StoreBlobs(None, store))
+    return granted_version(grant, base).index
 
 
 def import_shards(
@@ -227,8 +207,12 @@ class _Merged:
         self._indexes: list[VersionIndex] = []
         self._lines = 0
         self._new_bytes = 0
-        self._report: dict[str, Any] = {"rows_in": 0, "line_errors": [], "line_error_count": 0}
-        self.rows = 0
+        self._report: dict[str, Any] = {"rows_in": 0, "rows_out": 0, "line_errors": [], "line_error_count": 0}
+
+    @property
+    def rows(self) -> int:
+        """How many there are so far."""
+        return self._report["rows_out"]
 
     def add(self, shard: Shard) -> None:
         """Stores the parts of the next shard and takes over its rows."""
@@ -244,16 +228,17 @@ class _Merged:
             raise EngineError(
                 "CONTENT_INVALID", f"the rows have more than {MAX_COLUMNS} different columns", detail="columns"
             )
-        errors = self._report["line_errors"]
-        errors += [{**error, "line": self._lines + error["line"]} for error in shard.errors][
-            : LINE_ERRORS - len(errors)
-        ]
-        self._report["rows_in"] += shard.seen
-        self._report["line_error_count"] += shard.failed
+        self._take_over(shard.report)
         self._indexes.append(index)
         self._lines += shard.lines
         self._new_bytes += shard.new_bytes
-        self.rows += len(index)
+
+    def _take_over(self, report: dict[str, Any]) -> None:
+        for count in ("rows_in", "rows_out", "line_error_count"):
+            self._report[count] += report[count]
+        errors = self._report["line_errors"]
+        wanted = report["line_errors"][: LINE_ERRORS - len(errors)]
+        errors += [{**error, "line": self._lines + error["line"]} for error in wanted]
 
     def finish(self) -> tuple[VersionIndex, dict[str, Any], int]:
         """What `import_shards` returns."""
@@ -274,7 +259,7 @@ class _Merged:
         )
         self._indexes = []
         repeated = _point_to_first(index)
-        return index, {**self._report, "rows_out": len(index)}, self._new_bytes - repeated
+        return index, self._report, self._new_bytes - repeated
 
 
 def _point_to_first(index: VersionIndex) -> int:

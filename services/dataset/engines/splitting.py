@@ -9,10 +9,9 @@ from typing import Any
 import numpy as np
 import orjson
 
-from libs.common.blobs import BlobStore
 from libs.compute.context import EngineContext, EngineError
 from libs.compute.versions import VersionReader, load_index
-from services.dataset.engines.access import StoreBlobs
+from services.dataset.engines.access import StoreBlobs, granted_version
 from services.dataset.engines.alike import Alike, find_leaks
 from services.dataset.engines.index import save
 from services.dataset.engines.minhash import band_hashes, choose_banding, set_hashes
@@ -117,11 +116,7 @@ def choose_test_rows(groups: list[bytes], fraction: float, seed: int) -> np.ndar
 
 def sign_shard(grant: str, version: str, column: str, threshold: float, start: int, stop: int) -> Signed:
     """`sign` in a Ray worker, which opens the version by its grant."""
-    store = BlobStore.from_grant(grant)
-    blobs = StoreBlobs(None, store)
-    return sign(
-        VersionReader(load_index(store.load_manifest_sync(version), blobs), blobs), column, threshold, start, stop
-    )
+    return sign(granted_version(grant, version), column, threshold, start, stop)
 
 
 Signed = tuple[np.ndarray, np.ndarray]

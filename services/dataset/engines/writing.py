@@ -8,7 +8,7 @@ from typing import NamedTuple
 import numpy as np
 
 from libs.compute.versions import VersionIndex
-from services.dataset.engines.parts import PART_BYTES, PART_ROWS, Blobs, encode
+from services.dataset.engines.parts import PART_BYTES, PART_ROWS, Sink, encode
 from services.dataset.engines.rows import Row, canonical, row_id, widen_columns
 
 # Rows of this run whose place is remembered, so that a repeated row is stored once; about 150 bytes each.
@@ -54,7 +54,7 @@ class PartWriter:
         known: A version whose rows are referenced instead of stored again; its parts keep their numbers in `parts`.
     """
 
-    def __init__(self, blobs: Blobs, known: VersionIndex | None = None) -> None:
+    def __init__(self, blobs: Sink, known: VersionIndex | None = None) -> None:
         self._blobs = blobs
         self._known = KnownRows(known) if known is not None and len(known) else None
         self.parts: list[str] = list(known.parts) if known is not None else []
@@ -92,7 +92,7 @@ class PartWriter:
 class VersionWriter:
     """Writes a version row by row in bounded memory (about 60 bytes a row beside the open part)."""
 
-    def __init__(self, blobs: Blobs, known: VersionIndex | None = None) -> None:
+    def __init__(self, blobs: Sink, known: VersionIndex | None = None) -> None:
         self._writer = PartWriter(blobs, known)
         self._columns: dict[str, str] = {}
         self._sources: dict[str, int] = {}

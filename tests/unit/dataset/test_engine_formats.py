@@ -4,26 +4,22 @@ from __future__ import annotations
 
 import datetime
 import decimal
-import gzip
 import io
+import json
 from typing import Any
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from libs.common.blobs import BlobStore
-from libs.compute.context import EngineCancelled, EngineError, LocalContext
-from libs.compute.versions import VersionReader
-from services.dataset.engines import importing, sharded_import
+from services.dataset.domain.formats import FORMATS, format_of
+from services.dataset.engines import formats
 from services.dataset.engines.formats import read_lines
 from services.dataset.engines.lines import UnreadableFile
-from services.dataset.engines.rows import MAX_ROW_BYTES
-from services.dataset.engines.writing import VersionWriter
-from tests.unit.dataset.memory import MemoryBlobs
+from services.dataset.engines.rows import MAX_ROW_BYTES, RowError, canonical
+from tests.unit.dataset.reading import values
 
 
 def read(data: bytes, format_name: str = "jsonl") -> list[tuple[int, Any]]:
@@ -33,17 +29,20 @@ def read(data: bytes, format_name: str = "jsonl") -> list[tuple[int, Any]]:
     ]
 
 
-def test_jsonl_keeps_the_good_lines() -> None:
-    lines = read(b'\xef\xbb\xbf{"a": 1}\r\n\n[1]\n{"a": NaN}\n{"a": "\xff"}\n{"a": 2}')
-    assert [number for number, _ in lines] == [1, 3, 4, 5, 6]
-    assert lines[0][1] == {"a": 1}
-    assert lines[4][1] == {"a": 2}
-    assert lines[1][1] == "not a JSON object"
-    assert all("not valid JSON" in error for _, error in lines[2:4])
+@given(st.binary(max_size=300), st.sampled_from([b"", b"\x1f\x8b\x08", b"\x28\xb5\x2f\xfd", b"PK\x03\x04", b"[", b"{"]))
+@settings(max_examples=100, deadline=None)
+def test_no_bytes_break_a_reader(data: bytes, start: bytes) -> None:
+    for format_name in FORMATS:
+        try:
+            numbers = [line.number for line in read_lines(io.BytesIO(start + data), format_name)]
+        except UnreadableFile as error:
+            assert str(error)
+        else:
+            assert numbers == sorted(set(numbers))
 
 
 @given(st.binary(max_size=300), st.sampled_from(["jsonl", "csv", "text"]))
-def test_no_bytes_break_a_reader(data: bytes, format_name: str) -> None:
+def test_no_bytes_make_more_lines_than_there_are(data: bytes, format_name: str) -> None:
     try:
         lines = read(data, format_name)
     except UnreadableFile:
@@ -51,6 +50,15 @@ def test_no_bytes_break_a_reader(data: bytes, format_name: str) -> None:
     else:
         assert len(lines) <= data.count(b"\n") + 1
         assert [number for number, _ in lines] == sorted({number for number, _ in lines})
+
+
+def test_jsonl_keeps_the_good_lines() -> None:
+    lines = read(b'\xef\xbb\xbf{"a": 1}\r\n\n[1]\n{"a": NaN}\n{"a": "\xff"}\n{"a": 2}')
+    assert [number for number, _ in lines] == [1, 3, 4, 5, 6]
+    assert lines[0][1] == {"a": 1}
+    assert lines[4][1] == {"a": 2}
+    assert lines[1][1] == "not a JSON object"
+    assert all("not valid JSON" in error for _, error in lines[2:4])
 
 
 @pytest.mark.parametrize("format_name", ["jsonl", "text"])
@@ -132,126 +140,107 @@ def test_parquet_values_become_json() -> None:
         read(b"PAR1 nothing", "parquet")
 
 
-def context(format_name: str = "jsonl", **options: Any) -> LocalContext:
-    return LocalContext({"file_name": f"rows.{format_name}", "format": format_name}, **options)
-
-
-def test_import_reports_the_first_errors_and_counts_all() -> None:
-    data = b"".join(b"bad\n" if number % 2 else b'{"n": %d}\n' % number for number in range(600))
-    writer = VersionWriter(MemoryBlobs())
-    report = importing.import_file(context(), io.BytesIO(data), writer)
-    assert (report["rows_in"], report["rows_out"], report["line_error_count"]) == (600, 300, 300)
-    assert len(report["line_errors"]) == 100
-    assert report["line_errors"][0]["line"] == 2
-    index = writer.finish()
-    assert index.sources == ["rows.jsonl"]
-    assert index.position[:3].tolist() == [1, 3, 5]
-
-
-@pytest.mark.parametrize("data", [b"[1]\n", b"\n\n"])
-def test_import_of_nothing_is_an_error(tmp_path: Any, data: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
-    store = BlobStore(f"file://{tmp_path}")
-    spec = uploaded(store, [data])
-    for whole_bytes in (100, 0):
-        monkeypatch.setattr(importing, "_WHOLE_BYTES", whole_bytes)
-        with pytest.raises(EngineError) as caught:
-            importing.run(LocalContext(spec, blobs_write=store, blobs_read=store))
-        assert caught.value.reason == "CONTENT_INVALID"
-
-
-def test_import_hears_a_cancel(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(importing, "_REPORT_SECONDS", 0.0)
-    data = b'{"a": 1}\n' * 5000
-    with pytest.raises(EngineCancelled):
-        importing.import_file(context(cancel_when=lambda _: True), io.BytesIO(data), VersionWriter(MemoryBlobs()))
-
-
-def test_import_runs_whole(tmp_path: Any) -> None:
-    store = BlobStore(f"file://{tmp_path}")
-    spec = uploaded(store, [b'{"a": 1, "source": "s"}\n{"a"', b": 2}\n"])
-    result = importing.run(LocalContext(spec, blobs_write=store, blobs_read=store))
-    assert result["row_count"] == 2
-    again = {**spec, "base": result["manifest_digest"], "base_grant": ""}
-    repeated = importing.run(LocalContext(again, blobs_write=store, blobs_read=store))
-    assert repeated["manifest_digest"] == result["manifest_digest"]
-    assert repeated["new_byte_count"] == 0
-
-
-def pieces_of(data: bytes, size: int) -> list[bytes]:
-    return [data[start : start + size] for start in range(0, len(data), size)]
-
-
-def uploaded(store: BlobStore, pieces: list[bytes]) -> dict[str, str]:
-    """The spec of an import of these pieces of a file."""
-    blobs = [{"sha256": store.put_sync(piece).sha256, "size": len(piece)} for piece in pieces]
-    return {
-        "upload": store.commit_sync({"blobs": blobs}),
-        "upload_grant": "",
-        "file_name": "rows.jsonl",
-        "format": "jsonl",
-    }
-
-
-LINES = st.lists(
-    st.one_of(
-        st.builds(lambda n: b'{"n": %d}' % n, st.integers(0, 5)),
-        st.builds(lambda n: b'{"text": "%s", "source": "s%d"}' % (b"x" * n, n % 3), st.integers(0, 40)),
-        st.sampled_from([b"", b"bad", b"[1]", b'{"position": 7, "n": 1.5}', b'\xef\xbb\xbf{"n": 1}', b'{"n": 2}\r']),
-    ),
-    max_size=30,
+@pytest.mark.parametrize(
+    ("name", "meant"),
+    [
+        ("a.jsonl", "jsonl"),
+        ("a.JSONL.GZ", "jsonl"),
+        ("a.json.zst", "json"),
+        ("a.tsv", "tsv"),
+        ("book.xlsx", "xlsx"),
+        ("a.gz", None),
+        ("jsonl", None),
+    ],
 )
+def test_the_name_tells_the_format(name: str, meant: str | None) -> None:
+    assert format_of(name) == meant
+    assert meant is None or meant in FORMATS
 
 
-@given(LINES, st.booleans(), st.integers(1, 40), st.integers(1, 100), st.booleans())
+def test_json_documents() -> None:
+    assert values(b'\xef\xbb\xbf [{"a": 1}, 2, {"a": {"b": [1.5, null]}}]\n', "json") == [
+        {"a": 1},
+        "not a JSON object",
+        {"a": {"b": [1.5, None]}},
+    ]
+    assert values(b'{"a": 1, "b": "\xe4\xb8\x96"}', "json") == [{"a": 1, "b": "世"}]
+    assert values(b"[]", "json") == []
+    assert values(b'[{"a": "]},\\"["}, {"a" 1}, {"b": 1}, , {"c": 1}]', "json")[0::2] == [
+        {"a": ']},"['},
+        {"b": 1},
+        {"c": 1},
+    ]
+    *rows, last = values(b'[{"a": 1}, {"a": 2}, {"a"', "json")
+    assert rows == [{"a": 1}, {"a": 2}]
+    assert last == "this line and all behind it cannot be read: the JSON array is not closed"
+    *rows, last = values(b'[{"a": 1}] {"a": 2}', "json")
+    assert rows == [{"a": 1}]
+    assert "behind the end" in last
+    with pytest.raises(UnreadableFile):
+        values(b'"text"', "json")
+
+
+def test_a_huge_json_row_is_not_held_in_memory() -> None:
+    class Endless(io.RawIOBase):
+        """`[{"a": 1}, {"a": "xxx...` without an end."""
+
+        taken = 0
+
+        def readable(self) -> bool:
+            return True
+
+        def seekable(self) -> bool:
+            return True
+
+        def seek(self, *_: Any) -> int:
+            self.taken = 0
+            return 0
+
+        def readinto(self, buffer: Any) -> int:
+            start = b'[{"a": 1}, {"a": "'
+            buffer[:] = b"x" * len(buffer)
+            if self.taken == 0:
+                size = min(len(buffer), len(start))
+                buffer[:size] = start[:size]
+                self.taken += size
+                return size
+            self.taken += len(buffer)
+            return len(buffer)
+
+    source = Endless()
+    first, last = read_lines(io.BufferedReader(source, 1 << 16), "json")
+    assert first.row == {"a": 1}
+    assert "longer than" in last.error
+    assert source.taken < 3 * MAX_ROW_BYTES
+
+
+@given(
+    st.lists(
+        st.dictionaries(
+            st.text(max_size=4),
+            st.recursive(
+                st.text(max_size=6) | st.none() | st.floats(0, 1),
+                lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=3), inner, max_size=3),
+            ),
+            max_size=3,
+        ),
+        max_size=6,
+    ),
+    st.integers(1, 9),
+    st.sampled_from([None, 1]),
+)
 @settings(max_examples=100, deadline=None)
-def test_shards_give_what_one_process_gives(
-    rows: list[bytes], ends: bool, size: int, shard_bytes: int, has_base: bool
-) -> None:
-    data = b"\n".join(rows) + (b"\n" if ends else b"")
-    blobs = MemoryBlobs()
-    known = None
-    if has_base:
-        earlier = VersionWriter(blobs)
-        earlier.add({"n": 1}, "old", 1)
-        earlier.add({"n": 4}, "old", 2)
-        known = earlier.finish()
-    writer = VersionWriter(blobs, known)
-    pieces = pieces_of(data, size)
-    manifest = {"blobs": [{"sha256": blobs.write(piece), "size": len(piece)} for piece in pieces]}
-    spec = {"upload": "", "upload_grant": "", "file_name": "rows.jsonl", "format": "jsonl"}
+def test_json_arrays_are_read_as_they_were_written(rows: list[Any], size: int, indent: int | None) -> None:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(sharded_import, "SHARD_BYTES", shard_bytes)
-        try:
-            whole = importing.import_file(LocalContext(spec), io.BytesIO(data), writer)
-        except UnreadableFile:
-            return
-        expected = writer.finish()
-        if not pieces:
-            return
-        index, report, new_bytes = sharded_import.import_shards(LocalContext(spec), blobs, manifest, known, blobs)
-    assert report == whole
-    assert new_bytes == writer.new_bytes
-    assert index.columns == expected.columns
-    assert index.sources == expected.sources
-    for column in ("row_ids", "size", "source", "position"):
-        assert getattr(index, column).tolist() == getattr(expected, column).tolist()
-    everything = np.arange(len(index))
-    assert VersionReader(index, blobs).rows(everything) == VersionReader(expected, blobs).rows(everything)
+        patch.setattr(formats, "_JSON_BYTES", size)
+        assert values(json.dumps(rows, indent=indent, ensure_ascii=False).encode(), "json") == rows
 
 
-def test_a_large_file_gives_the_same_rows(tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    store = BlobStore(f"file://{tmp_path}")
-    data = b"".join(b'{"n": %d, "text": "%s"}\n' % (number % 900, b"w" * (number % 50)) for number in range(3000))
-    spec = uploaded(store, pieces_of(data, 5000))
-    small = importing.run(LocalContext(spec, blobs_write=store, blobs_read=store))
-    monkeypatch.setattr(importing, "_WHOLE_BYTES", 1000)
-    monkeypatch.setattr(sharded_import, "SHARD_BYTES", 20_000)
-    context = LocalContext(spec, blobs_write=store, blobs_read=store)
-    large = importing.run(context)
-    assert len(context.recorded.progress) > 3
-    for field in ("content_digest", "row_count", "byte_count", "new_byte_count", "columns"):
-        assert large[field] == small[field], field
-    # Compressed, it cannot be read from its middle.
-    spec = uploaded(store, pieces_of(gzip.compress(data, 0), 5000))
-    packed = importing.run(LocalContext(spec, blobs_write=store, blobs_read=store))
-    assert packed["content_digest"] == small["content_digest"]
+def test_a_deeply_nested_row_is_an_error_of_that_row() -> None:
+    for depth in (300, 900, 1_000_000):
+        (row,) = values(b'[{"a": ' + b"[" * depth + b"]" * depth + b"}]", "json")
+        if depth < 1024:
+            with pytest.raises(RowError, match=r"deep|ecursion"):
+                canonical(row)
+        else:
+            assert "not valid JSON" in row
