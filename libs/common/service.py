@@ -60,7 +60,8 @@ App = TypeVar("App")
 ROLES = ("rpc", "jobs", "all")
 # A database that is down is asked again after these seconds, one that is up after the others.
 _DATABASE_BEAT, _READY_BEAT = 1.0, 3.0
-
+# Calls make few cycles: the collector's look every 700 allocations, its default, took 3 % of a busy gateway.
+_GC_ALLOCATIONS = 10_000
 
 _log = logging.getLogger(__name__)
 
@@ -231,6 +232,7 @@ class RunningService(Generic[App]):
             # What lives now lives to the end: the collector need not look at it again at every call.
             gc.collect()
             gc.freeze()
+            gc.set_threshold(_GC_ALLOCATIONS)
             await self._stop.wait()
             _log.info("%s drains", self.definition.name)
             if worker is not None:

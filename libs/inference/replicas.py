@@ -9,10 +9,10 @@ from __future__ import annotations
 import itertools
 import logging
 import os
-from collections.abc import Iterable
+from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 import grpc
 from argosy.deploy.v1 import deploy_pb2, deploy_service_pb2, deploy_service_pb2_grpc, inference_service_pb2
@@ -36,6 +36,7 @@ _ROTATION_SECONDS = 1.0
 # The longest that `max_deadline_ms` of Generate allows.
 GENERATE_SECONDS = 600.0
 _GENERATE = "/argosy.deploy.v1.InferenceService/Generate"
+_COMPLETE = "/argosy.deploy.v1.InferenceService/Complete"
 _OPTIONS = (
     ("grpc.max_receive_message_length", 16 << 20),
     ("grpc.max_send_message_length", 16 << 20),
@@ -46,6 +47,8 @@ _OPTIONS = (
 )
 
 Response = inference_service_pb2.GenerateResponse
+Metadata = tuple[tuple[str, str], ...]
+Answer = TypeVar("Answer")
 
 
 class Caller(Protocol):
@@ -82,6 +85,7 @@ class Replica:
     pair: KeyPair | None = None
     channel: grpc.aio.Channel | None = None
     generate: Any = None
+    complete: Any = None
 
 
 @dataclass(slots=True)
@@ -125,6 +129,23 @@ class Generation:
         """Ends the answer; one that is not complete is cancelled."""
         self._call.cancel()
         self._replica.outstanding -= 1
+
+
+class Completion:
+    """A whole answer of a replica, read like one that is still running."""
+
+    __slots__ = ("_answers", "model_version")
+
+    def __init__(self, answers: Iterable[Response], model_version: str) -> None:
+        self._answers = iter(answers)
+        self.model_version = model_version
+
+    async def read(self) -> Response | None:
+        """The next answer, whole; None after the last."""
+        return next(self._answers, None)
+
+    async def close(self) -> None:
+        """Nothing is left to end."""
 
 
 class Replicas:
@@ -203,9 +224,7 @@ class Replicas:
         except OSError as error:
             _log.warning("the list of endpoints cannot be kept: %s", os.strerror(error.errno or 0))
 
-    async def generate(
-        self, deployment: Deployment, request: bytes, caller: Caller, metadata: tuple[tuple[str, str], ...]
-    ) -> Generation:
+    async def generate(self, deployment: Deployment, request: bytes, caller: Caller, metadata: Metadata) -> Generation:
         """Starts an answer and waits for its first message.
 
         Args:
@@ -217,6 +236,38 @@ class Replicas:
         Raises:
             ArgosyError: REPLICA_UNAVAILABLE if no replica takes it, else what the replica said.
         """
+
+        async def start(replica: Replica, sent: Metadata) -> Generation:
+            return await self._start(replica, request, sent, deployment.endpoint.model_version)
+
+        return await self._ask(deployment, caller, metadata, start)
+
+    async def complete(self, deployment: Deployment, request: bytes, caller: Caller, metadata: Metadata) -> Completion:
+        """A whole answer. A replica that goes away while it answers is replaced by another one.
+
+        Args:
+            deployment: who answers.
+            request: a serialised CompleteRequest.
+            caller: in whose name.
+            metadata: request id and trace context.
+
+        Raises:
+            ArgosyError: REPLICA_UNAVAILABLE if no replica takes it, else what the replica said.
+        """
+
+        async def whole(replica: Replica, sent: Metadata) -> Completion:
+            return await self._whole(replica, request, sent, deployment.endpoint.model_version)
+
+        return await self._ask(deployment, caller, metadata, whole)
+
+    async def _ask(
+        self,
+        deployment: Deployment,
+        caller: Caller,
+        metadata: Metadata,
+        ask: Callable[[Replica, Metadata], Awaitable[Answer]],
+    ) -> Answer:
+        """Asks one replica after the other until one takes it."""
         name = deployment.endpoint.deployment
         sent = (await self._authorization(deployment.endpoint, caller), *metadata)
         tried: set[str] = set()
@@ -227,7 +278,7 @@ class Replicas:
                 break
             tried.add(replica.address)
             try:
-                return await self._start(replica, request, sent, deployment.endpoint.model_version)
+                return await ask(replica, sent)
             except ArgosyError as error:
                 if not error.is_reason("PEER_UNAVAILABLE", "OVERLOADED", "DRAINING", "REPLICA_UNAVAILABLE"):
                     raise
@@ -251,10 +302,22 @@ class Replicas:
         chosen.turn = next(self._turns)
         return chosen
 
-    async def _start(
-        self, replica: Replica, request: bytes, metadata: tuple[tuple[str, str], ...], model_version: str
-    ) -> Generation:
-        call = self._method(replica)(request, timeout=GENERATE_SECONDS, metadata=metadata)
+    async def _whole(self, replica: Replica, request: bytes, metadata: Metadata, model_version: str) -> Completion:
+        channel = self._connect(replica)
+        replica.outstanding += 1
+        try:
+            answer = await replica.complete(request, timeout=GENERATE_SECONDS, metadata=metadata)
+            return Completion(answer.answers, model_version)
+        except grpc.RpcError as error:
+            raise from_rpc_error(error, "replica") from None
+        finally:
+            # Referred to until here: a channel that nobody refers to closes itself and its calls.
+            del channel
+            replica.outstanding -= 1
+
+    async def _start(self, replica: Replica, request: bytes, metadata: Metadata, model_version: str) -> Generation:
+        self._connect(replica)
+        call = replica.generate(request, timeout=GENERATE_SECONDS, metadata=metadata)
         replica.outstanding += 1
         started = False
         try:
@@ -272,19 +335,22 @@ class Replicas:
                 call.cancel()
                 replica.outstanding -= 1
 
-    def _method(self, replica: Replica) -> Any:
+    def _connect(self, replica: Replica) -> grpc.aio.Channel:
         now = self._clock.monotonic()
         if now >= self._next_check:
             self._next_check = now + _ROTATION_SECONDS
             self._pair = self._certificates.current
-        if replica.pair is not self._pair:
-            # The old channel closes itself when its last Generation has gone.
+        if replica.channel is None or replica.pair is not self._pair:
+            # The old channel closes itself when its last call has gone.
             replica.pair = self._pair
             credentials = grpc.ssl_channel_credentials(self._pair.authority, self._pair.key, self._pair.certificate)
             options = (*_OPTIONS, ("grpc.ssl_target_name_override", server_name(self._identity)))
             replica.channel = grpc.aio.secure_channel(replica.address, credentials, options)
             replica.generate = replica.channel.unary_stream(_GENERATE, response_deserializer=Response.FromString)
-        return replica.generate
+            replica.complete = replica.channel.unary_unary(
+                _COMPLETE, response_deserializer=inference_service_pb2.CompleteResponse.FromString
+            )
+        return replica.channel
 
     async def _authorization(self, endpoint: deploy_pb2.Endpoint, caller: Caller) -> tuple[str, str]:
         audience = endpoint.audience or endpoint.deployment

@@ -84,7 +84,7 @@ class _Deploy(deploy_service_pb2_grpc.DeployServiceServicer):
 
 
 def _generate() -> grpc.GenericRpcHandler:
-    """Answers every call with the same bytes, in one message with its usage."""
+    """Answers every call with the same bytes: a stream of one message, or the whole."""
     usage = inference_service_pb2.Usage(prompt_tokens=20, completion_tokens=12)
     response = inference_service_pb2.GenerateResponse(text=ANSWER, finish_reason="stop", usage=usage)
     data = response.SerializeToString()
@@ -92,7 +92,15 @@ def _generate() -> grpc.GenericRpcHandler:
     async def generate(request: bytes, context: Any) -> None:
         await context.write(data)
 
-    handlers = {"Generate": grpc.unary_stream_rpc_method_handler(generate)}
+    whole = inference_service_pb2.CompleteResponse(answers=[response]).SerializeToString()
+
+    async def complete(request: bytes, context: Any) -> bytes:
+        return whole
+
+    handlers = {
+        "Generate": grpc.unary_stream_rpc_method_handler(generate),
+        "Complete": grpc.unary_unary_rpc_method_handler(complete),
+    }
     return grpc.method_handlers_generic_handler("argosy.deploy.v1.InferenceService", handlers)
 
 

@@ -44,6 +44,13 @@ class MethodPolicy:
     streams: bool
     sharable: bool = False
 
+    @property
+    def long(self) -> bool:
+        """A stream, or a read that may last longer than usual: counted apart from short calls, and ended by a drain,
+        because its caller can ask elsewhere.
+        """
+        return self.streams or (self.reads and self.max_deadline > DEFAULT_MAX_DEADLINE_SECONDS)
+
 
 def method_path(method: MethodDescriptor) -> str:
     """The path of the method in HTTP/2, `/package.Service/Method`."""

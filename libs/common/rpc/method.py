@@ -93,17 +93,17 @@ class Load:
     """How much a server carries at the moment, and how much it takes.
 
     Attributes:
-        max_calls: unary calls at a time.
-        max_streams: server streams at a time.
-        calls: unary calls in flight.
-        streams: the tasks of streams in flight, so that a drain can end them.
+        max_calls: short calls at a time.
+        max_long: streams and other long calls (`MethodPolicy.long`) at a time.
+        calls: short calls in flight.
+        long: the tasks of long calls in flight, so that a drain can end them.
         draining: set by SIGTERM.
     """
 
     max_calls: int
-    max_streams: int
+    max_long: int
     calls: int = 0
-    streams: set[asyncio.Task[Any]] = field(default_factory=set)
+    long: set[asyncio.Task[Any]] = field(default_factory=set)
     draining: bool = False
 
 

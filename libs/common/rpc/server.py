@@ -96,7 +96,7 @@ class Server:
             await self._health.set(name, status)
 
     async def drain(self, grace: float) -> None:
-        """Says NOT_SERVING, ends streams with DRAINING so that their clients go elsewhere, and lets unary calls finish.
+        """Says NOT_SERVING, ends long calls with DRAINING so that their clients go elsewhere; short ones finish.
 
         Args:
             grace: seconds that calls in flight get.
@@ -104,11 +104,11 @@ class Server:
         await self._health.enter_graceful_shutdown()
         await asyncio.sleep(min(_NOTICE_SECONDS, grace))
         self._host.load.draining = True
-        streams = list(self._host.load.streams)
-        for task in streams:
+        long = list(self._host.load.long)
+        for task in long:
             task.cancel()
-        if streams:
-            await asyncio.wait(streams, timeout=grace)
+        if long:
+            await asyncio.wait(long, timeout=grace)
         await self._server.stop(grace)
 
     async def wait(self) -> None:

@@ -4,6 +4,7 @@ handler."""
 from __future__ import annotations
 
 import logging
+from collections import defaultdict
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
 
@@ -43,6 +44,19 @@ async def generate(request: pb.GenerateRequest, call: Call[Serving]) -> AsyncGen
         raise ArgosyError("REPLICA_UNAVAILABLE", message, metadata={"deployment": audience}) from gone
     finally:
         _record(serving, tally, call.clock.monotonic() - started)
+
+
+async def complete(request: pb.CompleteRequest, call: Call[Serving]) -> pb.CompleteResponse:
+    """Gathers what `generate` streams. When the caller goes away the request leaves the engine just the same."""
+    answers: dict[int, pb.GenerateResponse] = {}
+    texts: defaultdict[int, list[str]] = defaultdict(list)
+    async with aclosing(generate(request.request, call)) as parts:
+        async for part in parts:
+            texts[part.index].append(part.text)
+            answers.setdefault(part.index, pb.GenerateResponse()).MergeFrom(part)
+    for index, answer in answers.items():
+        answer.text = "".join(texts[index])
+    return pb.CompleteResponse(answers=[answers[index] for index in sorted(answers)])
 
 
 async def get_replica_status(request: pb.GetReplicaStatusRequest, call: Call[Serving]) -> pb.ReplicaStatus:

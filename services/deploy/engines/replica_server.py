@@ -35,7 +35,7 @@ async def open_server(spec: ReplicaSpec, serving: Serving, background: Backgroun
     """Serves InferenceService on a free port of `spec.host`; health says SERVING when it returns.
 
     Tokens are verified offline; their audience must be `spec.audience`, and revocations are followed. At most
-    `spec.max_concurrency` answers are streamed at a time, the next caller gets OVERLOADED.
+    `spec.max_concurrency` answers are made at a time, the next caller gets OVERLOADED.
     """
     certificates = Certificates(Path(spec.pki_dir), NAME)
     settings = CommonSettings(pki_dir=Path(spec.pki_dir), peers=spec.peers)
@@ -57,7 +57,7 @@ async def open_server(spec: ReplicaSpec, serving: Serving, background: Backgroun
         clock=SYSTEM_CLOCK,
         verifier=verifier,
         database=None,
-        load=Load(max_calls=_MAX_STATUS_CALLS, max_streams=spec.max_concurrency or DEFAULT_CONCURRENCY),
+        load=Load(max_calls=_MAX_STATUS_CALLS, max_long=spec.max_concurrency or DEFAULT_CONCURRENCY),
     )
     server = Server(host, certificates, f"{spec.host}:0")
     server.mount([inference_service_pb2.DESCRIPTOR.services_by_name["InferenceService"]], [inference])

@@ -134,6 +134,11 @@ class Exchange:
         """W3C trace context of this request for whom it calls."""
         return f"00-{self.trace_id}-{self.span_id}-{'01' if self.sampled else '00'}"
 
+    @property
+    def _cycle(self) -> Any:
+        """uvicorn's cycle of this very request, where the protocol is ours: `receive` is a method of it."""
+        return self._receive.__self__  # type: ignore[attr-defined]
+
     def call_metadata(self) -> tuple[tuple[str, str], ...]:
         """gRPC metadata that every call on behalf of this request carries."""
         return (("x-request-id", self.request_id), ("traceparent", self.traceparent))
@@ -163,21 +168,18 @@ class Exchange:
         stated = self.content_length()
         if stated is not None and stated > limit:
             raise _too_large(limit)
+        if self.connection is not None and not self._cycle.more_body:
+            return await self._gather(limit)  # all of it has come: nothing to wait for
         try:
             async with asyncio.timeout(BODY_SECONDS):
-                message = await self._next()
-                if not message.get("more_body"):
-                    whole: bytes = message.get("body", b"")
-                    if len(whole) > limit:
-                        raise _too_large(limit)
-                    return whole
-                return await self._rest(message["body"], limit)
+                return await self._gather(limit)
         except TimeoutError:
             error = ArgosyError("BODY_INVALID", f"The body did not come within {BODY_SECONDS:.0f} seconds.")
             raise HttpError(408, error, ((b"connection", b"close"),)) from None
 
-    async def _rest(self, first: bytes, limit: int) -> bytes:
-        parts, size, more = [first], len(first), True
+    async def _gather(self, limit: int) -> bytes:
+        parts: list[bytes] = []
+        size, more = 0, True
         while more:
             message = await self._next()
             parts.append(message.get("body", b""))
@@ -256,9 +258,7 @@ class Exchange:
                 self.request_id.encode(),
                 self.traceparent.encode(),
             )
-            # `receive` is a method of uvicorn's cycle of this very request.
-            cycle = self._receive.__self__  # type: ignore[attr-defined]
-            if connection.reply(cycle, _JSON_HEAD + identity + limits, body):
+            if connection.reply(self._cycle, _JSON_HEAD + identity + limits, body):
                 self.status, self.complete = 200, True
                 return
         await self.respond(200, body)

@@ -47,6 +47,10 @@ class Replica:
         metadata = self.mesh.metadata(org, "users/alice", options_pb2.ROLE_VIEWER, [audience])
         return self.stub.Generate(request, timeout=120, metadata=metadata)
 
+    def complete(self, request: pb.GenerateRequest) -> Any:
+        metadata = self.mesh.metadata("acme", "users/alice", options_pb2.ROLE_VIEWER, [AUDIENCE])
+        return self.stub.Complete(pb.CompleteRequest(request=request), timeout=120, metadata=metadata)
+
     async def generate(self, **fields: Any) -> list[pb.GenerateResponse]:
         """Every message of an answer; `sampling` is given by keyword arguments that start with `s_`."""
         sampling = {name[2:]: fields.pop(name) for name in list(fields) if name.startswith("s_")}
@@ -168,6 +172,18 @@ async def test_prompts_messages_and_prompt_agree(replica: Replica) -> None:
     assert batch[0].text != streamed
 
 
+async def test_a_whole_answer_is_that_of_the_stream(replica: Replica) -> None:
+    request = pb.GenerateRequest(prompt="the quick", sampling=pb.SamplingParameters(seed=3, max_tokens=12, n=2))
+    streamed = [message async for message in replica.call(request)]
+    whole = await replica.complete(request)
+    assert [answer.index for answer in whole.answers] == [0, 1]
+    assert [answer.text for answer in whole.answers] == [text(streamed, 0), text(streamed, 1)]
+    assert [answer.finish_reason for answer in whole.answers] == ["length", "length"]
+    used = [answer.usage for answer in whole.answers if answer.HasField("usage")]
+    assert used == [streamed[-1].usage]
+    assert whole.answers[0].time_to_first_token_seconds > 0
+
+
 async def test_two_thousand_prompts_take_seconds(replica: Replica) -> None:
     prompts = [f"the quick brown fox {i} returns" for i in range(2000)]
     begin = time.monotonic()
@@ -239,11 +255,13 @@ async def test_a_token_for_something_else_is_refused(replica: Replica) -> None:
     assert stranger.reason == "NOT_FOUND"
 
 
-async def test_who_goes_away_is_not_computed_for(replica: Replica) -> None:
-    sampling = pb.SamplingParameters(max_tokens=120, n=16)
-    call = replica.call(pb.GenerateRequest(prompts=["a"] * 200, sampling=sampling))
-    await call.read()
-    assert (await replica.load()).running > 0
+@pytest.mark.parametrize("whole", [False, True])
+async def test_who_goes_away_is_not_computed_for(replica: Replica, whole: bool) -> None:
+    request = pb.GenerateRequest(prompts=["a"] * 200, sampling=pb.SamplingParameters(max_tokens=120, n=16))
+    call = replica.complete(request) if whole else replica.call(request)
+    async with asyncio.timeout(30):
+        while not (await replica.load()).running:
+            await asyncio.sleep(0.02)
     call.cancel()
     for _ in range(100):
         load = await replica.load()
@@ -268,6 +286,9 @@ async def test_one_call_too_many_is_refused_at_once(replica: Replica) -> None:
         error = await replica.refusal(prompt="a")
         assert error.reason == "OVERLOADED"
         assert error.retry_after
+        with pytest.raises(grpc.RpcError) as caught:
+            await replica.complete(pb.GenerateRequest(prompt="a"))
+        assert from_rpc_error(caught.value, "replica").reason == "OVERLOADED"
     finally:
         for call in calls:
             call.cancel()

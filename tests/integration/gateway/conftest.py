@@ -7,7 +7,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 from collections.abc import AsyncGenerator, AsyncIterator, Callable
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, aclosing
 from pathlib import Path
 from typing import Any
 
@@ -260,8 +260,9 @@ class Replica(inference_service_pb2_grpc.InferenceServiceServicer):
         self.metadata: list[dict[str, str]] = []
         self.ended = asyncio.Event()
         self.produced = 0
+        self.completed = 0
 
-    async def Generate(self, request: Any, context: Any) -> AsyncIterator[inference_service_pb2.GenerateResponse]:
+    async def Generate(self, request: Any, context: Any) -> AsyncGenerator[inference_service_pb2.GenerateResponse]:
         self.requests.append(request)
         self.metadata.append(dict(context.invocation_metadata()))
         try:
@@ -270,6 +271,11 @@ class Replica(inference_service_pb2_grpc.InferenceServiceServicer):
                 yield response
         finally:
             self.ended.set()
+
+    async def Complete(self, request: Any, context: Any) -> inference_service_pb2.CompleteResponse:
+        self.completed += 1
+        async with aclosing(self.Generate(request.request, context)) as responses:
+            return inference_service_pb2.CompleteResponse(answers=[response async for response in responses])
 
 
 class World:

@@ -6,6 +6,8 @@ import asyncio
 import json
 from typing import Any
 
+import grpc
+import httpx
 import pytest
 from argosy.deploy.v1 import deploy_pb2, inference_service_pb2
 
@@ -31,6 +33,18 @@ async def test_whole_answer(world):
     assert list(request.sampling.stop) == ["x"]
     assert answer.headers["x-request-id"] == world.replicas[0].metadata[0]["x-request-id"]
     assert int(answer.headers["x-ratelimit-remaining-requests"]) < int(answer.headers["x-ratelimit-limit-requests"])
+
+
+async def test_one_message_from_the_replica_where_it_holds_the_answer(world):
+    replica = world.replicas[0]
+    several = await world.http.post("/v1/chat/completions", json={**HELLO, "n": 2})
+    assert [choice["message"]["content"] for choice in several.json()["choices"]] == ["Hello wide world"] * 2
+    assert replica.completed == 1
+    for more in ({"stream": True}, {"logprobs": True}):
+        assert (await world.http.post("/v1/chat/completions", json={**HELLO, **more})).status_code == 200
+    many = {"model": "llm", "prompt": ["a", "b"]}
+    assert len((await world.http.post("/v1/completions", json=many)).json()["choices"]) == 2
+    assert (replica.completed, len(replica.requests)) == (1, 4)
 
 
 async def test_stream(world):
@@ -187,6 +201,41 @@ async def test_disconnect_cancels_and_is_metered(world):
     entry = next(iter(world.identity.usage.values()))
     assert entry.outcome == "cancelled"
     assert entry.completion_tokens >= 9
+
+
+async def test_who_leaves_a_whole_answer_pays_for_his_prompt(world):
+    async def endless(request, context):
+        yield inference_service_pb2.GenerateResponse(text="x")
+        await asyncio.Event().wait()
+
+    replica = world.replicas[0]
+    replica.script = endless
+    long = {**HELLO, "messages": [{"role": "user", "content": "word " * 80}]}
+    with pytest.raises(httpx.ReadTimeout):
+        await world.http.post("/v1/chat/completions", json=long, timeout=0.5)
+    async with asyncio.timeout(2):
+        await replica.ended.wait()
+    await world.app.ledger.flush()
+    entry = next(iter(world.identity.usage.values()))
+    assert (entry.outcome, entry.prompt_tokens, entry.completion_tokens) == ("cancelled", 100, 0)
+
+
+async def test_a_whole_answer_goes_on_at_another_replica(world):
+    """Nothing of it has been shown, so a replica that dies in the middle of it costs only time."""
+
+    async def dies(request, context):
+        yield inference_service_pb2.GenerateResponse(text="Hel")
+        await context.abort(grpc.StatusCode.UNAVAILABLE, "killed")
+
+    await world.add_replica(None)
+    world.deploy.endpoints.endpoints[0].addresses.append(world.addresses[1])
+    world.deploy.changed.set()
+    await world.until_deployed(replicas=2)
+    world.replicas[0].script = dies
+    for _ in range(2):
+        answer = await world.http.post("/v1/chat/completions", json=HELLO)
+        assert answer.json()["choices"][0]["message"]["content"] == "Hello wide world"
+    assert world.replicas[0].requests
 
 
 async def test_another_replica_before_the_first_token(world):

@@ -129,13 +129,13 @@ class Rig:
 
 @asynccontextmanager
 async def rig(
-    *, chain: Sequence[tuple[str, Wrap]] = CHAIN, max_calls: int = 16, max_streams: int = 16
+    *, chain: Sequence[tuple[str, Wrap]] = CHAIN, max_calls: int = 16, max_long: int = 16
 ) -> AsyncGenerator[Rig]:
     """A listening server called `dataset`, with any part of the chain."""
     with tempfile.TemporaryDirectory() as folder:
         mesh = Mesh(Path(folder))
         verifier = TokenVerifier(JwksCache(None, mesh.jwks), "dataset", now=lambda: mesh.clock.now().timestamp())
-        host = Host("dataset", None, mesh.clock, verifier, None, Load(max_calls, max_streams))
+        host = Host("dataset", None, mesh.clock, verifier, None, Load(max_calls, max_long))
         server = Server(host, mesh.certificates("dataset"), "127.0.0.1:0")
         handlers = Handlers()
 

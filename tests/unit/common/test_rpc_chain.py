@@ -187,7 +187,7 @@ async def test_caller_that_goes_away_cancels_the_handler() -> None:
         await asyncio.sleep(0.05)
         stream.cancel()
         async with asyncio.timeout(2):
-            while server.handlers.cancelled < 2 or server.host.load.calls or server.host.load.streams:
+            while server.handlers.cancelled < 2 or server.host.load.calls or server.host.load.long:
                 await asyncio.sleep(0.01)
 
 

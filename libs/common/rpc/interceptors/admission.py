@@ -14,7 +14,7 @@ from libs.common.rpc.method import Exchange, Host, Method, Step
 def wrap(method: Method, host: Host, step: Step) -> Step:
     """Refuses calls above the limit with OVERLOADED and RetryInfo.
 
-    Streams, which may last for hours, are counted apart.
+    Long calls, which may last for hours, are counted apart.
     """
     load = host.load
 
@@ -27,20 +27,20 @@ def wrap(method: Method, host: Host, step: Step) -> Step:
         finally:
             load.calls -= 1
 
-    async def stream_admission(exchange: Exchange) -> bytes | None:
+    async def long_admission(exchange: Exchange) -> bytes | None:
         if load.draining:
             raise ArgosyError("DRAINING", "The server is shutting down.")
-        if len(load.streams) >= load.max_streams:
-            raise _overloaded(load.max_streams)
+        if len(load.long) >= load.max_long:
+            raise _overloaded(load.max_long)
         task = asyncio.current_task()
         assert task is not None
-        load.streams.add(task)
+        load.long.add(task)
         try:
             return await step(exchange)
         finally:
-            load.streams.discard(task)
+            load.long.discard(task)
 
-    return stream_admission if method.policy.streams else admission
+    return long_admission if method.policy.long else admission
 
 
 def _overloaded(limit: int) -> ArgosyError:

@@ -169,7 +169,11 @@ class OpenAi:
         if request.model.startswith("app:"):
             return self._applications.chat(_to_application(request, caller), caller, metadata)
         deployment = await self._find(request.model, caller, metadata)
-        return await self._replicas.generate(deployment, request.to_generate(), caller, metadata)
+        asked = request.to_generate()
+        if request.whole:
+            body = inference_service_pb2.CompleteRequest(request=asked).SerializeToString()
+            return await self._replicas.complete(deployment, body, caller, metadata)
+        return await self._replicas.generate(deployment, asked.SerializeToString(), caller, metadata)
 
     async def _find(self, model: str, caller: Caller, metadata: Metadata) -> Deployment:
         """The deployment of that name. The list of endpoints may be older than the deployment, so deploy itself is
@@ -238,9 +242,13 @@ class OpenAi:
     ) -> None:
         """Writes the entry of the ledger, and replaces the reserved tokens by those that were used."""
         now = exchange.clock.monotonic()
-        started = answer is not None
-        prompt, completion = (metered.prompt_tokens, metered.completion_tokens) if started and metered.first else (0, 0)
-        settle_tokens(caller.budget, metered.reserved, prompt + completion, now)
+        prompt, completion = (metered.prompt_tokens, metered.completion_tokens) if metered.first else (0, 0)
+        if metered.outcome == "cancelled" and not metered.first:
+            # How far the replica had come with what nobody waits for any more is not known: the prompt counts, and what
+            # was reserved stays spent.
+            prompt = metered.prompt_tokens
+        else:
+            settle_tokens(caller.budget, metered.reserved, prompt + completion, now)
         entry = usage_service_pb2.UsageEntry(
             id=f"{random.getrandbits(128):032x}",
             org=f"orgs/{caller.org}",

@@ -69,8 +69,13 @@ class Request:
         answer = self.sampling.max_tokens or _ASSUMED_ANSWER
         return self.characters // _CHARACTERS_PER_TOKEN + answer * self.choices
 
-    def to_generate(self) -> bytes:
-        """The serialised GenerateRequest."""
+    @property
+    def whole(self) -> bool:
+        """Whether the answer may come from the replica in one message, which holds at most 16 MiB."""
+        return not self.stream and len(self.prompts) <= 1 and not self.sampling.HasField("logprobs")
+
+    def to_generate(self) -> inference_service_pb2.GenerateRequest:
+        """The request to a replica."""
         prompts = self.prompts
         request = inference_service_pb2.GenerateRequest(
             messages=self.messages, sampling=self.sampling, tools_json=self.tools
@@ -79,7 +84,7 @@ class Request:
             request.prompt = prompts[0]
         elif prompts:
             request.prompts.extend(prompts)
-        return request.SerializeToString()
+        return request
 
 
 _Setter = Callable[[Request, str, Any], None]
