@@ -26,6 +26,20 @@ from deploy.local.layout import Home, Ports
 
 STAGES = 10
 Summary = dict[str, Any]
+# Docstrings are short and full of code; so the limits are looser than those of web pages.
+_RECIPE = """
+description: Docstrings
+steps:
+  - html
+  - normalise
+  - length: {min_chars: 40, max_chars: 20000}
+  - words: {min_words: 6}
+  - letters: {min_share: 0.5}
+  - repeated_line: {max_share: 0.3}
+  - symbols: {max_per_word: 0.1}
+  - exact_duplicates
+  - near_duplicates: {threshold: 0.8}
+"""
 
 
 @dataclass
@@ -145,19 +159,7 @@ class Job:
         return watch(self.alice, task, self.screen.console, label, curve)
 
     def _clean(self) -> None:
-        rules = {
-            "strip_html": True,
-            "normalise": True,
-            "min_chars": 40,
-            "max_chars": 20_000,
-            "min_words": 6,
-            "min_alpha_ratio": 0.5,
-            "max_repeated_line_ratio": 0.3,
-            "max_symbol_ratio": 0.1,
-            "exact_duplicates": True,
-            "near_duplicate_threshold": 0.8,
-        }
-        task = self.alice.dataset.clean_version(name=self.version, text_column="text", rules=rules)
+        task = self.alice.dataset.clean_version(name=self.version, recipe=_RECIPE)
         self._finish(task.name, "cleaning")
         self.version, version = self._newest(self.dataset)
         report = version.report

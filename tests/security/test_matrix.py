@@ -39,6 +39,7 @@ NAMELESS = {
     "Bootstrap": "the one-time token",
     "ExchangeKey": "the key",
     "GetJwks": "public keys",
+    "DescribeCleaning": "the same for everybody",
     "WatchRevocations": "only services",
     "RecordUsage": "only services that meter",
     "WatchEndpoints": "only services that ask replicas",

@@ -11,6 +11,10 @@ from argosy.cli import session
 from argosy.cli.live import finished_evaluation, watch
 from argosy.client import Client
 from argosy.client.errors import Conflict
+from argosy.dataset.v1 import dataset_pb2
+from google.protobuf.json_format import MessageToDict, ParseDict
+from google.protobuf.struct_pb2 import Value
+from rich.markup import escape
 from rich.progress import BarColumn, DownloadColumn, Progress, TimeRemainingColumn, TransferSpeedColumn
 from rich.table import Table
 
@@ -64,36 +68,83 @@ def import_file(
         started = client.dataset.import_version(parent=full, upload=state.name, format=format)
         _follow(client, started, follow, as_json)
         if follow and not as_json:
-            _report(client.dataset.get_dataset_version(name=client.dataset.get_dataset(name=full).latest_version))
+            made = client.dataset.get_dataset_version(name=client.dataset.get_dataset(name=full).latest_version)
+            _report(session.short_name(made.name), made.report)
 
 
 @dataset.command()
 def clean(
     version: Annotated[str, typer.Argument(help="DATASET/VERSION, or DATASET for its newest one.")],
+    recipe: Annotated[
+        str, typer.Option(help="A YAML file, or the name of a built-in one: see `argosy dataset recipes`.")
+    ] = "general",
     text_column: str = "text",
-    min_chars: int = 40,
-    near_duplicates: Annotated[float, typer.Option(help="Jaccard similarity; 0: off.")] = 0.8,
+    sample: Annotated[int, typer.Option(min=0, help="Try it on so many rows, and change nothing.")] = 0,
     follow: WatchOption = True,
     as_json: JsonOption = False,
 ) -> None:
-    """Take out HTML, rows of bad quality, and duplicates, exact and near; writes a new version with a report."""
-    rules = {
-        "strip_html": True,
-        "normalise": True,
-        "min_chars": min_chars,
-        "min_words": 5,
-        "min_alpha_ratio": 0.4,
-        "max_repeated_line_ratio": 0.5,
-        "exact_duplicates": True,
-        "near_duplicate_threshold": near_duplicates,
-    }
+    """Clean by a recipe: HTML, quality, duplicates exact and near; writes a new version with a report."""
+    file = Path(recipe)
     with session.session(_PATIENCE) as client:
+        given = _read(file) if file.suffix in (".yaml", ".yml") or file.is_file() else recipe
         name = _newest(client, version)
-        started = client.dataset.clean_version(name=name, text_column=text_column, rules=rules)
+        started = client.dataset.clean_version(name=name, text_column=text_column, recipe=given, sample_rows=sample)
+        if sample and follow and not as_json:
+            done = watch(client, started.name, session.console)
+            report = ParseDict(MessageToDict(done.result)["report"], dataset_pb2.Report())
+            _report(f"{session.short_name(name)}, a trial", report)
+            return
         _follow(client, started, follow, as_json)
         if follow and not as_json:
             parent = client.dataset.get_dataset(name=name.split("/versions/")[0])
-            _report(client.dataset.get_dataset_version(name=parent.latest_version))
+            made = client.dataset.get_dataset_version(name=parent.latest_version)
+            _report(session.short_name(made.name), made.report)
+
+
+@dataset.command()
+def recipes(
+    name: Annotated[str, typer.Argument(help="Recipe to print as YAML; without it, all recipes and operators.")] = "",
+    as_json: JsonOption = False,
+) -> None:
+    """What cleaning recipes there are, and the operators that they are made of."""
+    with session.session() as client:
+        catalogue = client.dataset.describe_cleaning()
+    if as_json:
+        session.show(catalogue, as_json)
+        return
+    if name:
+        found = next((recipe for recipe in catalogue.recipes if recipe.name == name), None)
+        if found is None:
+            raise session.Misuse(f"there is no recipe {name}: there are {', '.join(r.name for r in catalogue.recipes)}")
+        print(found.yaml, end="")
+        return
+    table = Table(title="recipes (`argosy dataset recipes NAME` prints one)")
+    for column in ("name", "description"):
+        table.add_column(column)
+    for recipe in catalogue.recipes:
+        table.add_row(recipe.name, recipe.description)
+    session.console.print(table)
+    table = Table(title="operators")
+    for column in ("name", "what it does", "parameters with their defaults"):
+        table.add_column(column)
+    for operator in catalogue.operators:
+        parameters = [f"{p.name}: {_default(p.default)}" for p in operator.parameters]
+        source = f"\n[dim]{escape(operator.source)}[/]" if operator.source else ""
+        table.add_row(operator.name, escape(operator.description) + source, "\n".join(parameters))
+    session.console.print(table)
+
+
+def _default(value: Value) -> str:
+    if value.HasField("number_value"):
+        return f"{value.number_value:g}"
+    return value.string_value or "off"
+
+
+def _read(file: Path) -> str:
+    try:
+        return file.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise session.Misuse(f"{file} cannot be read: {error}") from None
 
 
 @dataset.command()
@@ -140,19 +191,35 @@ def _newest(client: Client, given: str) -> str:
     return str(found)
 
 
-def _report(version: Any) -> None:
+def _report(title: str, report: Any) -> None:
     """What an import or a cleaning did."""
-    report = version.report
-    table = Table(title=f"{session.short_name(version.name)}: {report.rows_in:,} rows in, {report.rows_out:,} out")
+    table = Table(title=f"{title}: {report.rows_in:,} rows in, {report.rows_out:,} out")
     for column in ("rule", "dropped", "changed", "an example"):
         table.add_column(column)
     for rule in report.rules:
-        example = rule.examples[0].text[:60] if rule.examples else ""
-        table.add_row(rule.rule, f"{rule.dropped:,}", f"{rule.changed:,}", example.replace("[", r"\["))
+        table.add_row(rule.rule, f"{rule.dropped:,}", f"{rule.changed:,}", escape(_example(rule)))
     if report.line_error_count:
         lines = ", ".join(str(error.line) for error in report.line_errors[:5])
         table.add_row("cannot be read", f"{report.line_error_count:,}", "", f"line {lines}")
     session.console.print(table)
+    near = report.near_duplicates
+    if near.planted_pairs:
+        found, planted = near.found_pairs, near.planted_pairs
+        curve = "  ".join(f"{at.similarity:g}: {at.probability:.3f}" for at in near.curve if 0.5 <= at.similarity < 1)
+        session.console.print(
+            f"near-duplicates from {near.threshold:g}: {found} of {planted} planted copies found "
+            f"({near.expected_recall:.4f} expected); by similarity {curve}"
+        )
+
+
+def _example(rule: Any) -> str:
+    """The first row that a rule dropped, with its reason, or changed."""
+    if rule.examples:
+        return f"{' '.join(rule.examples[0].text.split())[:50]!r}: {rule.examples[0].reason}"
+    if rule.changed_examples:
+        change = rule.changed_examples[0]
+        return f"{change.before[:40]!r} became {change.after[:40]!r}"
+    return ""
 
 
 @training.command("run")

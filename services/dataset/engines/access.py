@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -42,6 +43,25 @@ class StoreBlobs:
         if self._write is None:
             raise DomainError("GRANT_DENIED", "this store is for reading only")
         return self._write.put_sync(data).sha256
+
+
+class Scratch:
+    """`Blobs` that reads from others and keeps in memory what is written: for a trial of which nothing stays."""
+
+    def __init__(self, blobs: StoreBlobs) -> None:
+        self._blobs = blobs
+        self._written: dict[str, bytes] = {}
+
+    def read(self, digest: str) -> bytes:
+        """The whole blob."""
+        written = self._written.get(digest)
+        return self._blobs.read(digest) if written is None else written
+
+    def write(self, data: bytes) -> str:
+        """Keeps the bytes and returns their SHA-256 in hexadecimal."""
+        digest = hashlib.sha256(data).hexdigest()
+        self._written[digest] = data
+        return digest
 
 
 # One version at a time: a worker that gets several shards of it reads the index once.

@@ -1,4 +1,4 @@
-"""Clean: rules and duplicates decide which rows of a version stay; the others are counted with a reason."""
+"""Clean: a recipe decides which rows of a version stay; the others are counted with a reason."""
 
 from __future__ import annotations
 
@@ -12,33 +12,38 @@ import numpy as np
 
 from libs.compute.context import EngineContext, EngineError
 from libs.compute.versions import VersionIndex, VersionReader, load_index
-from services.dataset.engines.access import StoreBlobs, granted_version
+from services.dataset.engines.access import Scratch, StoreBlobs, granted_version
 from services.dataset.engines.alike import find_repeats
 from services.dataset.engines.index import save
 from services.dataset.engines.minhash import band_hashes, choose_banding, set_hashes
 from services.dataset.engines.parts import Blobs
+from services.dataset.engines.recall import PLANTED, near_duplicate_report
+from services.dataset.engines.recipe import Recipe
 from services.dataset.engines.report import RuleTally, example_text, version_result
 from services.dataset.engines.rows import Row, RowError, canonical, widen_columns
-from services.dataset.engines.rules import Rules, change, comparable, find_fault
+from services.dataset.engines.rules import comparable
 from services.dataset.engines.shards import map_shards
 from services.dataset.engines.shingles import shingle_hashes
+from services.dataset.engines.texts import Change
 from services.dataset.engines.writing import PartWriter
 
 # Rows of one shard: half a second of work, a few megabytes of text.
 SHARD_ROWS = 4096
 # Shares of the progress: rules and signatures; the rest is the comparison and the writing.
 _RULES_SHARE = 0.7
+_SAMPLE_SEED = 0
 
 
 @dataclass(slots=True)
 class Judged:
-    """What the rules say about a shard of n rows. Numbers count from the shard's first row.
+    """What the steps for single rows say about a shard of n rows. Numbers count from the shard's first row.
 
     Attributes:
         count: n.
-        faults: row to (rule, reason).
+        faults: row to (operator, reason).
         beginnings: row to the beginning of its text.
-        changed_by: row to the rules that changed its text.
+        examples: operator to the first rows that it changed, before and after.
+        changed_by: row to the operators that changed its text.
         rows: row to its changed content, for changed rows without a fault.
         exact: (n, 16) uint8, hash of the comparable text.
         sets: (n,) uint64.
@@ -48,6 +53,7 @@ class Judged:
     count: int
     faults: dict[int, tuple[str, str]] = field(default_factory=dict)
     beginnings: list[str] = field(default_factory=list)
+    examples: dict[str, list[Change]] = field(default_factory=dict)
     changed_by: dict[int, list[str]] = field(default_factory=dict)
     rows: dict[int, Row] = field(default_factory=dict)
     exact: np.ndarray = field(default_factory=lambda: np.zeros((0, 16), np.uint8))
@@ -58,29 +64,30 @@ class Judged:
 def run(ctx: EngineContext) -> dict[str, Any]:
     """Cleans one version.
 
-    The spec names `version` and `grant` (manifest to clean), `text_column` and `rules` (fields of
-    `argosy.dataset.v1.CleaningRules`).
+    The spec names `version` and `grant` (manifest to clean), `text_column` and `recipe` (`language` and `steps`). With
+    `sample_rows` the recipe is tried on so many rows: the result is the report alone, and nothing is stored.
 
     Raises:
         EngineError: CONTENT_INVALID, when no row stays.
     """
     started = time.monotonic()
-    spec = ctx.spec
+    spec, sample = ctx.spec, ctx.spec.get("sample_rows", 0)
     store = ctx.blobs_read(spec["grant"])
     blobs = StoreBlobs(ctx.blobs_write, store)
     reader = VersionReader(load_index(store.load_manifest_sync(spec["version"]), blobs), blobs)
-    rules = Rules.from_spec(spec["rules"])
-    selection = Selection(reader, blobs, rules)
+    recipe = Recipe.compile(spec["recipe"])
+    if sample:
+        reader = VersionReader(_sample(reader.index, sample), blobs)
+    selection = Selection(reader, Scratch(blobs) if sample else blobs, recipe)
     total = len(reader.index)
-    shards = [
-        (spec["grant"], spec["version"], spec["text_column"], spec["rules"], start, min(total, start + SHARD_ROWS))
-        for start in range(0, total, SHARD_ROWS)
-    ]
+    bounds = [(start, min(total, start + SHARD_ROWS)) for start in range(0, total, SHARD_ROWS)]
 
-    def local(_grant: str, _version: str, column: str, _rules: dict[str, Any], start: int, stop: int) -> Judged:
-        return judge(reader, column, rules, start, stop)
+    def local(_grant: str, _version: str, column: str, _recipe: dict[str, Any], start: int, stop: int) -> Judged:
+        return judge(reader, column, recipe, start, stop)
 
-    for judged in map_shards(judge_shard, shards, local, ctx.log):
+    common = (spec["grant"], spec["version"], spec["text_column"], spec["recipe"])
+    shards = [(*common, *bound) for bound in bounds]
+    for judged in (local(*shard) for shard in shards) if sample else map_shards(judge_shard, shards, local, ctx.log):
         ctx.stop_if_cancelled()
         selection.add(judged)
         share = _RULES_SHARE * selection.seen / total
@@ -92,43 +99,50 @@ def run(ctx: EngineContext) -> dict[str, Any]:
         ctx.progress(_RULES_SHARE + (0.95 - _RULES_SHARE) * share)
 
     selection.drop_near_duplicates(spec["text_column"], compared)
+    report = selection.report()
+    ctx.progress(0.95, f"{report['rows_out']:,} of {total:,} rows kept", rows=total)
+    if sample:
+        return {"report": {**report, "seconds": time.monotonic() - started}}
     saved = save(selection.index(), blobs)
     if not saved.row_count:
-        raise EngineError("CONTENT_INVALID", "no row is left; the rules drop them all", detail="no rows")
-    report = {**selection.report(), "seconds": time.monotonic() - started}
+        raise EngineError("CONTENT_INVALID", "no row is left; the recipe drops them all", detail="no rows")
     ctx.progress(1.0, f"{saved.row_count:,} of {total:,} rows kept", rows=total, bytes=saved.byte_count)
-    return version_result(saved, report, selection.new_bytes)
+    return version_result(saved, {**report, "seconds": time.monotonic() - started}, selection.new_bytes)
 
 
-def judge_shard(grant: str, version: str, column: str, rules: dict[str, Any], start: int, stop: int) -> Judged:
+def _sample(index: VersionIndex, rows: int) -> VersionIndex:
+    """Some rows in their order, always the same ones of the same version."""
+    if rows >= len(index):
+        return index
+    chosen = np.zeros(len(index), bool)
+    chosen[np.random.default_rng(_SAMPLE_SEED).choice(len(index), rows, replace=False)] = True
+    return index.select(chosen)
+
+
+def judge_shard(grant: str, version: str, column: str, recipe: dict[str, Any], start: int, stop: int) -> Judged:
     """`judge` in a Ray worker, which opens the version by its grant."""
-    return judge(granted_version(grant, version), column, Rules.from_spec(rules), start, stop)
+    return judge(granted_version(grant, version), column, Recipe.compile(recipe), start, stop)
 
 
-def judge(reader: VersionReader, column: str, rules: Rules, start: int, stop: int) -> Judged:
-    """Applies the rules for single rows to rows [start, stop), and computes what the rules for pairs of rows need."""
+def judge(reader: VersionReader, column: str, recipe: Recipe, start: int, stop: int) -> Judged:
+    """Applies the steps for single rows to rows [start, stop), and computes what the steps for pairs of rows need."""
     numbers = np.arange(start, stop)
     judged = Judged(stop - start)
-    texts = reader.texts(column, numbers)
-    changed: list[int] = []
-    for at, text in enumerate(texts):
-        texts[at], names = change(text, rules)
-        if names:
-            changed.append(at)
-            judged.changed_by[at] = names
-        if fault := find_fault(texts[at], rules):
-            judged.faults[at] = fault
-    kept = [at for at in changed if at not in judged.faults]
+    worked = recipe.apply(reader.texts(column, numbers))
+    texts = worked.texts
+    judged.faults = {at: (fault.operator, fault.reason) for at, fault in worked.faults.items()}
+    judged.changed_by, judged.examples = worked.changes, worked.examples
+    kept = [at for at in sorted(worked.changes) if at not in judged.faults]
     for at, row in zip(kept, reader.rows(numbers[kept]), strict=True):
         judged.rows[at] = {**row, column: texts[at]}
     judged.beginnings = [example_text(text) for text in texts]
-    if rules.exact_duplicates:
+    if recipe.exact_duplicates:
         digests = b"".join(blake2b(comparable(text).encode(), digest_size=16).digest() for text in texts)
         judged.exact = np.frombuffer(digests, np.uint8).reshape(-1, 16)
-    if rules.near_duplicate_threshold:
+    if recipe.near_threshold is not None:
         hashes, offsets = shingle_hashes(texts)
         judged.sets = set_hashes(hashes, offsets)
-        judged.bands = band_hashes(hashes, offsets, choose_banding(rules.near_duplicate_threshold))
+        judged.bands = band_hashes(hashes, offsets, choose_banding(recipe.near_threshold))
     return judged
 
 
@@ -136,11 +150,11 @@ class Selection:
     """Which rows stay. Shards are added in order, so exact duplicates and the parts of changed rows do not depend on
     workers."""
 
-    def __init__(self, reader: VersionReader, blobs: Blobs, rules: Rules) -> None:
+    def __init__(self, reader: VersionReader, blobs: Blobs, recipe: Recipe) -> None:
         self._blobs = blobs
         # Reports name rows by their ids in the version that is read.
         self._id_of = reader.index.id_of
-        self._rules = rules
+        self._recipe = recipe
         self._writer = PartWriter(blobs, reader.index)
         index = reader.index
         # Changed rows get another place; the arrays of the version that is read stay as they are.
@@ -156,10 +170,11 @@ class Selection:
             index.position,
         )
         self._keep = np.ones(len(index), bool)
-        self._tally = RuleTally(index)
+        self._tally = RuleTally(index, recipe.names)
         self._seen_texts: dict[bytes, int] = {}
         self._sets: list[np.ndarray] = []
         self._bands: list[np.ndarray] = []
+        self._near_duplicates: dict[str, Any] | None = None
         self.seen = 0
 
     @property
@@ -168,15 +183,17 @@ class Selection:
         return self._writer.new_bytes
 
     def add(self, judged: Judged) -> None:
-        """Takes over what the rules say about the next rows."""
+        """Takes over what the steps say about the next rows."""
         first = self.seen
         self.seen += judged.count
         for names in judged.changed_by.values():
             self._tally.change(names)
+        for operator, changes in judged.examples.items():
+            self._tally.show_changes(operator, first, changes)
         for at, (rule, reason) in judged.faults.items():
             self._keep[first + at] = False
             self._tally.drop(rule, first + at, reason, judged.beginnings[at])
-        if self._rules.exact_duplicates:
+        if self._recipe.exact_duplicates:
             self._drop_exact(first, judged)
         for at, row in judged.rows.items():
             if self._keep[first + at]:
@@ -188,13 +205,16 @@ class Selection:
         """Drops all but the first of each group of near-duplicates among the rows that are left."""
         self._writer.flush()
         self._index.parts = self._writer.parts
-        threshold = self._rules.near_duplicate_threshold
-        if not threshold or not self.seen:
+        threshold = self._recipe.near_threshold
+        if threshold is None or not self.seen:
             return
         rows = np.flatnonzero(self._keep)
         reader = VersionReader(self._index, self._blobs)
         sets, bands = np.concatenate(self._sets)[rows], np.concatenate(self._bands, axis=1)[:, rows]
         self._sets, self._bands = [], []
+        some = np.sort(np.random.default_rng(_SAMPLE_SEED).permutation(rows)[:PLANTED])
+        banding = choose_banding(threshold)
+        self._near_duplicates = near_duplicate_report(reader.texts(column, some), threshold, banding)
         repeats = find_repeats(sets, bands, threshold, lambda some: reader.texts(column, rows[some]), progress)
         for repeat in repeats:
             row, first = int(rows[repeat.row]), int(rows[repeat.other])
@@ -211,12 +231,15 @@ class Selection:
 
     def report(self) -> dict[str, Any]:
         """Fields of `argosy.dataset.v1.Report`."""
-        return {
+        report = {
             "rows_in": self.seen,
             "rows_out": int(self._keep.sum()),
             "rules": self._tally.rules(),
             "changed": self._tally.changed,
         }
+        if self._near_duplicates is not None:
+            report["near_duplicates"] = self._near_duplicates
+        return report
 
     def _drop_exact(self, first: int, judged: Judged) -> None:
         for at in range(judged.count):

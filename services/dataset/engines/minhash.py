@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 from rensa import RMinHash  # pyright: ignore[reportAttributeAccessIssue]
 
-from services.dataset.engines.shingles import mix
+from services.dataset.engines.word_table import mix
 
 PERMUTATIONS = 128
 # Share of pairs exactly at the threshold that must become candidates; pairs above it more often.

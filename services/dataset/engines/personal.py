@@ -13,6 +13,7 @@ _TELEPHONES = (
     re.compile(r"(?<![\w(.-])(?:\(\d{3}\) ?|\d{3}-)\d{3}-\d{4}(?![\w-])"),
     re.compile(r"(?<!\d)1[3-9]\d{9}(?!\d)"),
 )
+_DIGIT = re.compile(r"\d\D?\d\D?\d\D?\d")
 _CARD = re.compile(r"(?<![\d.-])\d(?:[ -]?\d){12,18}(?![\d.-])")
 
 
@@ -27,6 +28,17 @@ def find_personal_data(text: str) -> str | None:
     if any(pattern.search(text) for pattern in _TELEPHONES):
         return "a telephone number"
     return None
+
+
+def mask_personal_data(text: str) -> str:
+    """The text with a placeholder for each finding."""
+    if "@" in text:
+        text = _EMAIL.sub("<email>", text)
+    if _DIGIT.search(text):
+        text = _CARD.sub(lambda found: "<card>" if luhn_valid(found[0]) else found[0], text)
+        for pattern in _TELEPHONES:
+            text = pattern.sub("<telephone>", text)
+    return text
 
 
 def luhn_valid(digits: str) -> bool:

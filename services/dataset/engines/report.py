@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from libs.compute.versions import VersionIndex
 from services.dataset.engines.index import Saved
-
-# Examples a rule in a report, and characters of each.
-_EXAMPLES = 5
-_EXAMPLE_CHARACTERS = 200
+from services.dataset.engines.texts import EXAMPLE_CHARACTERS, EXAMPLES, Change
 
 
 def example_text(text: str) -> str:
     """The beginning of a text, without U+0000, which the database of the service cannot keep."""
-    return text[:_EXAMPLE_CHARACTERS].replace("\x00", "\ufffd")
+    return text[:EXAMPLE_CHARACTERS].replace("\x00", "\ufffd")
 
 
 class RuleTally:
@@ -22,12 +20,15 @@ class RuleTally:
 
     Args:
         index: The version that is cleaned; examples carry the row ids that its readers know.
+        rules: Names in the order of the report; those that did nothing are in it too.
     """
 
-    def __init__(self, index: VersionIndex) -> None:
+    def __init__(self, index: VersionIndex, rules: Sequence[str]) -> None:
         self._index = index
+        self._rules = rules
         self._dropped: dict[str, int] = {}
         self._examples: dict[str, list[dict[str, str]]] = {}
+        self._changes: dict[str, list[dict[str, str]]] = {}
         self.changed: dict[str, int] = {}
 
     def change(self, rules: list[str]) -> None:
@@ -35,9 +36,18 @@ class RuleTally:
         for rule in rules:
             self.changed[rule] = self.changed.get(rule, 0) + 1
 
+    def show_changes(self, rule: str, first_row: int, changes: Iterable[Change]) -> None:
+        """Keeps the first changes of a rule; their numbers count from `first_row`."""
+        kept = self._changes.setdefault(rule, [])
+        for change in changes:
+            if len(kept) == EXAMPLES:
+                return
+            row_id = self._index.id_of(first_row + change.at)
+            kept.append({"row_id": row_id, "before": change.before, "after": change.after})
+
     def wants_example(self, rule: str) -> bool:
         """Whether another example of the rule will be kept."""
-        return len(self._examples.get(rule, ())) < _EXAMPLES
+        return len(self._examples.get(rule, ())) < EXAMPLES
 
     def drop(self, rule: str, row: int, reason: str, text: str) -> None:
         """Counts a row that the rule dropped."""
@@ -47,15 +57,16 @@ class RuleTally:
             self._examples.setdefault(rule, []).append(example)
 
     def rules(self) -> list[dict[str, Any]]:
-        """Fields of `argosy.dataset.v1.RuleReport`, in order of the rules' names."""
+        """Fields of `argosy.dataset.v1.RuleReport`, in the order in which the rules were given."""
         return [
             {
                 "rule": rule,
                 "dropped": self._dropped.get(rule, 0),
                 "changed": self.changed.get(rule, 0),
                 "examples": self._examples.get(rule, []),
+                "changed_examples": self._changes.get(rule, []),
             }
-            for rule in sorted({*self._dropped, *self.changed})
+            for rule in dict.fromkeys([*self._rules, *sorted(self._dropped)])
         ]
 
 

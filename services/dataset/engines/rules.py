@@ -1,66 +1,30 @@
-"""Cleaning rules for one text: what changes it, and what drops its row."""
+"""Rules for one text: what its words are, what changes it, and why it goes."""
 
 from __future__ import annotations
 
 import re
 import unicodedata
 from collections import Counter
-from collections.abc import Mapping
-from dataclasses import dataclass, field
-from typing import Any
-
-from services.dataset.engines.html import strip_html
-from services.dataset.engines.personal import find_personal_data
+from collections.abc import Iterable
+from typing import Literal
 
 # Characters of East Asian scripts, which write no spaces: each counts as a word.
 _EAST_ASIAN = "\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff"
-_WORD = re.compile(rf"[{_EAST_ASIAN}]|[^\W{_EAST_ASIAN}]+")
+WORD = re.compile(rf"[{_EAST_ASIAN}]|[^\W{_EAST_ASIAN}]+")
 _EAST_ASIAN_CHARACTER = re.compile(f"[{_EAST_ASIAN}]")
 _BLANKS_BEFORE_BREAK = re.compile(r"[^\S\n]+\n")
 _MANY_BREAKS = re.compile(r"\n{3,}")
 # Gopher (arXiv 2112.11446, appendix A1.1) counts hash signs and ellipses.
 _SYMBOLS = re.compile(r"#|\.\.\.|…")
+# Neither a letter of any script nor a mark that belongs to one.
+_SPECIAL = re.compile(r"[\W\d_]")
 # Lines a text must have before a repeated one means anything.
 _LEAST_LINES = 4
 
 
-@dataclass(frozen=True)
-class Rules:
-    """Which rules apply; the fields are those of `argosy.dataset.v1.CleaningRules`."""
-
-    strip_html: bool = False
-    normalise: bool = False
-    min_chars: int = 0
-    max_chars: int = 0
-    min_words: int = 0
-    min_alpha_ratio: float = 0.0
-    max_repeated_line_ratio: float = 0.0
-    max_symbol_ratio: float = 0.0
-    exact_duplicates: bool = False
-    near_duplicate_threshold: float = 0.0
-    banned_words: tuple[str, ...] = ()
-    drop_personal_data: bool = False
-    _banned: tuple[frozenset[str], tuple[str, ...]] = field(init=False, repr=False, compare=False)
-
-    def __post_init__(self) -> None:
-        folded = [" ".join(words(banned.casefold())) for banned in self.banned_words]
-        single = frozenset(banned for banned in folded if banned and " " not in banned)
-        object.__setattr__(self, "_banned", (single, tuple(f" {banned} " for banned in folded if " " in banned)))
-
-    @classmethod
-    def from_spec(cls, spec: Mapping[str, Any]) -> Rules:
-        """Rules from their JSON form."""
-        return cls(**{**spec, "banned_words": tuple(spec.get("banned_words", ()))})
-
-    @property
-    def banned(self) -> tuple[frozenset[str], tuple[str, ...]]:
-        """Banned words, and banned phrases with a blank on both sides, all case-folded."""
-        return self._banned
-
-
 def words(text: str) -> list[str]:
     """Words of a text: runs of letters, digits and underscores; each East Asian character is one."""
-    return _WORD.findall(text)
+    return WORD.findall(text)
 
 
 def is_east_asian(text: str) -> bool:
@@ -68,25 +32,13 @@ def is_east_asian(text: str) -> bool:
     return not text.isascii() and _EAST_ASIAN_CHARACTER.search(text) is not None
 
 
-def change(text: str, rules: Rules) -> tuple[str, list[str]]:
-    """Applies the rules that change text. Returns the text and the names of the rules that changed it."""
-    changed: list[str] = []
-    if rules.strip_html and (stripped := strip_html(text)) != text:
-        text = stripped
-        changed.append("strip_html")
-    if rules.normalise and (normal := normalise(text)) != text:
-        text = normal
-        changed.append("normalise")
-    return text, changed
-
-
-def normalise(text: str) -> str:
-    """Unicode NFC, line feeds only, no blanks before a line's end, at most one empty line, nothing around the text.
+def normalise(text: str, form: Literal["NFC", "NFKC"] = "NFC") -> str:
+    """Unicode normal form, line feeds only, no blanks before a line's end, at most one empty line, nothing around.
 
     Blanks inside a line stay: in code and tables they mean something.
     """
     if not text.isascii():
-        text = unicodedata.normalize("NFC", text).replace("\u2028", "\n").replace("\u2029", "\n\n")
+        text = unicodedata.normalize(form, text).replace("\u2028", "\n").replace("\u2029", "\n\n")
     if "\r" in text:
         text = text.replace("\r\n", "\n").replace("\r", "\n")
     if "\x00" in text:
@@ -99,62 +51,83 @@ def comparable(text: str) -> str:
     return " ".join((text if text.isascii() else unicodedata.normalize("NFC", text)).split())
 
 
-def find_fault(text: str, rules: Rules) -> tuple[str, str] | None:
-    """The first rule that drops the text, and why; None when it stays."""
-    length = len(text)
-    if length < rules.min_chars:
-        return "min_chars", f"{length} characters, at least {rules.min_chars} wanted"
-    if rules.max_chars and length > rules.max_chars:
-        return "max_chars", f"{length} characters, at most {rules.max_chars} wanted"
-    found = words(text) if rules.min_words or rules.max_symbol_ratio else []
-    if len(found) < rules.min_words:
-        return "min_words", f"{len(found)} words, at least {rules.min_words} wanted"
-    for check in (_alpha_fault, _repetition_fault):
-        if fault := check(text, rules):
-            return fault
-    if rules.max_symbol_ratio:
-        ratio = len(_SYMBOLS.findall(text)) / max(1, len(found))
-        if ratio > rules.max_symbol_ratio:
-            return "max_symbol_ratio", f"{ratio:.2f} symbols a word, at most {rules.max_symbol_ratio:g} wanted"
-    if rules.banned_words and (banned := _find_banned(text, rules)):
-        return "banned_words", f"has {banned!r}"
-    if rules.drop_personal_data and (kind := find_personal_data(text)):
-        return "drop_personal_data", f"has {kind}"
+def length_fault(text: str, *, min_chars: int | None, max_chars: int | None) -> str | None:
+    """Why the text is too short or too long."""
+    return out_of_bounds(len(text), "characters", min_chars, max_chars)
+
+
+def out_of_bounds(value: float, what: str, least: float | None, most: float | None) -> str | None:
+    """A reason with the figure and the limit that it breaks; None is no limit."""
+    if least is not None and value < least:
+        return f"{value:.4g} {what}, at least {least:g} wanted"
+    if most is not None and value > most:
+        return f"{value:.4g} {what}, at most {most:g} wanted"
     return None
 
 
-def _alpha_fault(text: str, rules: Rules) -> tuple[str, str] | None:
-    if not rules.min_alpha_ratio:
+def letters_fault(text: str, *, min_share: float | None) -> str | None:
+    """Why too few of the characters that are not white space are letters."""
+    if min_share is None:
         return None
     dense = "".join(text.split())
-    ratio = sum(map(str.isalpha, dense)) / max(1, len(dense))
-    if ratio >= rules.min_alpha_ratio:
-        return None
-    return "min_alpha_ratio", f"{ratio:.2f} of the characters are letters, at least {rules.min_alpha_ratio:g} wanted"
+    share = sum(map(str.isalpha, dense)) / max(1, len(dense))
+    return out_of_bounds(share, "of the characters are letters", min_share, None)
 
 
-def _repetition_fault(text: str, rules: Rules) -> tuple[str, str] | None:
-    if not rules.max_repeated_line_ratio:
+def repeated_line_fault(text: str, *, max_share: float | None) -> str | None:
+    """Why one line comes too often."""
+    if max_share is None:
         return None
     lines = [stripped for line in text.splitlines() if (stripped := line.strip())]
     if len(lines) < _LEAST_LINES:
         return None
     most = Counter(lines).most_common(1)[0][1]
-    ratio = most / len(lines)
     # One line out of four is a share too; only a line that comes again is repeated.
-    if most < 2 or ratio <= rules.max_repeated_line_ratio:
+    return out_of_bounds(most / len(lines), "of the lines are the same", None, max_share) if most > 1 else None
+
+
+def line_lengths_fault(
+    text: str, *, min_mean: float | None, min_longest: int | None, max_longest: int | None
+) -> str | None:
+    """Why lines are too short or too long."""
+    lines = text.splitlines()
+    mean = len(text) / len(lines) if lines else 0.0
+    longest = max(map(len, lines), default=0)
+    return out_of_bounds(mean, "characters a line", min_mean, None) or out_of_bounds(
+        longest, "characters in the longest line", min_longest, max_longest
+    )
+
+
+def special_characters_fault(text: str, *, max_share: float | None) -> str | None:
+    """Why too many of the characters are digits, punctuation, white space or symbols."""
+    if max_share is None:
         return None
-    limit = rules.max_repeated_line_ratio
-    return "max_repeated_line_ratio", f"one line makes {ratio:.2f} of the lines, at most {limit:g} wanted"
+    share = len(_SPECIAL.findall(text)) / max(1, len(text))
+    return out_of_bounds(share, "of the characters are special", None, max_share)
 
 
-def _find_banned(text: str, rules: Rules) -> str | None:
-    single, phrases = rules.banned
-    found = words(text.casefold())
-    for word in found:
-        if word in single:
-            return word
-    if phrases:
-        line = f" {' '.join(found)} "
-        return next((phrase.strip() for phrase in phrases if phrase in line), None)
-    return None
+def count_symbols(text: str) -> int:
+    """Hash signs and ellipses."""
+    return len(_SYMBOLS.findall(text))
+
+
+class Banned:
+    """Words and phrases that a text must not have.
+
+    Args:
+        given: in any case; single words are looked up, so ten thousand of them cost what one does.
+    """
+
+    def __init__(self, given: Iterable[str]) -> None:
+        folded = [" ".join(words(banned.casefold())) for banned in given]
+        self._single = frozenset(banned for banned in folded if banned and " " not in banned)
+        self._phrases = tuple(f" {banned} " for banned in folded if " " in banned)
+
+    def fault(self, text: str) -> str | None:
+        """Which one the text has."""
+        found = words(text.casefold())
+        banned = next((word for word in found if word in self._single), None)
+        if banned is None and self._phrases:
+            line = f" {' '.join(found)} "
+            banned = next((phrase.strip() for phrase in self._phrases if phrase in line), None)
+        return None if banned is None else f"has {banned!r}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import TYPE_CHECKING, Any
 
 from argosy.common.v1 import task_pb2
@@ -9,11 +10,12 @@ from argosy.dataset.v1 import dataset_service_pb2 as pb
 
 from libs.common.errors import invalid_field
 from libs.common.rpc.call import Call
-from services.dataset.domain.cleaning import DEFAULT_RULES, CleaningRules
 from services.dataset.domain.datasets import Dataset
 from services.dataset.domain.formats import format_of
+from services.dataset.domain.recipes import DEFAULT_RECIPE
 from services.dataset.domain.tasks import CLEAN, IMPORT, SPLIT
 from services.dataset.domain.uploads import UploadState
+from services.dataset.handlers.cleaning import parse_recipe
 from services.dataset.store.repositories import Datasets, Uploads
 from services.dataset.store.visible import visible_version
 
@@ -49,11 +51,12 @@ async def clean_version(request: pb.CleanVersionRequest, call: Call[App]) -> tas
     dataset.require_unlocked()
     column = request.text_column or _TEXT_COLUMN
     version.require_column(column, "text_column")
-    rules = _rules(request.rules) if request.HasField("rules") else DEFAULT_RULES
-    rules.check()
-    return await _queue(
-        call, CLEAN, version.name, {"version": version.name, "text_column": column, "rules": rules.to_json()}
-    )
+    # A second for the longest ones, in which this process has other calls to answer.
+    recipe = await asyncio.to_thread(parse_recipe, request.recipe) if request.recipe.strip() else DEFAULT_RECIPE
+    work = {"version": version.name, "text_column": column, "recipe": recipe.to_json()}
+    if request.sample_rows:
+        work["sample_rows"] = request.sample_rows
+    return await _queue(call, CLEAN, version.name, work)
 
 
 async def split_version(request: pb.SplitVersionRequest, call: Call[App]) -> task_pb2.Task:
@@ -90,20 +93,3 @@ async def _target(call: Call[App], name: str, field: str) -> Dataset:
 
 async def _queue(call: Call[App], kind: str, target: str, work: dict[str, Any]) -> task_pb2.Task:
     return await call.deps.tasks.create(call.uow, call.org, kind, target, work, call.principal.subject)
-
-
-def _rules(given: pb.CleaningRules) -> CleaningRules:
-    return CleaningRules(
-        strip_html=given.strip_html,
-        normalise=given.normalise,
-        min_chars=given.min_chars,
-        max_chars=given.max_chars,
-        min_words=given.min_words,
-        min_alpha_ratio=given.min_alpha_ratio,
-        max_repeated_line_ratio=given.max_repeated_line_ratio,
-        max_symbol_ratio=given.max_symbol_ratio,
-        exact_duplicates=given.exact_duplicates,
-        near_duplicate_threshold=given.near_duplicate_threshold,
-        banned_words=tuple(given.banned_words),
-        drop_personal_data=given.drop_personal_data,
-    )

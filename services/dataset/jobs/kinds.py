@@ -75,6 +75,8 @@ class Kinds:
         return {"version": version.name, "row_count": version.row_count}
 
     async def _apply_clean(self, task: Task, result: dict[str, Any], uow: UnitOfWork) -> dict[str, Any]:
+        if "sample_rows" in task.input:
+            return result
         before = await DatasetVersions(uow).get(task.input["version"])
         parents = [before.as_parent("cleaned_from")]
         version = await self._publish(uow, task, before.parent, result, parents, before.secrecy)

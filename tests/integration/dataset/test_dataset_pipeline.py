@@ -16,11 +16,12 @@ from argosy.common.v1 import options_pb2, task_pb2, task_service_pb2
 from argosy.dataset.v1 import dataset_pb2
 from argosy.dataset.v1 import dataset_service_pb2 as pb
 from dataset_client import Client, refusal
+from google.protobuf.json_format import MessageToDict, ParseDict
 
 from libs.common.blobs import BlobStore
 from libs.compute.context import LocalContext
 from libs.compute.versions import read_rows
-from services.dataset.domain.cleaning import DEFAULT_RULES
+from services.dataset.domain.recipes import DEFAULT_RECIPE
 from services.dataset.engines import cleaning, importing
 from services.dataset.engines.index import content_digest
 from services.dataset.engines.writing import VersionWriter
@@ -70,8 +71,11 @@ async def test_from_file_to_training_set(worker: Client) -> None:
     assert task.state == task_pb2.Task.STATE_SUCCEEDED, task
     clean = await worker.GetDatasetVersion(pb.GetDatasetVersionRequest(name=str(task.result["version"])))
     dropped = {rule.rule: rule.dropped for rule in clean.report.rules if rule.dropped}
-    assert dropped == {"exact_duplicates": 2, "min_chars": 1}
-    assert clean.report.rules[0].examples[0].reason
+    assert dropped == {"exact_duplicates": 2, "length": 1}
+    rules = {rule.rule: rule for rule in clean.report.rules}
+    assert list(rules)[:3] == ["html", "normalise", "length"]
+    assert rules["length"].examples[0].reason == "5 characters, at least 20 wanted"
+    assert rules["html"].changed_examples[0].before.startswith("<p>")
     assert clean.row_count == 600
     assert clean.secrecy == 3
     assert [(parent.name, parent.digest) for parent in clean.lineage.parents] == [(raw.name, raw.manifest_digest)]
@@ -170,7 +174,7 @@ async def test_shards_on_ray_give_what_one_process_gives(worker: Client) -> None
     assert task.state == task_pb2.Task.STATE_SUCCEEDED, task
     clean = await worker.GetDatasetVersion(pb.GetDatasetVersionRequest(name=str(task.result["version"])))
     store = worker.app.blobs
-    spec = {"version": version.manifest_digest, "grant": "", "text_column": "text", "rules": DEFAULT_RULES.to_json()}
+    spec = {"version": version.manifest_digest, "grant": "", "text_column": "text", "recipe": DEFAULT_RECIPE.to_json()}
     alone = await asyncio.to_thread(cleaning.run, LocalContext(spec, blobs_write=store, blobs_read=store))
     assert clean.manifest_digest == alone["manifest_digest"]
     assert clean.row_count == 6000
@@ -178,6 +182,22 @@ async def test_shards_on_ray_give_what_one_process_gives(worker: Client) -> None
     bodies = [log.body for log in logs.logs]
     assert any(body.startswith("3 shards on Ray") for body in bodies), bodies
     assert not any("runs in this process" in body for body in bodies), bodies
+
+
+async def test_a_recipe_is_tried_on_a_sample(worker: Client) -> None:
+    await worker.dataset("docs")
+    version = await worker.imported(
+        "orgs/acme/datasets/docs", lines([{"text": f"<b>{text(n, 9)}</b>"} for n in range(50)])
+    )
+    recipe = "steps: [html, {words: {min_words: 99}}]"
+    request = pb.CleanVersionRequest(name=version.name, recipe=recipe, sample_rows=20)
+    task = await worker.finish(await worker.CleanVersion(request))
+    assert task.state == task_pb2.Task.STATE_SUCCEEDED, task
+    report = ParseDict(MessageToDict(task.result)["report"], dataset_pb2.Report())
+    assert (report.rows_in, report.rows_out) == (20, 0)
+    assert [(rule.rule, rule.changed, rule.dropped) for rule in report.rules] == [("html", 20, 0), ("words", 0, 20)]
+    dataset = await worker.GetDataset(pb.GetDatasetRequest(name="orgs/acme/datasets/docs"))
+    assert dataset.latest_version == version.name
 
 
 async def test_a_file_without_a_readable_row_fails_with_a_reason(worker: Client) -> None:

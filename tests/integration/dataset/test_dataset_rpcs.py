@@ -293,6 +293,21 @@ async def test_uploads_expire(client: Client) -> None:
     assert (await client.GetUpload(pb.GetUploadRequest(name=committed.name))).digest == committed.digest
 
 
+async def test_cleaning_describes_itself(client: Client) -> None:
+    catalogue = await client.DescribeCleaning(pb.DescribeCleaningRequest())
+    assert [recipe.name for recipe in catalogue.recipes] == ["general", "web-en", "web-zh"]
+    operators = {operator.name: operator for operator in catalogue.operators}
+    assert "arXiv 2112.11446" in operators["gopher_quality"].source
+    assert operators["near_duplicates"].compares_rows
+    defaults = {parameter.name: parameter.default for parameter in operators["length"].parameters}
+    assert defaults["min_chars"].number_value == 20
+    await client.dataset("docs")
+    version = await publish(client, [{"text": "a"}])
+    for recipe in catalogue.recipes:
+        request = pb.CleanVersionRequest(name=version.name, recipe=recipe.yaml)
+        assert (await client.CleanVersion(request)).state == task_pb2.Task.STATE_QUEUED
+
+
 async def test_tasks_are_refused_before_they_are_queued(client: Client) -> None:
     await client.dataset("docs")
     version = await publish(client, [{"text": "a"}])
@@ -307,17 +322,16 @@ async def test_tasks_are_refused_before_they_are_queued(client: Client) -> None:
             "INVALID_FIELD",
             "text_column",
         ),
+        (client.CleanVersion(pb.CleanVersionRequest(name=version.name, recipe="none")), "INVALID_FIELD", "recipe"),
         (
-            client.CleanVersion(pb.CleanVersionRequest(name=version.name, rules=pb.CleaningRules())),
+            client.CleanVersion(pb.CleanVersionRequest(name=version.name, recipe="steps: [{words: {min: 1}}]")),
             "INVALID_FIELD",
-            "rules",
+            "recipe.steps[0].words.min",
         ),
         (
-            client.CleanVersion(
-                pb.CleanVersionRequest(name=version.name, rules=pb.CleaningRules(min_chars=5, max_chars=4))
-            ),
+            client.CleanVersion(pb.CleanVersionRequest(name=version.name, sample_rows=-1)),
             "INVALID_FIELD",
-            "rules.max_chars",
+            "sample_rows",
         ),
         (client.SplitVersion(pb.SplitVersionRequest(**split, test_dataset=NAME)), "INVALID_FIELD", "test_dataset"),
         (

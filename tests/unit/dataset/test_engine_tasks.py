@@ -14,9 +14,12 @@ from hypothesis import strategies as st
 from libs.common.blobs import BlobStore
 from libs.compute.context import EngineCancelled, EngineError, LocalContext
 from libs.compute.versions import load_index, read_rows
+from services.dataset.domain.recipes import read_recipe
 from services.dataset.engines import cleaning, splitting
 from services.dataset.engines.access import StoreBlobs
 from services.dataset.engines.index import save
+from services.dataset.engines.minhash import Banding
+from services.dataset.engines.recall import near_duplicate_report
 from services.dataset.engines.splitting import choose_test_rows
 from services.dataset.engines.writing import VersionWriter
 from tests.unit.dataset.test_engine_alike import changed, one_word_off, sample, shingles_of
@@ -43,6 +46,11 @@ def run(engine: Any, store: BlobStore, version: str, **spec: Any) -> tuple[dict[
     return engine.run(context), context
 
 
+def recipe(*steps: Any) -> dict[str, Any]:
+    """The spec of a recipe with these steps."""
+    return read_recipe({"steps": list(steps)}).to_json()
+
+
 def texts_of(store: BlobStore, digest: str) -> list[str]:
     return [text for batch in read_rows(store, digest, ["text"]) for text in batch["text"].to_pylist()]
 
@@ -58,23 +66,17 @@ def test_clean_keeps_drops_and_changes(store: BlobStore) -> None:
         sample(4),
     ]
     version = version_of(store, [{"text": text, "n": number} for number, text in enumerate(texts)])
-    rules = {
-        "strip_html": True,
-        "normalise": True,
-        "min_chars": 3,
-        "exact_duplicates": True,
-        "near_duplicate_threshold": 0.8,
-    }
-    result, context = run(cleaning, store, version, rules=rules)
+    steps = ["html", "normalise", {"length": {"min_chars": 3}}, "exact_duplicates", "near_duplicates"]
+    result, context = run(cleaning, store, version, recipe=recipe(*steps))
     assert texts_of(store, result["manifest_digest"]) == [sample(1), sample(2), sample(4)]
     report = result["report"]
     assert (report["rows_in"], report["rows_out"]) == (7, 3)
     assert {rule["rule"]: rule["dropped"] for rule in report["rules"] if rule["dropped"]} == {
-        "min_chars": 1,
+        "length": 1,
         "exact_duplicates": 2,
         "near_duplicates": 1,
     }
-    assert report["changed"] == {"strip_html": 1, "normalise": 2}
+    assert report["changed"] == {"html": 1, "normalise": 2}
     assert [batch["n"].to_pylist() for batch in read_rows(store, result["manifest_digest"])] == [[0, 1, 6]]
     index = load_index(store.load_manifest_sync(version), StoreBlobs(None, store))
     duplicate = next(rule for rule in report["rules"] if rule["rule"] == "exact_duplicates")["examples"][0]
@@ -85,7 +87,7 @@ def test_clean_keeps_drops_and_changes(store: BlobStore) -> None:
 
 def test_clean_that_changes_nothing_stores_nothing_and_is_the_same_version(store: BlobStore) -> None:
     version = version_of(store, [{"text": sample(number)} for number in range(20)])
-    result, _ = run(cleaning, store, version, rules={"normalise": True, "exact_duplicates": True})
+    result, _ = run(cleaning, store, version, recipe=recipe("normalise", "exact_duplicates"))
     assert result["new_byte_count"] == 0
     assert result["manifest_digest"] == version
 
@@ -93,10 +95,10 @@ def test_clean_that_changes_nothing_stores_nothing_and_is_the_same_version(store
 def test_clean_gives_the_same_for_any_size_of_shards(store: BlobStore, monkeypatch: pytest.MonkeyPatch) -> None:
     texts = [changed(sample(number % 30), 0.02, number) + " " * (number % 3) for number in range(200)]
     version = version_of(store, [{"text": text} for text in texts])
-    rules = {"normalise": True, "exact_duplicates": True, "near_duplicate_threshold": 0.8}
-    whole, _ = run(cleaning, store, version, rules=rules)
+    steps = recipe("normalise", "exact_duplicates", "near_duplicates")
+    whole, _ = run(cleaning, store, version, recipe=steps)
     monkeypatch.setattr(cleaning, "SHARD_ROWS", 17)
-    parts, _ = run(cleaning, store, version, rules=rules)
+    parts, _ = run(cleaning, store, version, recipe=steps)
     for result in (whole, parts):
         result["report"].pop("seconds")
     assert whole == parts
@@ -106,22 +108,60 @@ def test_clean_gives_the_same_for_any_size_of_shards(store: BlobStore, monkeypat
 def test_clean_that_drops_all_is_an_error(store: BlobStore) -> None:
     version = version_of(store, [{"text": "a"}])
     with pytest.raises(EngineError, match="no row is left"):
-        run(cleaning, store, version, rules={"min_chars": 5})
+        run(cleaning, store, version, recipe=recipe({"length": {"min_chars": 5}}))
 
 
 def test_clean_hears_a_cancel(store: BlobStore) -> None:
     version = version_of(store, [{"text": "a"}])
-    spec = {"version": version, "grant": "", "text_column": "text", "rules": {"min_chars": 1}}
+    spec = {"version": version, "grant": "", "text_column": "text", "recipe": recipe("words")}
     context = LocalContext(spec, blobs_write=store, blobs_read=store, cancel_when=lambda _: True)
     with pytest.raises(EngineCancelled):
         cleaning.run(context)
 
 
+def test_the_recall_of_near_duplicates_is_measured(store: BlobStore) -> None:
+    version = version_of(store, [{"text": sample(number)} for number in range(150)])
+    near = run(cleaning, store, version, recipe=recipe("near_duplicates"))[0]["report"]["near_duplicates"]
+    assert (near["bands"], near["rows_per_band"], near["threshold"]) == (25, 5, 0.8)
+    assert near["planted_pairs"] > 50
+    assert near["found_pairs"] >= 0.98 * near["planted_pairs"]
+    assert near["curve"][0] == {"similarity": 0.0, "probability": 0.0}
+    assert near["curve"][16]["probability"] == pytest.approx(near["expected_recall"])
+    assert "near_duplicates" not in run(cleaning, store, version, recipe=recipe("html"))[0]["report"]
+
+
+def test_bands_that_are_too_wide_are_seen_by_the_measurement() -> None:
+    near = near_duplicate_report([sample(number) for number in range(150)], 0.8, Banding(2, 64))
+    assert near["found_pairs"] < 0.7 * near["planted_pairs"]
+
+
+def test_a_recipe_is_tried_on_a_sample_and_nothing_is_stored(store: BlobStore, tmp_path: Path) -> None:
+    version = version_of(store, [{"text": f"<b>{sample(number % 40)}</b>"} for number in range(200)])
+    before = sorted(path for path in tmp_path.rglob("*") if path.is_file())
+    steps = recipe("html", "exact_duplicates", "near_duplicates")
+    result, context = run(cleaning, store, version, recipe=steps, sample_rows=120)
+    assert sorted(path for path in tmp_path.rglob("*") if path.is_file()) == before
+    assert list(result) == ["report"]
+    report = result["report"]
+    assert (report["rows_in"], report["changed"]) == (120, {"html": 120})
+    assert 30 < report["rows_out"] <= 40
+    change = report["rules"][0]["changed_examples"][0]
+    assert change["before"].startswith("<b>")
+    assert change["before"][3:23] == change["after"][:20]
+    again, _ = run(cleaning, store, version, recipe=steps, sample_rows=120)
+    for tried in (result, again):
+        tried["report"].pop("seconds")
+    assert again == result
+    whole, _ = run(cleaning, store, version, recipe=steps, sample_rows=1000)
+    assert whole["report"]["rows_in"] == 200
+    assert context.recorded.progress[-1][0] == 0.95
+
+
 def test_text_that_is_no_text_is_cleaned_too(store: BlobStore) -> None:
     version = version_of(store, [{"text": 5}, {"text": ["a", "b"]}, {"other": "x"}, {"text": "<b>word</b> \x00 end"}])
-    result, _ = run(cleaning, store, version, rules={"strip_html": True, "min_chars": 1})
+    result, _ = run(cleaning, store, version, recipe=recipe("html", {"length": {"min_chars": 1}}))
     assert result["row_count"] == 3
-    assert result["report"]["rules"][0]["dropped"] == 1
+    assert result["report"]["rules"][1]["dropped"] == 1
 
 
 def split(store: BlobStore, version: str, **spec: Any) -> dict[str, Any]:

@@ -1,0 +1,79 @@
+"""What recipes are made of, and how they are read."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import yaml
+from argosy.dataset.v1 import dataset_service_pb2 as pb
+from google.protobuf.json_format import ParseDict
+from google.protobuf.struct_pb2 import Value
+
+from libs.common.errors import invalid_field
+from libs.common.rpc.call import Call
+from services.dataset.domain.operators import OPERATORS, Operator
+from services.dataset.domain.recipes import BUILT_IN, Recipe, read_recipe
+
+if TYPE_CHECKING:
+    from services.dataset.app import App
+
+
+async def describe_cleaning(request: pb.DescribeCleaningRequest, call: Call[App]) -> pb.CleaningCatalogue:
+    """The operators and the built-in recipes."""
+    del request, call
+    recipes = [
+        pb.CleaningRecipe(name=name, description=recipe.description, yaml=write_recipe(recipe))
+        for name, recipe in BUILT_IN.items()
+    ]
+    return pb.CleaningCatalogue(recipes=recipes, operators=[_operator(one) for one in OPERATORS.values()])
+
+
+def parse_recipe(text: str) -> Recipe:
+    """A recipe from YAML or from the name of a built-in one. Raises INVALID_FIELD, naming the place."""
+    try:
+        given = _Loader(text).get_single_data()
+    except yaml.MarkedYAMLError as error:
+        mark = error.problem_mark
+        place = f" in line {mark.line + 1}, column {mark.column + 1}" if mark is not None else ""
+        raise invalid_field("recipe", f"is no YAML{place}: {error.problem}") from None
+    except (yaml.YAMLError, ValueError, RecursionError):
+        raise invalid_field("recipe", "is no YAML that a recipe can be") from None
+    return read_recipe(given)
+
+
+def write_recipe(recipe: Recipe) -> str:
+    """YAML that `parse_recipe` reads as the same recipe."""
+    steps = [{step.operator: dict(step.parameters)} if step.parameters else step.operator for step in recipe.steps]
+    given = {"description": recipe.description, "language": recipe.language, "steps": steps}
+    return yaml.safe_dump(given, sort_keys=False, allow_unicode=True, width=120)
+
+
+class _Loader(yaml.SafeLoader):
+    """Plain values only; no aliases, by which a few lines could mean billions."""
+
+    def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
+        if self.check_event(yaml.AliasEvent):
+            mark = self.peek_event().start_mark
+            raise yaml.MarkedYAMLError(problem="aliases are not allowed", problem_mark=mark)
+        return super().compose_node(parent, index)
+
+
+def _operator(operator: Operator) -> pb.CleaningOperator:
+    parameters = [
+        pb.CleaningParameter(
+            name=parameter.name,
+            description=parameter.description,
+            kind=parameter.kind,
+            default=ParseDict(parameter.default, Value()),
+            choices=parameter.choices,
+            optional=parameter.optional,
+        )
+        for parameter in operator.parameters
+    ]
+    return pb.CleaningOperator(
+        name=operator.name,
+        description=operator.description,
+        source=operator.source,
+        parameters=parameters,
+        compares_rows=operator.pairs,
+    )
