@@ -45,14 +45,14 @@ class Scale:
         }
     )
     pretrain: dict[str, Any] = field(
-        default_factory=lambda: {"steps": 60, "batch_size": 32, "learning_rate": 2e-3, "warmup_fraction": 0.1}
+        default_factory=lambda: {"steps": 50, "batch_size": 32, "learning_rate": 2e-3, "warmup_fraction": 0.1}
     )
     tune: dict[str, Any] = field(
-        default_factory=lambda: {"steps": 1020, "batch_size": 16, "learning_rate": 1.5e-3, "warmup_fraction": 0.05}
+        default_factory=lambda: {"steps": 900, "batch_size": 16, "learning_rate": 1.5e-3, "warmup_fraction": 0.05}
     )
     first_try: int = 8
-    max_rows: int = 1500
-    margin: float = 0.1
+    max_rows: int = 1200
+    margin: float = 0.05
 
 
 FULL = Scale()

@@ -134,6 +134,50 @@ def recipes(
     session.console.print(table)
 
 
+@dataset.command()
+def profile(
+    version: Annotated[str, typer.Argument(help="DATASET/VERSION, or DATASET for its newest one.")],
+    page: Annotated[Path | None, typer.Option(help="Write the page with charts to this file.")] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Count what is in a version: lengths, values, languages, what is missing, what comes again."""
+    with session.session(_PATIENCE) as client:
+        name = _newest(client, version)
+        started = client.dataset.profile_version(name=name)
+        watch(client, started.name, session.errors_console if as_json else session.console)
+        found = client.dataset.get_version_profile(name=name)
+        if page is not None:
+            page.write_text(client.dataset.render_version_profile(name=name).html, encoding="utf-8")
+        if as_json:
+            session.show(found, as_json)
+            return
+        title = f"{session.short_name(name)}: {found.row_count:,} rows, {found.duplicate_rows:,} of them come again"
+        table = Table(title=title)
+        for column in ("column", "missing", "different", "lengths or values", "most frequent"):
+            table.add_column(column)
+        for column in found.columns:
+            more = "> " if column.distinct_is_more else ""
+            common = ", ".join(f"{value.value[:20]!r} {value.count:,}" for value in column.top_values[:3])
+            table.add_row(
+                column.name, f"{column.missing:,}", f"{more}{column.distinct:,}", _span(column), escape(common)
+            )
+        session.console.print(table)
+        if page is not None:
+            session.console.print(f"page: {page}")
+
+
+def _span(column: Any) -> str:
+    """Median and range of what a column measures, with its languages."""
+    parts: list[str] = []
+    for what, field in (("", "numbers"), (" chars", "chars"), (" words", "words")):
+        if column.HasField(field):
+            found = getattr(column, field)
+            median = next(quantile.value for quantile in found.quantiles if quantile.percent == 50)
+            parts.append(f"{median:g}{what} ({found.min:g} to {found.max:g})")
+    languages = ", ".join(f"{language.value} {language.count:,}" for language in column.languages[:3])
+    return "\n".join([*parts, languages]) if languages else "\n".join(parts)
+
+
 def _default(value: Value) -> str:
     if value.HasField("number_value"):
         return f"{value.number_value:g}"

@@ -1,3 +1,3 @@
 """Names of the kinds of tasks."""
 
-IMPORT, CLEAN, SPLIT = "dataset.import", "dataset.clean", "dataset.split"
+IMPORT, CLEAN, SPLIT, PROFILE = "dataset.import", "dataset.clean", "dataset.split", "dataset.profile"

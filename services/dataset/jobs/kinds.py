@@ -12,10 +12,11 @@ from libs.common.db.uow import Database, UnitOfWork
 from libs.common.domain import Parent, Secrecy
 from libs.common.ids import uuid7
 from libs.common.tasks import Task, TaskKind
-from services.dataset.domain.tasks import CLEAN, IMPORT, SPLIT
+from services.dataset.domain.profiles import Profile
+from services.dataset.domain.tasks import CLEAN, IMPORT, PROFILE, SPLIT
 from services.dataset.domain.uploads import Upload
 from services.dataset.domain.versions import Content, DatasetVersion, new_version
-from services.dataset.store.repositories import Datasets, DatasetVersions, Uploads
+from services.dataset.store.repositories import Datasets, DatasetVersions, Profiles, Uploads
 
 # Longer than any task may take on data that fits one machine's disk.
 _GRANT_SECONDS = 24 * 3600
@@ -42,6 +43,7 @@ class Kinds:
             TaskKind(IMPORT, self._load_import, f"{engines}.importing:run", self._apply_import),
             TaskKind(CLEAN, self._load_version, f"{engines}.cleaning:run", self._apply_clean),
             TaskKind(SPLIT, self._load_version, f"{engines}.splitting:run", self._apply_split),
+            TaskKind(PROFILE, self._load_version, f"{engines}.profile:run", self._apply_profile),
         ]
 
     async def _load_import(self, task: Task, _runtime: Any) -> dict[str, Any]:
@@ -92,6 +94,21 @@ class Kinds:
             answer[f"{side}_version"] = version.name
             answer[f"{side}_row_count"] = version.row_count
         return answer
+
+    async def _apply_profile(self, task: Task, result: dict[str, Any], uow: UnitOfWork) -> dict[str, Any]:
+        version, now = await DatasetVersions(uow).get(task.input["version"]), self._clock.now()
+        profile = Profile(
+            uid=uuid7(),
+            name=version.name,
+            create_time=now,
+            update_time=now,
+            creator=task.creator,
+            secrecy=version.secrecy,
+            figures=result["profile"],
+            task=task.name,
+        )
+        await Profiles(uow).put(profile)
+        return {"version": version.name}
 
     async def _publish(
         self,

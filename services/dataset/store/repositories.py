@@ -11,6 +11,7 @@ from libs.common.auth.principal import Principal
 from libs.common.db.repository import Repository
 from libs.common.domain import DomainError
 from services.dataset.domain.datasets import Dataset, Visibility, sees_all
+from services.dataset.domain.profiles import Profile
 from services.dataset.domain.uploads import Upload, UploadPart, UploadState
 from services.dataset.domain.versions import DatasetVersion
 from services.dataset.store import tables
@@ -53,6 +54,20 @@ class DatasetVersions(Repository[DatasetVersion]):
         """The manifests of all versions, for the garbage collector."""
         connection = await self.uow.connection()
         return set((await connection.execute(select(self.table.c.manifest_digest))).scalars())
+
+
+class Profiles(Repository[Profile]):
+    table = tables.profiles
+    entity = Profile
+
+    async def put(self, profile: Profile) -> None:
+        """Stores the newest profile of a version in place of the one before."""
+        before = await self.find(profile.name, for_update=True)
+        if before is None:
+            await self.insert(profile)
+            return
+        before.figures, before.task, before.update_time = profile.figures, profile.task, profile.update_time
+        await self.save(before)
 
 
 class Uploads(Repository[Upload]):

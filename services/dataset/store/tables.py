@@ -48,6 +48,10 @@ dataset_versions = resource_table(
     Column("new_byte_count", BigInteger, nullable=False),
 )
 
+profiles = resource_table(
+    metadata, "profiles", Column("figures", JSONB, nullable=False), Column("task", Text, nullable=False)
+)
+
 
 def tags_overlap(tags: list[str]) -> ColumnElement[bool]:
     """Whether a version has one of these tags."""

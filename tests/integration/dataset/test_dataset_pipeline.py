@@ -212,3 +212,23 @@ async def test_a_file_without_a_readable_row_fails_with_a_reason(worker: Client)
     dataset = await worker.GetDataset(pb.GetDatasetRequest(name="orgs/acme/datasets/docs"))
     assert dataset.latest_version == ""
     assert dataset_pb2.DatasetType.Name(dataset.type) == "DATASET_TYPE_TEXT"
+
+
+async def test_a_version_is_profiled(worker: Client) -> None:
+    await worker.dataset("docs")
+    rows = [{"text": f"{text(number, 9)}", "label": "a" if number % 3 else "b"} for number in range(60)]
+    version = await worker.imported("orgs/acme/datasets/docs", lines(rows))
+    get = pb.GetVersionProfileRequest(name=version.name)
+    assert (await refusal(worker.GetVersionProfile(get))).reason == "NOT_FOUND"
+    request = pb.ProfileVersionRequest(name=version.name)
+    for _ in range(2):  # the second takes the place of the first
+        task = await worker.finish(await worker.ProfileVersion(request))
+        assert task.state == task_pb2.Task.STATE_SUCCEEDED, task
+        found = await worker.GetVersionProfile(get)
+        assert (found.version, found.row_count, found.task) == (version.name, 60, task.name)
+    found = await worker.GetVersionProfile(get)
+    columns = {column.name: column for column in found.columns}
+    assert [(value.value, value.count) for value in columns["label"].top_values] == [("a", 40), ("b", 20)]
+    assert columns["text"].words.min == 9
+    page = await worker.RenderVersionProfile(pb.RenderVersionProfileRequest(name=version.name))
+    assert "<svg" in page.html
