@@ -16,6 +16,9 @@ export RAY_USAGE_STATS_ENABLED := 0
 export ORT_DISABLE_TELEMETRY := 1
 export DO_NOT_TRACK := 1
 
+# Where this is set, every process of the mesh and of the tests compiles all our code again: a third of a start.
+unexport PYTHONDONTWRITEBYTECODE
+
 # Where HOME is not that of the account (a bare environment, sudo), pip would miss the package source of the account.
 ifndef PIP_CONFIG_FILE
 export PIP_CONFIG_FILE := $(wildcard $(shell getent passwd $$(id -u) | cut -d: -f6)/.config/pip/pip.conf)

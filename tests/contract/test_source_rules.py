@@ -6,9 +6,10 @@ A line that must break a rule says why: `# allow(<rule>): <reason>` at its end o
 from __future__ import annotations
 
 import ast
+import functools
 import re
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -38,6 +39,7 @@ class Rule:
     applies: Callable[[str], bool] = lambda path: True
 
 
+@functools.cache
 def called(node: ast.AST) -> str:
     """`a.b` of the call `a.b(...)`; empty for anything else."""
     return ast.unparse(node.func) if isinstance(node, ast.Call) else ""
@@ -182,13 +184,19 @@ RULES = (
 )
 
 
-def sources() -> Iterator[tuple[str, str]]:
+@functools.cache
+def sources() -> list[tuple[str, str]]:
     """Path in the repository and text of every Python file that people write."""
-    for folder in ("libs", "services", "deploy", "protos", "tests"):
-        for path in sorted((ROOT / folder).rglob("*.py")):
-            name = str(path.relative_to(ROOT))
-            if not _GENERATED.match(name) and "/node_modules/" not in name:
-                yield name, path.read_text()
+    rooms = ("libs", "services", "deploy", "protos", "tests")
+    paths = {str(path.relative_to(ROOT)): path for room in rooms for path in sorted((ROOT / room).rglob("*.py"))}
+    written = (name for name in paths if not _GENERATED.match(name) and "/node_modules/" not in name)
+    return [(name, paths[name].read_text()) for name in written]
+
+
+@functools.cache
+def statements(text: str) -> list[ast.Call | ast.Import | ast.ImportFrom]:
+    """What rules look at: calls and imports."""
+    return [node for node in ast.walk(ast.parse(text)) if isinstance(node, ast.Call | ast.Import | ast.ImportFrom)]
 
 
 def breaches(rule: Rule, text: str) -> list[int]:
@@ -199,7 +207,7 @@ def breaches(rule: Rule, text: str) -> list[int]:
         near = lines[max(0, number - 2) : number]
         return any((match := _ALLOW.search(line)) and match["rule"] == rule.name for line in near)
 
-    broken = {node.lineno for node in ast.walk(ast.parse(text)) if rule.broken_by(node)}  # type: ignore[attr-defined]
+    broken = {node.lineno for node in statements(text) if rule.broken_by(node)}
     return sorted(number for number in broken if not allowed(number))
 
 

@@ -33,7 +33,8 @@ def bag_of_words(
 
     if len(set(train_answers)) < 2:
         return None
-    chosen = np.random.default_rng(seed).permutation(len(train_texts))[:_MOST_ROWS]
+    order: list[int] = np.random.default_rng(seed).permutation(len(train_texts)).tolist()
+    chosen = order[:_MOST_ROWS]
     vectorizer = TfidfVectorizer(
         sublinear_tf=True, min_df=2 if len(chosen) > 1000 else 1, max_features=_MOST_FEATURES, ngram_range=(1, 2)
     )

@@ -127,7 +127,7 @@ _SAMPLING = st.fixed_dictionaries(
 )
 
 
-@settings(max_examples=200, deadline=None)
+@settings(deadline=None)
 @given(_SAMPLING)
 def test_the_same_as_protobuf_for_what_is_right(sampling):
     body = {"sampling": sampling, "messages": [{"role": "user", "content": "x"}]}
@@ -145,7 +145,7 @@ _JSON = st.recursive(
 _NAMES = st.sampled_from(["dataset", "datasetId", "parent", "request_id", "labels", "createTime", "lineage", "secrecy"])
 
 
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=150, deadline=None)
 @given(st.dictionaries(_NAMES, _JSON | st.dictionaries(_NAMES, _JSON, max_size=4), max_size=5))
 def test_whatever_json_only_ever_names_fields(body):
     message = empty("/v1/orgs/a/datasets")
@@ -155,7 +155,7 @@ def test_whatever_json_only_ever_names_fields(body):
         message.SerializeToString()
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=150, deadline=None)
 @given(st.binary(max_size=200))
 def test_whatever_query_only_ever_names_fields(query):
     with suppress(ArgosyError):
