@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from argosy.dataset.v1 import dataset_service_pb2
+from argosy.dataset.v1 import dataset_service_pb2, human_work_service_pb2
 
 from libs.common.blobs import BlobStore
 from libs.common.db.uow import Database
@@ -13,7 +13,19 @@ from libs.common.service import Runtime, ServiceDefinition
 from libs.common.tasks import TaskKind, Tasks
 from services.dataset.clients.rows import VersionRows
 from services.dataset.config import DatasetSettings
-from services.dataset.handlers import cleaning, datasets, profiles, rows, tasks, uploads, versions
+from services.dataset.handlers import (
+    cleaning,
+    datasets,
+    profiles,
+    reviews,
+    rows,
+    tasks,
+    uploads,
+    versions,
+    work,
+    work_items,
+    work_projects,
+)
 from services.dataset.jobs.kinds import Kinds
 from services.dataset.jobs.sweep import sweep_forever
 
@@ -40,8 +52,11 @@ async def build(runtime: Runtime) -> App:
 DEFINITION = ServiceDefinition(
     name="dataset",
     build=build,
-    protos=[dataset_service_pb2.DESCRIPTOR.services_by_name["DatasetService"]],
-    handlers=[cleaning, datasets, versions, profiles, rows, tasks, uploads],
+    protos=[
+        dataset_service_pb2.DESCRIPTOR.services_by_name["DatasetService"],
+        human_work_service_pb2.DESCRIPTOR.services_by_name["HumanWorkService"],
+    ],
+    handlers=[cleaning, datasets, versions, profiles, rows, tasks, uploads, work, work_items, work_projects, reviews],
     settings=DatasetSettings,
     migrations=Path(__file__).parent / "migrations",
     task_kinds=lambda app: app.kinds,

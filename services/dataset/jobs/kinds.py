@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 from argosy.dataset.v1 import dataset_events_pb2
@@ -12,11 +13,13 @@ from libs.common.db.uow import Database, UnitOfWork
 from libs.common.domain import Parent, Secrecy
 from libs.common.ids import uuid7
 from libs.common.tasks import Task, TaskKind
+from services.dataset.domain.human_work import WorkReport
 from services.dataset.domain.profiles import Profile
-from services.dataset.domain.tasks import CLEAN, IMPORT, PROFILE, SPLIT
+from services.dataset.domain.tasks import CLEAN, IMPORT, PROFILE, SPLIT, WORK_REPORT
 from services.dataset.domain.uploads import Upload
 from services.dataset.domain.versions import Content, DatasetVersion, new_version
 from services.dataset.store.repositories import Datasets, DatasetVersions, Profiles, Uploads
+from services.dataset.store.work import WorkAssignments, WorkProjects, WorkReports
 
 # Longer than any task may take on data that fits one machine's disk.
 _GRANT_SECONDS = 24 * 3600
@@ -44,6 +47,7 @@ class Kinds:
             TaskKind(CLEAN, self._load_version, f"{engines}.cleaning:run", self._apply_clean),
             TaskKind(SPLIT, self._load_version, f"{engines}.splitting:run", self._apply_split),
             TaskKind(PROFILE, self._load_version, f"{engines}.profile:run", self._apply_profile),
+            TaskKind(WORK_REPORT, self._load_answers, f"{engines}.work_report:run", self._apply_work_report),
         ]
 
     async def _load_import(self, task: Task, _runtime: Any) -> dict[str, Any]:
@@ -66,6 +70,15 @@ class Kinds:
             version = await DatasetVersions(uow).get(task.input["version"])
         digest = version.manifest_digest
         return {**task.input, "version": digest, "grant": await self._grant(digest, task)}
+
+    async def _load_answers(self, task: Task, _runtime: Any) -> dict[str, Any]:
+        async with self._database.system(read_only=True) as uow:
+            project = await WorkProjects(uow).get(task.input["project"])
+            answers = await WorkAssignments(uow).answers(project)
+        blob = await self._blobs.put(json.dumps(answers).encode())
+        manifest = await self._blobs.commit({"blobs": [{"sha256": blob.sha256, "size": blob.size}]})
+        spec = {"answers": blob.sha256, "grant": await self._grant(manifest, task)}
+        return spec | {"fields": project.form["fields"], "price_micros": project.price_micros}
 
     async def _grant(self, manifest_digest: str, task: Task) -> str:
         return await self._blobs.grant(manifest_digest, task.name, _GRANT_SECONDS)
@@ -109,6 +122,21 @@ class Kinds:
         )
         await Profiles(uow).put(profile)
         return {"version": version.name}
+
+    async def _apply_work_report(self, task: Task, result: dict[str, Any], uow: UnitOfWork) -> dict[str, Any]:
+        project, now = await WorkProjects(uow).get(task.input["project"]), self._clock.now()
+        report = WorkReport(
+            uid=uuid7(),
+            name=project.name,
+            create_time=now,
+            update_time=now,
+            creator=task.creator,
+            secrecy=project.secrecy,
+            figures=result["figures"],
+            task=task.name,
+        )
+        await WorkReports(uow).put(report)
+        return {"project": project.name, "answers": result["answers"]}
 
     async def _publish(
         self,

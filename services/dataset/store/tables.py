@@ -7,8 +7,10 @@ from sqlalchemy import (
     Boolean,
     Column,
     ColumnElement,
+    Float,
     ForeignKey,
     Index,
+    Integer,
     SmallInteger,
     Table,
     Text,
@@ -78,4 +80,81 @@ upload_parts = Table(
     Column("org", Text, nullable=False),
     Column("size", BigInteger, nullable=False),
     Column("sha256", Text, nullable=False),
+)
+
+work_templates = resource_table(
+    metadata,
+    "work_templates",
+    Column("display_name", Text, nullable=False),
+    Column("description", Text, nullable=False),
+    Column("form", JSONB, nullable=False),
+)
+
+work_projects = resource_table(
+    metadata,
+    "work_projects",
+    Column("display_name", Text, nullable=False),
+    Column("description", Text, nullable=False),
+    Column("source", Text, nullable=False),
+    Column("form", JSONB, nullable=False),
+    Column("overlap", Integer, nullable=False),
+    Column("annotators", ARRAY(Text), nullable=False),
+    Column("reviewers", ARRAY(Text), nullable=False),
+    Column("managers", ARRAY(Text), nullable=False),
+    Column("review", SmallInteger, nullable=False),
+    Column("agreement_threshold", Float, nullable=False),
+    Column("lease_seconds", Integer, nullable=False),
+    Column("gold_share", Float, nullable=False),
+    Column("gold_min_accuracy", Float, nullable=False),
+    Column("price_micros", BigInteger, nullable=False),
+    Column("currency", Text, nullable=False),
+    Column("paused", Boolean, nullable=False),
+    Column("item_count", BigInteger, nullable=False),
+)
+
+work_items = resource_table(
+    metadata,
+    "work_items",
+    Column("subject", Text, nullable=False),
+    Column("payload", JSONB, nullable=False),
+    Column("gold", JSONB(none_as_null=True)),
+    Column("proposal", JSONB(none_as_null=True)),
+    Column("priority", Integer, nullable=False),
+    Column("position", BigInteger, nullable=False),
+    Column("holders", ARRAY(Text), nullable=False),
+    Column("refusers", ARRAY(Text), nullable=False),
+    Column("lease_expire_time", time_type()),
+    Column("submitted", Integer, nullable=False),
+    Column("agreement", Float),
+    Column("answer", JSONB(none_as_null=True)),
+    Column("reviewer", Text, nullable=False),
+    Column("review_expire_time", time_type()),
+    Column("excluded_reviewer", Text, nullable=False),
+)
+# The queue of a project, without what is done.
+Index(
+    "ix_work_items_queue",
+    work_items.c.parent,
+    work_items.c.state,
+    work_items.c.priority.desc(),
+    work_items.c.position,
+    postgresql_where=work_items.c.state != "ACCEPTED",
+)
+
+work_assignments = resource_table(
+    metadata,
+    "work_assignments",
+    Column("project", Text, nullable=False),
+    Column("annotator", Text, nullable=False),
+    Column("lease_expire_time", time_type()),
+    Column("answer", JSONB(none_as_null=True)),
+    Column("active_seconds", Float, nullable=False),
+    Column("submit_time", time_type()),
+    Column("reason", Text, nullable=False),
+    Column("right", Boolean),
+)
+Index("ix_work_assignments_of", work_assignments.c.org, work_assignments.c.annotator, work_assignments.c.project)
+
+work_reports = resource_table(
+    metadata, "work_reports", Column("figures", JSONB, nullable=False), Column("task", Text, nullable=False)
 )

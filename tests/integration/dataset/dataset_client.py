@@ -7,7 +7,7 @@ from typing import Any
 
 import grpc
 from argosy.common.v1 import task_pb2, task_service_pb2, task_service_pb2_grpc
-from argosy.dataset.v1 import dataset_pb2, dataset_service_pb2_grpc
+from argosy.dataset.v1 import dataset_pb2, dataset_service_pb2_grpc, human_work_service_pb2_grpc
 from argosy.dataset.v1 import dataset_service_pb2 as pb
 
 from libs.common.errors import ArgosyError, from_rpc_error
@@ -26,11 +26,15 @@ class Client:
         self.service = service
         self._metadata = mesh.metadata(**principal)
         self._channel = mesh.channel("dataset", identity)
-        self._stub = dataset_service_pb2_grpc.DatasetServiceStub(self._channel)
         self._tasks = task_service_pb2_grpc.TaskServiceStub(self._channel)
+        self._stubs = (
+            dataset_service_pb2_grpc.DatasetServiceStub(self._channel),
+            human_work_service_pb2_grpc.HumanWorkServiceStub(self._channel),
+            self._tasks,
+        )
 
     def __getattr__(self, rpc: str) -> Any:
-        stub = self._tasks if hasattr(self._tasks, rpc) else self._stub
+        stub = next(stub for stub in self._stubs if hasattr(stub, rpc))
 
         def call(request: Any, **options: Any) -> Any:
             return getattr(stub, rpc)(request, metadata=self._metadata, timeout=DEADLINE, **options)

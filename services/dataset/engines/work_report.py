@@ -1,0 +1,37 @@
+"""Agreement and reliability in a project of human work."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from libs.compute.context import EngineContext
+from services.dataset.engines.agreement import summarise
+
+Json = dict[str, Any]
+
+
+def run(ctx: EngineContext) -> Json:
+    """Judges the answers of one project.
+
+    The spec names the blob `answers` (a JSON list, as `WorkAssignments.answers` gives it) and its `grant`, the `fields`
+    of the form and `price_micros`. Gives `figures`, the fields of `argosy.dataset.v1.WorkReport`.
+    """
+    spec = ctx.spec
+    answers = json.loads(ctx.blobs_read(spec["grant"]).read_sync(spec["answers"]))
+    ctx.progress(0.1, f"{len(answers):,} answers", rows=len(answers))
+    found = summarise(spec["fields"], answers)
+    for field in found["fields"]:
+        for measure in field["pairs"]:
+            measure.setdefault("level", "")
+    for worker in found["workers"]:
+        worker["cost_micros"] = worker["answers"] * spec["price_micros"]
+    figures = {"fields": found["fields"], "workers": found["workers"]}
+    return {"figures": _without_nones(figures), "answers": len(answers)}
+
+
+def _without_nones(value: Any) -> Any:
+    """JSON without its nulls: an undefined figure is a field that is not there."""
+    if isinstance(value, dict):
+        return {key: _without_nones(inner) for key, inner in value.items() if inner is not None}
+    return [_without_nones(inner) for inner in value] if isinstance(value, list) else value
