@@ -37,6 +37,8 @@ _OUTPUT_ONLY_OF = {
     "ModelProject": {"live_version"},
     "Prompt": {"latest_version"},
     "Secret": {"payload_version"},
+    "WorkItem": {"agreement", "answer", "answer_count", "state"},
+    "WorkProject": {"progress"},
     "WorkOrder": {
         "decide_reason",
         "decider",

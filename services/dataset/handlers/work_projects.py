@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING, Any
 
 from argosy.common.v1 import task_pb2
@@ -19,12 +20,16 @@ from libs.common.rpc.pagination import PageToken, page_size
 from services.dataset.domain.forms import BUILT_IN, Form, built_in
 from services.dataset.domain.human_work import DEFAULT_LEASE, Review, WorkProject, WorkTemplate
 from services.dataset.domain.tasks import WORK_REPORT
+from services.dataset.domain.versions import DatasetVersion
 from services.dataset.handlers.work_messages import form_message, project_message, template_message, to_form
+from services.dataset.store.visible import visible_version
 from services.dataset.store.work import WorkItems, WorkProjects, WorkReports, WorkTemplates
 
 if TYPE_CHECKING:
     from services.dataset.app import App
 
+# Other sources are opaque.
+_VERSION = re.compile(r"orgs/[a-z0-9-]+/datasets/[a-z0-9-]+/versions/[a-z0-9-]+")
 _TEXTS = ("display_name", "description", "source", "currency", "paused", "price_micros")
 _PEOPLE = ("annotators", "reviewers", "managers")
 _RULES = ("gold_share", "gold_min_accuracy")
@@ -112,23 +117,33 @@ async def list_work_projects(request: pb.ListWorkProjectsRequest, call: Call[App
 
 async def create_work_project(request: pb.CreateWorkProjectRequest, call: Call[App]) -> work_pb.WorkProject:
     given, now = request.work_project, call.clock.now()
-    standard = from_proto(given)
+    standard, parents = from_proto(given), await _source(given.source, call)
+    secrecies = [parent.secrecy for parent in parents]
     project = WorkProject(
         uid=uuid7(),
         name=f"{request.parent}/workProjects/{request.work_project_id or resource_id('wp')}",
         create_time=now,
         update_time=now,
         creator=call.principal.subject,
-        **standard | {"secrecy": inherit_secrecy(standard["secrecy"])},
+        **standard | {"secrecy": inherit_secrecy(standard["secrecy"], *secrecies)},
         **{field: getattr(given, field) for field in (*_TEXTS, *_RULES)},
         **{field: list(getattr(given, field)) for field in _PEOPLE},
         form=(await _form(request, call)).to_json(),
         overlap=given.overlap or 1,
         **_defaults(given),
     )
+    project.lineage += [parent.as_parent("annotates") for parent in parents]
     project.require_sound()
     await WorkProjects(call.uow).insert(project)
     return project_message(project)
+
+
+async def _source(name: str, call: Call[App]) -> list[DatasetVersion]:
+    """The dataset version that a project is about: what people say about it is as confidential as it is."""
+    if not _VERSION.fullmatch(name):
+        return []
+    _, version = await visible_version(call.uow, name, call.principal)
+    return [version]
 
 
 def _defaults(given: work_pb.WorkProject) -> dict[str, Any]:

@@ -11,7 +11,9 @@ from argosy.dataset.v1 import human_work_pb2 as work_pb
 from argosy.dataset.v1 import human_work_service_pb2 as pb
 from dataset_client import Client, refusal
 from google.protobuf import json_format, struct_pb2
+from test_dataset_rpcs import publish
 
+from libs.common.domain import Secrecy
 from libs.common.ids import uuid7
 
 NAME = "orgs/acme/workProjects/moods"
@@ -281,6 +283,19 @@ async def test_forms_projects_and_templates(client: Client) -> None:
     assert (await refusal(client.CreateWorkProject(none))).metadata["field"] == "work_project.form.fields"
     await client.DeleteWorkProject(pb.DeleteWorkProjectRequest(name=made.name))
     assert (await refusal(client.TakeWork(pb.TakeWorkRequest(name=made.name)))).reason == "NOT_FOUND"
+
+
+async def test_work_on_a_version_is_as_confidential_as_the_version(client: Client) -> None:
+    await client.dataset("docs", secrecy="SECRECY_SECRET")
+    version = await publish(client, [{"text": "a"}])
+    source = pb.CreateWorkProjectRequest(
+        parent="orgs/acme", template="sentiment", work_project=work_pb.WorkProject(source=version.name)
+    )
+    made = await client.CreateWorkProject(source)
+    assert made.secrecy == Secrecy.SECRET
+    assert [(parent.name, parent.relation) for parent in made.lineage.parents] == [(version.name, "annotates")]
+    source.work_project.source = f"{version.name[:-1]}7"
+    assert (await refusal(client.CreateWorkProject(source))).reason == "NOT_FOUND"
 
 
 @pytest.mark.slow

@@ -1,0 +1,308 @@
+"""Human work on the command line: items in, answers at the terminal, reviews, reports, results out."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import Annotated, Any, TypeVar
+
+import typer
+from argosy.cli import session
+from argosy.cli.live import watch
+from argosy.client import Client, contract
+from argosy.dataset.v1 import human_work_pb2 as work_pb
+from google.protobuf.json_format import MessageToDict
+from rich.markup import escape
+from rich.progress import Progress
+from rich.table import Table
+
+T = TypeVar("T")
+JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+ProjectArgument = Annotated[str, typer.Argument(help="Work project.")]
+
+_PROJECT = "orgs/*/workProjects/*"
+_PATIENCE = 300.0
+# What a call takes.
+_BATCH_ITEMS, _BATCH_BYTES = 1_000, 2 << 20
+_ITEM_FIELDS = {"subject", "payload", "gold", "proposal", "priority", "labels"}
+
+work = typer.Typer(help="Human work: annotation and review.", no_args_is_help=True)
+
+
+@work.command("add")
+def add_items(
+    project: ProjectArgument,
+    file: Annotated[
+        Path | None,
+        typer.Argument(exists=True, dir_okay=False, help='JSONL: a payload a line, or {"payload": ..., "gold": ...}.'),
+    ] = None,
+    version: Annotated[str, typer.Option(help="DATASET/VERSION whose rows become items.")] = "",
+) -> None:
+    """Add items to a project, from a file or from the rows of a dataset version."""
+    if (file is None) == (not version):
+        raise session.Misuse("give a FILE or --version, one of them")
+    with session.session(_PATIENCE) as client, Progress(console=session.errors_console, transient=True) as bar:
+        name, row, added = session.full_name(project, _PROJECT), bar.add_task("items", total=None), 0
+        items = _lines(file) if file is not None else _rows(client, version)
+        for batch in _batches(items):
+            added += client.dataset.add_work_items(parent=name, items=batch).item_count
+            bar.update(row, completed=added)
+    session.console.print(f"{added:,} items added")
+
+
+def _lines(file: Path) -> Iterator[dict[str, Any]]:
+    with file.open(encoding="utf-8") as lines:
+        for number, line in enumerate(lines, 1):
+            if not line.strip():
+                continue
+            try:
+                given = json.loads(line)
+            except ValueError as error:
+                raise session.Misuse(f"{file}, line {number}: {error}") from None
+            if not isinstance(given, dict):
+                raise session.Misuse(f"{file}, line {number}: is no JSON object")
+            yield given if "payload" in given and given.keys() <= _ITEM_FIELDS else {"payload": given}
+
+
+def _rows(client: Client, version: str) -> Iterator[dict[str, Any]]:
+    name = session.full_name(version, "orgs/*/datasets/*/versions/*")
+    method = contract.areas()["dataset"]["preview_rows"]
+    for row in client.pages(method, {"parent": name, "page_size": _BATCH_ITEMS}):
+        yield {"subject": f"{name}/rows/{row.row_id}", "payload": MessageToDict(row.fields)}
+
+
+def _batches(items: Iterable[dict[str, Any]]) -> Iterator[list[dict[str, Any]]]:
+    batch: list[dict[str, Any]] = []
+    size = 0
+    for item in items:
+        length = len(json.dumps(item))
+        if batch and (len(batch) == _BATCH_ITEMS or size + length > _BATCH_BYTES):
+            yield batch
+            batch, size = [], 0
+        batch.append(item)
+        size += length
+    if batch:
+        yield batch
+
+
+@work.command()
+def annotate(
+    project: ProjectArgument,
+    limit: Annotated[int, typer.Option(min=0, help="Stop after so many; 0: when there is nothing more.")] = 0,
+) -> None:
+    """Answer items, one after the other. An empty answer to the first question gives the item back; Ctrl-C keeps it."""
+    with session.session(_PATIENCE) as client:
+        name, done = session.full_name(project, _PROJECT), 0
+        while not limit or done < limit:
+            taken = client.dataset.take_work(name=name)
+            if not taken.HasField("assignment"):
+                session.console.print("nothing to do now")
+                break
+            assignment, began = taken.assignment, time.monotonic()
+            if not done:
+                session.console.print(escape(assignment.form.instructions))
+            _show_payload(assignment.item, assignment.form)
+            if assignment.reason:
+                session.console.print(f"returned: {escape(assignment.reason)}", style="yellow")
+            answer = _ask_all(assignment.form)
+            if answer is None:
+                client.dataset.release_work(name=assignment.name)
+                continue
+            seconds = time.monotonic() - began
+            client.dataset.submit_work(name=assignment.name, answer=answer, active_seconds=seconds)
+            done += 1
+    session.console.print(f"{done:,} answers")
+
+
+@work.command()
+def review(project: ProjectArgument) -> None:
+    """Decide items whose answers differ: accept an answer by its number, or return one with a reason."""
+    with session.session(_PATIENCE) as client:
+        name, done = session.full_name(project, _PROJECT), 0
+        while (found := client.dataset.take_review(name=name)).HasField("item"):
+            _show_payload(found.item, found.form)
+            for number, given in enumerate(found.assignments, 1):
+                text = json.dumps(MessageToDict(given.answer), ensure_ascii=False)
+                reason = f"  (disputed: {given.reason})" if given.reason else ""
+                session.console.print(f"  {number}  {given.annotator:<24} {escape(text + reason)}")
+            count = len(found.assignments)
+            choice = _asked("number to accept, -number to return, empty to stop", _number(-count, count), optional=True)
+            if choice is None:
+                break
+            chosen = found.assignments[abs(choice) - 1]
+            if choice > 0:
+                client.dataset.decide_review(name=found.item.name, answer=MessageToDict(chosen.answer))
+            else:
+                returned = {"assignment": chosen.name, "reason": _asked("what is wrong with it", str)}
+                client.dataset.decide_review(name=found.item.name, returns=[returned])
+            done += 1
+    session.console.print(f"{done:,} items decided")
+
+
+def _show_payload(item: work_pb.WorkItem, form: work_pb.WorkForm) -> None:
+    payload = MessageToDict(item.payload)
+    session.console.rule(item.name.rsplit("/", 1)[1])
+    for field in form.shown or payload:
+        if field in payload:
+            value = payload[field]
+            text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+            session.console.print(f"[bold]{escape(field)}[/] {escape(text)}")
+
+
+def _ask_all(form: work_pb.WorkForm) -> dict[str, Any] | None:
+    answer: dict[str, Any] = {}
+    for number, field in enumerate(form.fields):
+        value = _asked(field.title or field.name, _parser(field), optional=field.optional or number == 0)
+        if value is None and number == 0 and not field.optional:
+            return None
+        if value is not None:
+            answer[field.name] = value
+    return answer
+
+
+def _asked(question: str, parse: Callable[[str], T], *, optional: bool = False) -> T | None:
+    """Asks until the answer can be read. None for an empty answer to an optional question."""
+    while True:
+        text = typer.prompt(question, default="", show_default=False).strip()
+        if not text and optional:
+            return None
+        try:
+            return parse(text)
+        except ValueError as error:
+            session.errors_console.print(escape(str(error)), style="red")
+
+
+def _parser(field: work_pb.WorkField) -> Callable[[str], Any]:
+    """What reads the text that somebody types. It raises ValueError with what to type instead."""
+    match field.kind:
+        case work_pb.WORK_FIELD_KIND_CHOICE | work_pb.WORK_FIELD_KIND_PREFERENCE:
+            return lambda text: _choice(field, text)
+        case work_pb.WORK_FIELD_KIND_CHOICES:
+            return lambda text: [_choice(field, part.strip()) for part in text.split(",") if part.strip()]
+        case work_pb.WORK_FIELD_KIND_RATING:
+            return _number(field.min, field.max)
+        case work_pb.WORK_FIELD_KIND_BOXES:
+            return lambda text: [_box(field, part) for part in text.split(";") if part.strip()]
+        case _:
+            return str
+
+
+def _choice(field: work_pb.WorkField, text: str) -> str:
+    if text.isdigit() and 1 <= int(text) <= len(field.choices):
+        return field.choices[int(text) - 1]
+    begun = [choice for choice in field.choices if choice.casefold().startswith(text.casefold())]
+    if text in field.choices:
+        return text
+    if text and len(begun) == 1:
+        return begun[0]
+    raise ValueError("one of " + ", ".join(f"{n} {choice}" for n, choice in enumerate(field.choices, 1)))
+
+
+def _number(least: int, most: int) -> Callable[[str], int]:
+    def parse(text: str) -> int:
+        if not text.removeprefix("-").isdigit() or not least <= int(text) <= most or (least < 0 and int(text) == 0):
+            raise ValueError(f"a number from {least} to {most}")
+        return int(text)
+
+    return parse
+
+
+def _box(field: work_pb.WorkField, text: str) -> dict[str, Any]:
+    label, *sides = text.split()
+    try:
+        box = [float(side) for side in sides]
+    except ValueError:
+        box = []
+    if len(box) != 4:
+        raise ValueError("boxes as LABEL X Y WIDTH HEIGHT, several with a semicolon between them")
+    return {"label": _choice(field, label), "box": box}
+
+
+@work.command()
+def pending(as_json: JsonOption = False) -> None:
+    """What waits for you, in all projects."""
+    with session.session() as client:
+        method = contract.areas()["dataset"]["list_pending_work"]
+        found = list(client.pages(method, {"parent": session.organization()}))
+    if as_json:
+        session.show_list(found, as_json)
+        return
+    table = Table(title=f"{len(found):,} items wait for you")
+    for column in ("project", "item", "state", "until", "why"):
+        table.add_column(column)
+    for one in found:
+        project, item = one.item.name.split("/workProjects/")[1].split("/items/")
+        state = work_pb.WorkAssignment.State.Name(one.state).removeprefix("STATE_").lower()
+        table.add_row(
+            project, item, state, one.lease_expire_time.ToDatetime().isoformat(" ", "minutes"), escape(one.reason)
+        )
+    session.console.print(table)
+
+
+@work.command()
+def report(project: ProjectArgument, as_json: JsonOption = False) -> None:
+    """Compute and show agreement and reliability, with 95 % intervals."""
+    with session.session(_PATIENCE) as client:
+        name = session.full_name(project, _PROJECT)
+        started = client.dataset.report_work(name=name)
+        watch(client, started.name, session.errors_console if as_json else session.console)
+        found = client.dataset.get_work_report(name=name)
+        currency = client.dataset.get_work_project(name=name).currency
+    if as_json:
+        session.show(found, as_json)
+        return
+    for field in found.fields:
+        table = Table(title=f"{field.name}: {field.items:,} items with two answers or more, by {field.workers} people")
+        for column in ("measure", "level", "value", "95 %", "items"):
+            table.add_column(column)
+        for measure in field.measures:
+            table.add_row(measure.measure, measure.level, *_interval(measure), f"{measure.items:,}")
+        session.console.print(table)
+    table = Table(title="people")
+    for column in ("who", "answers", "known answers right", "95 %", "reliability", "median seconds", "cost"):
+        table.add_column(column)
+    for one in found.workers:
+        gold = (f"{one.gold.correct} of {one.gold.answers}", f"{one.gold.low:.2f} to {one.gold.high:.2f}")
+        reliability = ", ".join(f"{r.field} {r.accuracy:.2f}" for r in one.reliability if r.HasField("accuracy"))
+        seconds = f"{one.median_seconds:.1f}{' (!)' if one.seconds_outlier else ''}"
+        cost = f"{one.cost_micros / 1e6:,.2f} {currency}" if currency else ""
+        row = (one.worker, f"{one.answers:,}", *(gold if one.gold.answers else ("", "")), reliability, seconds, cost)
+        table.add_row(*row)
+    session.console.print(table)
+
+
+def _interval(measure: work_pb.AgreementMeasure) -> tuple[str, str]:
+    if not measure.HasField("value"):
+        return "undefined", ""
+    if not measure.HasField("low"):
+        return f"{measure.value:.3f}", ""
+    return f"{measure.value:.3f}", f"{measure.low:.3f} to {measure.high:.3f}"
+
+
+@work.command("export")
+def export_answers(
+    project: ProjectArgument,
+    output: Annotated[Path, typer.Option("--output", "-o", help="JSONL file to write: payload and answer a line.")],
+) -> None:
+    """Write the accepted items: their payload with the final answer, as rows that `dataset import` reads."""
+    with session.session(_PATIENCE) as client:
+        method = contract.areas()["dataset"]["list_work_items"]
+        arguments = {"parent": session.full_name(project, _PROJECT), "state": "STATE_ACCEPTED"}
+        draft, written = output.with_suffix(output.suffix + ".part"), 0
+        with draft.open("w", encoding="utf-8") as file:
+            for item in client.pages(method, {**arguments, "page_size": _BATCH_ITEMS}):
+                if item.HasField("gold"):
+                    continue
+                row = {**MessageToDict(item.payload), **MessageToDict(item.answer)}
+                file.write(json.dumps(row, ensure_ascii=False) + "\n")
+                written += 1
+        draft.replace(output)
+    session.console.print(f"{written:,} rows: {output}")
+
+
+def mount(app: typer.Typer) -> dict[str, typer.Typer]:
+    """Adds the commands; gives them by noun."""
+    app.add_typer(work, name="work", rich_help_panel="The main job")
+    return {"work": work}
