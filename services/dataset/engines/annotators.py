@@ -1,0 +1,137 @@
+"""Annotators one by one: against known answers, against each other, by the clock."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from math import isfinite, log
+from typing import Any
+
+import numpy as np
+
+from services.dataset.engines.answers import BOXES, Answers, BoxList, Field, read_value
+from services.dataset.engines.boxes import match
+from services.dataset.engines.intervals import wilson
+from services.dataset.engines.pairs import Pairs
+from services.dataset.engines.reliability import Reliability
+
+# Iglewicz and Hoaglin (1993), "How to Detect and Handle Outliers": modified z-scores beyond this are outliers. 1.4826
+# medians of absolute deviations are a standard deviation of a normal distribution.
+_OUTLIER, _DEVIATIONS = 3.5, 1.4826
+# The median deviation of fewer workers than these says nothing.
+_LEAST_WORKERS = 5
+# Nobody answers faster, and zero has no logarithm.
+_LEAST_SECONDS = 0.1
+
+Json = dict[str, Any]
+
+
+def summarise_workers(
+    fields: Sequence[Field], answers: Answers, fits: Mapping[str, Reliability], seed: int
+) -> list[Json]:
+    """One entry a worker, by name.
+
+    Args:
+        fields: Of the form.
+        answers: Of everyone.
+        fits: By name of the field, where there is one.
+        seed: Of the intervals.
+    """
+    given = answers.of_workers()
+    medians = {worker: _median_seconds(of) for worker, of in given.items()}
+    outliers = seconds_outliers(medians)
+    reliability = _reliability(fields, answers.workers, fits, seed)
+    return [
+        {
+            "worker": worker,
+            "answers": len(of),
+            "gold": _gold(fields, of),
+            "reliability": reliability[worker],
+            "median_seconds": medians[worker],
+            "seconds_outlier": worker in outliers,
+        }
+        for worker, of in given.items()
+    ]
+
+
+def seconds_outliers(medians: Mapping[str, float | None]) -> set[str]:
+    """Workers whose time is out of line with that of most: the logarithms' distance from their median, by the median of
+    these distances. Times are skewed, their logarithms much less.
+
+    Args:
+        medians: Seconds an answer by worker; None where unknown.
+    """
+    logs = {worker: log(max(median, _LEAST_SECONDS)) for worker, median in medians.items() if median is not None}
+    if len(logs) < _LEAST_WORKERS:
+        return set()
+    middle = float(np.median(list(logs.values())))
+    deviation = float(np.median([abs(value - middle) for value in logs.values()]))
+    # With more than half of the workers equal there is no scale.
+    limit = _OUTLIER * _DEVIATIONS * deviation
+    return {worker for worker, value in logs.items() if limit > 0 and abs(value - middle) > limit}
+
+
+def _median_seconds(answers: Sequence[Json]) -> float | None:
+    seconds = [given for answer in answers if isinstance(given := answer.get("seconds"), (int, float))]
+    seconds = [given for given in seconds if isfinite(given) and given >= 0]
+    return float(np.median(seconds)) if seconds else None
+
+
+def _gold(fields: Sequence[Field], answers: Sequence[Json]) -> Json | None:
+    """Answers to items whose right answer is known; one is correct when it is right in every such field."""
+    verdicts = [verdict for answer in answers if (verdict := _is_right(fields, answer)) is not None]
+    if not verdicts:
+        return None
+    low, high = wilson(sum(verdicts), len(verdicts))
+    return {
+        "answers": len(verdicts),
+        "correct": sum(verdicts),
+        "accuracy": sum(verdicts) / len(verdicts),
+        "low": low,
+        "high": high,
+    }
+
+
+def _is_right(fields: Sequence[Field], answer: Json) -> bool | None:
+    """None where nothing is known. A field that was left out, or whose value no form gives, is wrong."""
+    known = answer.get("gold") or {}
+    verdicts: list[bool] = []
+    for field in fields:
+        gold = read_value(field, known.get(field.name))
+        if gold is not None:
+            value = read_value(field, answer["answer"].get(field.name))
+            verdicts.append(value is not None and _same(field, value, gold))
+    return all(verdicts) if verdicts else None
+
+
+def _same(field: Field, value: Any, gold: Any) -> bool:
+    return _same_boxes(value, gold) if field.kind == BOXES else value == gold
+
+
+def _same_boxes(value: BoxList, gold: BoxList) -> bool:
+    """Every box has its partner."""
+    if len(value.labels) != len(gold.labels):
+        return False
+    found = match([value, gold], np.zeros(2, np.int64), Pairs(np.array([0]), np.array([1])))
+    return int(found.labelled[0]) == len(gold.labels)
+
+
+def _reliability(
+    fields: Sequence[Field], workers: Sequence[str], fits: Mapping[str, Reliability], seed: int
+) -> dict[str, list[Json]]:
+    found: dict[str, list[Json]] = {worker: [] for worker in workers}
+    for field in fields:
+        if (fit := fits.get(field.name)) is None:
+            continue
+        low, high = fit.bounds(seed)
+        for at, accuracy in enumerate(fit.accuracy()):
+            found[workers[fit.workers[at]]].append(
+                {
+                    "field": field.name,
+                    "accuracy": float(accuracy),
+                    "low": float(low[at]),
+                    "high": float(high[at]),
+                    "confusion": fit.confusion[at].tolist(),
+                    "choices": [field.choices[number] for number in fit.classes],
+                }
+            )
+    return found
