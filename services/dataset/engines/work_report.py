@@ -20,10 +20,7 @@ def run(ctx: EngineContext) -> Json:
     spec = ctx.spec
     answers = json.loads(ctx.blobs_read(spec["grant"]).read_sync(spec["answers"]))
     ctx.progress(0.1, f"{len(answers):,} answers", rows=len(answers))
-    found = summarise(spec["fields"], answers)
-    for field in found["fields"]:
-        for measure in field["pairs"]:
-            measure.setdefault("level", "")
+    found = summarise(spec["fields"], answers, consensus=False)
     for worker in found["workers"]:
         worker["cost_micros"] = worker["answers"] * spec["price_micros"]
     figures = {"fields": found["fields"], "workers": found["workers"]}
