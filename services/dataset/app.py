@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from argosy.dataset.v1 import dataset_service_pb2, human_work_service_pb2
+from argosy.dataset.v1 import catalogue_service_pb2, dataset_service_pb2, human_work_service_pb2
 
 from libs.common.blobs import BlobStore
 from libs.common.db.uow import Database
@@ -14,6 +14,7 @@ from libs.common.tasks import TaskKind, Tasks
 from services.dataset.clients.rows import VersionRows
 from services.dataset.config import DatasetSettings
 from services.dataset.handlers import (
+    catalogue,
     cleaning,
     datasets,
     profiles,
@@ -54,9 +55,23 @@ DEFINITION = ServiceDefinition(
     build=build,
     protos=[
         dataset_service_pb2.DESCRIPTOR.services_by_name["DatasetService"],
+        catalogue_service_pb2.DESCRIPTOR.services_by_name["CatalogueService"],
         human_work_service_pb2.DESCRIPTOR.services_by_name["HumanWorkService"],
     ],
-    handlers=[cleaning, datasets, versions, profiles, rows, tasks, uploads, work, work_items, work_projects, reviews],
+    handlers=[
+        catalogue,
+        cleaning,
+        datasets,
+        versions,
+        profiles,
+        rows,
+        tasks,
+        uploads,
+        work,
+        work_items,
+        work_projects,
+        reviews,
+    ],
     settings=DatasetSettings,
     migrations=Path(__file__).parent / "migrations",
     task_kinds=lambda app: app.kinds,

@@ -32,6 +32,7 @@ _OUTPUT_ONLY = {"uid", "creator", "name"}
 _OUTPUT_ONLY_OF = {
     "ApiKey": {"prefix", "secret"},
     "Application": {"published_version"},
+    "DataProduct": {"byte_count", "columns", "row_count", "type"},
     "Dataset": {"latest_version"},
     "Evaluation": {"state", "task", "model_digest", "report", "verdict"},
     "ModelProject": {"live_version"},

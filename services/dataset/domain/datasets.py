@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import enum
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 
 from libs.common.domain import DomainError, Resource, Secrecy
@@ -28,6 +28,11 @@ def sees_all(subject: str, role: int) -> bool:
     return role >= _ROLE_ADMIN or subject.startswith("services/")
 
 
+def share_names(org: str, subject: str, department: str) -> set[str]:
+    """What a share may name to reach a principal: its organization, itself, its department."""
+    return {f"orgs/{org}", f"orgs/{org}/{subject}", department} - {""}
+
+
 @dataclass(kw_only=True)
 class Dataset(Resource):
     """A named line of versions.
@@ -38,6 +43,7 @@ class Dataset(Resource):
         latest_version: name of the newest version; empty while there is none.
         locked: while set, no new version can be made.
         version_count: versions ever made; the next one is called `v<version_count + 1>`.
+        shared_with: names of users, service accounts, departments and organizations that may read it.
     """
 
     display_name: str = ""
@@ -49,6 +55,7 @@ class Dataset(Resource):
     latest_version: str = ""
     locked: bool = False
     version_count: int = 0
+    shared_with: list[str] = field(default_factory=list[str])
 
     def require_unlocked(self) -> None:
         """Raises STATE_CONFLICT while the dataset is locked."""
@@ -56,17 +63,32 @@ class Dataset(Resource):
             message = f"{self.name} is locked; no new version can be made."
             raise DomainError("STATE_CONFLICT", message, name=self.name, state="locked", wanted="unlocked")
 
-    def is_visible_to(self, org: str, subject: str, role: int) -> bool:
-        """Whether a principal may see the dataset.
+    def is_visible_to(self, org: str, subject: str, role: int, department: str = "") -> bool:
+        """Whether a principal may see the dataset. Nothing above INTERNAL leaves the organization.
 
         Args:
             org: its organization.
             subject: `users/alice`, or `services/training`.
             role: its role in `org`.
+            department: resource name of its department, if it has one.
         """
         if org != self.org and role < _ROLE_SYSTEM:
-            return self.visibility == Visibility.PUBLIC and self.delete_time is None
+            if self.delete_time is not None or self.secrecy > Secrecy.INTERNAL:
+                return False
+            return self.visibility == Visibility.PUBLIC or self._is_shared_with(org, subject, department)
+        return self._is_own_of(subject, role) or self._is_shared_with(org, subject, department)
+
+    def _is_own_of(self, subject: str, role: int) -> bool:
         return self.visibility != Visibility.USER or subject == self.creator or sees_all(subject, role)
+
+    def _is_shared_with(self, org: str, subject: str, department: str) -> bool:
+        return not share_names(org, subject, department).isdisjoint(self.shared_with)
+
+    def require_writable(self, subject: str, role: int) -> None:
+        """Raises ROLE_MISSING for somebody who sees it only because it was shared: shares are for reading."""
+        if not self._is_own_of(subject, role):
+            message = f"{self.name} is shared with {subject} to be read; its creator or an administrator can change it."
+            raise DomainError("ROLE_MISSING", message, required_role="creator")
 
     def take_version_name(self) -> str:
         """The name of the next version."""

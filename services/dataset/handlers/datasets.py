@@ -17,13 +17,13 @@ from libs.common.rpc.pagination import PageToken, page_size
 from services.dataset.domain.datasets import Dataset, Visibility
 from services.dataset.domain.versions import Content, new_version
 from services.dataset.handlers import versions
-from services.dataset.store.repositories import Datasets, DatasetVersions
+from services.dataset.store.repositories import Datasets, DatasetVersions, Wanted
 
 if TYPE_CHECKING:
     from services.dataset.app import App
 
 _PLAIN = ("display_name", "description", "source", "project_space", "locked")
-_MUTABLE = frozenset({*_PLAIN, "labels", "secrecy", "visibility"})
+_MUTABLE = frozenset({*_PLAIN, "labels", "secrecy", "shared_with", "visibility"})
 
 
 def message(dataset: Dataset) -> dataset_pb2.Dataset:
@@ -35,6 +35,7 @@ def message(dataset: Dataset) -> dataset_pb2.Dataset:
             type=dataset_pb2.DatasetType.Name(dataset.type),
             visibility=dataset_pb2.Visibility.Name(dataset.visibility),
             latest_version=dataset.latest_version,
+            shared_with=dataset.shared_with,
         ),
     )
 
@@ -50,6 +51,7 @@ async def list_datasets(request: pb.ListDatasetsRequest, call: Call[App]) -> pb.
         page_size(request.page_size),
         PageToken.decode(request),
         request.show_deleted,
+        Wanted(request.search, request.type, request.project_space, dict(request.labels)),
     )
     return pb.ListDatasetsResponse(
         datasets=[message(dataset) for dataset in found], next_page_token=PageToken.encode(request, position)
@@ -69,6 +71,7 @@ async def create_dataset(request: pb.CreateDatasetRequest, call: Call[App]) -> d
         **{field: getattr(given, field) for field in _PLAIN},
         type=given.type or dataset_pb2.DATASET_TYPE_TEXT,
         visibility=given.visibility or Visibility.ORGANIZATION,
+        shared_with=list(given.shared_with),
     )
     await Datasets(call.uow).insert(dataset)
     call.uow.emit("dataset.dataset.created", dataset)
@@ -84,6 +87,8 @@ async def update_dataset(request: pb.UpdateDatasetRequest, call: Call[App]) -> d
             dataset.change_secrecy(inherit_secrecy(Secrecy(given.secrecy)))
         elif field == "visibility":
             dataset.visibility = given.visibility or Visibility.ORGANIZATION
+        elif field == "shared_with":
+            dataset.shared_with = list(given.shared_with)
         else:
             setattr(dataset, field, dict(given.labels) if field == "labels" else getattr(given, field))
     dataset.update_time = call.clock.now()

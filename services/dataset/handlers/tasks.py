@@ -29,7 +29,7 @@ _LEAK_THRESHOLD = 0.8
 
 
 async def import_version(request: pb.ImportVersionRequest, call: Call[App]) -> task_pb2.Task:
-    dataset = await Datasets(call.uow).visible(request.parent, call.principal)
+    dataset = await Datasets(call.uow).visible(request.parent, call.principal, writing=True)
     dataset.require_unlocked()
     upload = await Uploads(call.uow).alive(request.upload, call.clock.now())
     upload.require_state(UploadState.COMMITTED)
@@ -47,7 +47,7 @@ async def import_version(request: pb.ImportVersionRequest, call: Call[App]) -> t
 
 
 async def clean_version(request: pb.CleanVersionRequest, call: Call[App]) -> task_pb2.Task:
-    dataset, version = await visible_version(call.uow, request.name, call.principal)
+    dataset, version = await visible_version(call.uow, request.name, call.principal, writing=True)
     dataset.require_unlocked()
     column = request.text_column or _TEXT_COLUMN
     version.require_column(column, "text_column")
@@ -86,7 +86,7 @@ async def split_version(request: pb.SplitVersionRequest, call: Call[App]) -> tas
 async def _target(call: Call[App], name: str, field: str) -> Dataset:
     if not name:
         raise invalid_field(field, "is missing")
-    dataset = await Datasets(call.uow).visible(name, call.principal)
+    dataset = await Datasets(call.uow).visible(name, call.principal, writing=True)
     dataset.require_unlocked()
     return dataset
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
 from datetime import datetime
 
 from sqlalchemy import delete, insert, or_, select
@@ -10,7 +11,7 @@ from sqlalchemy import delete, insert, or_, select
 from libs.common.auth.principal import Principal
 from libs.common.db.repository import Repository
 from libs.common.domain import DomainError
-from services.dataset.domain.datasets import Dataset, Visibility, sees_all
+from services.dataset.domain.datasets import Dataset, Visibility, sees_all, share_names
 from services.dataset.domain.profiles import Profile
 from services.dataset.domain.uploads import Upload, UploadPart, UploadState
 from services.dataset.domain.versions import DatasetVersion
@@ -22,21 +23,69 @@ class Datasets(Repository[Dataset]):
     entity = Dataset
 
     async def visible(
-        self, name: str, principal: Principal, *, deleted: bool = False, for_update: bool = False
+        self,
+        name: str,
+        principal: Principal,
+        *,
+        deleted: bool = False,
+        for_update: bool = False,
+        writing: bool = False,
     ) -> Dataset:
-        """The dataset, if the principal may see it. Raises NOT_FOUND otherwise."""
+        """The dataset, if the principal may see it.
+
+        Args:
+            name: of the dataset.
+            principal: who asks.
+            deleted: also when it is deleted softly.
+            for_update: locks the row; implies `writing`.
+            writing: only for somebody who may change it.
+
+        Raises:
+            DomainError: NOT_FOUND; ROLE_MISSING for somebody who may only read it.
+        """
         dataset = await self.get(name, deleted=deleted, for_update=for_update)
-        if not dataset.is_visible_to(principal.org, principal.subject, principal.role):
+        if not dataset.is_visible_to(principal.org, principal.subject, principal.role, principal.department):
             raise DomainError("NOT_FOUND", f"{name} does not exist.", name=name)
+        if for_update or writing:
+            dataset.require_writable(principal.subject, principal.role)
         return dataset
 
     async def list_visible(
-        self, parent: str, principal: Principal, page_size: int, after: str, show_deleted: bool
+        self, parent: str, principal: Principal, page_size: int, after: str, show_deleted: bool, wanted: Wanted
     ) -> tuple[list[Dataset], str]:
-        """One page of those that the principal may see, newest first."""
-        seen = or_(self.table.c.visibility != Visibility.USER, self.table.c.creator == principal.subject)
-        filters = () if sees_all(principal.subject, principal.role) else (seen,)
+        """One page of those that the principal may see and that are wanted, newest first."""
+        columns = self.table.c
+        filters = tables.having_words(
+            wanted.search, columns.id, columns.display_name, columns.description, columns.source
+        )
+        if wanted.type:
+            filters.append(columns.type == wanted.type)
+        if wanted.project_space:
+            filters.append(columns.project_space == wanted.project_space)
+        if wanted.labels:
+            filters.append(columns.labels.contains(dict(wanted.labels)))
+        if not sees_all(principal.subject, principal.role):
+            names = share_names(principal.org, principal.subject, principal.department)
+            shared = columns.shared_with.overlap(sorted(names))
+            own = or_(columns.visibility != Visibility.USER, columns.creator == principal.subject)
+            filters.append(or_(own, shared))
         return await self.list(parent, page_size, after, show_deleted, filters)
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """Which datasets a list is to have; what is empty does not matter.
+
+    Attributes:
+        search: text in id, display name, description or source, in any case.
+        type: value of `DatasetType`.
+        labels: all of them.
+    """
+
+    search: str = ""
+    type: int = 0
+    project_space: str = ""
+    labels: Mapping[str, str] = field(default_factory=dict[str, str])
 
 
 class DatasetVersions(Repository[DatasetVersion]):

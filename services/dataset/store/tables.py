@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from sqlalchemy import (
     BigInteger,
     Boolean,
@@ -15,6 +17,7 @@ from sqlalchemy import (
     Table,
     Text,
     cast,
+    func,
 )
 from sqlalchemy.dialects.postgresql import ARRAY, JSONB
 
@@ -34,6 +37,7 @@ datasets = resource_table(
     Column("latest_version", Text, nullable=False),
     Column("locked", Boolean, nullable=False),
     Column("version_count", BigInteger, nullable=False),
+    Column("shared_with", ARRAY(Text), nullable=False),
 )
 
 dataset_versions = resource_table(
@@ -53,6 +57,17 @@ dataset_versions = resource_table(
 profiles = resource_table(
     metadata, "profiles", Column("figures", JSONB, nullable=False), Column("task", Text, nullable=False)
 )
+
+
+def having_words(search: str, *columns: ColumnElement[Any]) -> list[ColumnElement[bool]]:
+    """That a row has each word of a search in one of these columns, in any case."""
+    text = func.lower(func.concat_ws(" ", *columns))
+    return [text.contains(word, autoescape=True) for word in search.lower().split()]
+
+
+def joined(column: ColumnElement[Any]) -> ColumnElement[str]:
+    """The texts of a list as one."""
+    return func.array_to_string(column, " ")
 
 
 def tags_overlap(tags: list[str]) -> ColumnElement[bool]:
@@ -158,3 +173,19 @@ Index("ix_work_assignments_of", work_assignments.c.org, work_assignments.c.annot
 work_reports = resource_table(
     metadata, "work_reports", Column("figures", JSONB, nullable=False), Column("task", Text, nullable=False)
 )
+
+data_products = resource_table(
+    metadata,
+    "data_products",
+    Column("dataset_version", Text, nullable=False),
+    Column("display_name", Text, nullable=False),
+    Column("description", Text, nullable=False),
+    Column("licence", Text, nullable=False),
+    Column("tags", ARRAY(Text), nullable=False),
+    Column("visibility", SmallInteger, nullable=False),
+    Column("type", SmallInteger, nullable=False),
+    Column("row_count", BigInteger, nullable=False),
+    Column("byte_count", BigInteger, nullable=False),
+    Column("columns", JSONB, nullable=False),
+)
+Index(None, data_products.c.dataset_version)

@@ -7,7 +7,12 @@ from typing import Any
 
 import grpc
 from argosy.common.v1 import task_pb2, task_service_pb2, task_service_pb2_grpc
-from argosy.dataset.v1 import dataset_pb2, dataset_service_pb2_grpc, human_work_service_pb2_grpc
+from argosy.dataset.v1 import (
+    catalogue_service_pb2_grpc,
+    dataset_pb2,
+    dataset_service_pb2_grpc,
+    human_work_service_pb2_grpc,
+)
 from argosy.dataset.v1 import dataset_service_pb2 as pb
 
 from libs.common.errors import ArgosyError, from_rpc_error
@@ -29,6 +34,7 @@ class Client:
         self._tasks = task_service_pb2_grpc.TaskServiceStub(self._channel)
         self._stubs = (
             dataset_service_pb2_grpc.DatasetServiceStub(self._channel),
+            catalogue_service_pb2_grpc.CatalogueServiceStub(self._channel),
             human_work_service_pb2_grpc.HumanWorkServiceStub(self._channel),
             self._tasks,
         )

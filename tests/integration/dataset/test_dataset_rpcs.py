@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 from argosy.common.v1 import options_pb2, task_pb2, task_service_pb2
-from argosy.dataset.v1 import dataset_pb2
+from argosy.dataset.v1 import catalogue_pb2, catalogue_service_pb2, dataset_pb2
 from argosy.dataset.v1 import dataset_service_pb2 as pb
 from dataset_client import Client, append, refusal
 from google.protobuf.field_mask_pb2 import FieldMask
@@ -154,6 +154,85 @@ async def test_a_public_dataset_is_read_by_others_and_changed_by_none_of_them(cl
     await client.DeleteDataset(pb.DeleteDatasetRequest(name=NAME))
     assert (await refusal(stranger.GetDataset(pb.GetDatasetRequest(name=NAME)))).reason == "NOT_FOUND"
     await stranger.close()
+
+
+async def test_a_share_lets_read_and_not_write(client: Client) -> None:
+    await client.dataset("docs", visibility=dataset_pb2.VISIBILITY_USER, shared_with=["orgs/acme/users/bob"])
+    version = await publish(client, [{"text": "a"}])
+    bob, eve = (client.other(subject=f"users/{name}", role=options_pb2.ROLE_EDITOR) for name in ("bob", "eve"))
+    listing = pb.ListDatasetsRequest(parent="orgs/acme")
+    assert [len((await who.ListDatasets(listing)).datasets) for who in (bob, eve)] == [1, 0]
+    assert (await bob.PreviewRows(pb.PreviewRowsRequest(parent=version.name))).rows
+    for write in (
+        bob.CleanVersion(pb.CleanVersionRequest(name=version.name)),
+        bob.TagDatasetVersion(pb.TagDatasetVersionRequest(name=version.name, add_tags=["mine"])),
+        bob.UpdateDataset(pb.UpdateDatasetRequest(dataset=dataset_pb2.Dataset(name=NAME, description="mine"))),
+        bob.DeleteDataset(pb.DeleteDatasetRequest(name=NAME)),
+    ):
+        assert (await refusal(write)).reason == "ROLE_MISSING"
+    assert (await refusal(eve.PreviewRows(pb.PreviewRowsRequest(parent=version.name)))).reason == "NOT_FOUND"
+    gone = pb.UpdateDatasetRequest(dataset=dataset_pb2.Dataset(name=NAME), update_mask=FieldMask(paths=["shared_with"]))
+    await client.UpdateDataset(gone)
+    assert (await refusal(bob.GetDataset(pb.GetDatasetRequest(name=NAME)))).reason == "NOT_FOUND"
+    for other in (bob, eve):
+        await other.close()
+
+
+async def test_datasets_are_found_by_what_they_are(client: Client) -> None:
+    await client.dataset("news", display_name="Daily NEWS", labels={"team": "a"}, project_space="press")
+    await client.dataset("photos", type=dataset_pb2.DATASET_TYPE_IMAGE, description="100% of the news photos, 猫")
+    for wanted, names in (
+        ({"search": "news"}, {"news", "photos"}),
+        ({"search": "news daily"}, {"news"}),
+        ({"search": "猫"}, {"photos"}),
+        ({"search": "100%"}, {"photos"}),
+        ({"search": "1_0"}, set()),
+        ({"search": "ne\\"}, set()),
+        ({"type": dataset_pb2.DATASET_TYPE_IMAGE}, {"photos"}),
+        ({"labels": {"team": "a"}}, {"news"}),
+        ({"labels": {"team": "b"}}, set()),
+        ({"project_space": "press", "search": "daily"}, {"news"}),
+    ):
+        found = await client.ListDatasets(pb.ListDatasetsRequest(parent="orgs/acme", **wanted))
+        assert {dataset.name.rsplit("/", 1)[1] for dataset in found.datasets} == names, wanted
+
+
+async def test_a_data_product_lets_others_read_its_version_and_no_other(client: Client) -> None:
+    await client.dataset("docs", visibility=dataset_pb2.VISIBILITY_USER)
+    first, second = await publish(client, [{"text": "a"}]), await publish(client, [{"text": "b"}])
+    offer = catalogue_pb2.DataProduct(
+        dataset_version=first.name, display_name="Docs", tags=["clean"], visibility=dataset_pb2.VISIBILITY_PUBLIC
+    )
+    create = catalogue_service_pb2.CreateDataProductRequest(
+        parent="orgs/acme", data_product_id="docs", data_product=offer
+    )
+    bob = client.other(subject="users/bob", role=options_pb2.ROLE_EDITOR)
+    stranger = client.other(org="umbrella", subject="users/alice", role=options_pb2.ROLE_VIEWER)
+    assert (await refusal(bob.CreateDataProduct(create))).reason == "NOT_FOUND"
+    assert (await refusal(stranger.PreviewRows(pb.PreviewRowsRequest(parent=first.name)))).reason == "NOT_FOUND"
+    made = await client.CreateDataProduct(create)
+    assert (made.row_count, [parent.name for parent in made.lineage.parents]) == (1, [first.name])
+    everybody = catalogue_service_pb2.ListDataProductsRequest(parent="orgs/umbrella", public=True, search="CLEAN docs")
+    assert [one.name for one in (await stranger.ListDataProducts(everybody)).data_products] == [made.name]
+    own = catalogue_service_pb2.ListDataProductsRequest(parent="orgs/umbrella")
+    assert not (await stranger.ListDataProducts(own)).data_products
+    for reader in (bob, stranger):
+        assert (await reader.GetDataProduct(catalogue_service_pb2.GetDataProductRequest(name=made.name))).name
+        assert (await reader.PreviewRows(pb.PreviewRowsRequest(parent=first.name))).rows
+        assert (await refusal(reader.PreviewRows(pb.PreviewRowsRequest(parent=second.name)))).reason == "NOT_FOUND"
+    mine = catalogue_service_pb2.UpdateDataProductRequest(data_product=catalogue_pb2.DataProduct(name=made.name))
+    assert (await refusal(bob.UpdateDataProduct(mine))).reason == "NOT_FOUND"
+    # Above INTERNAL nothing is for everybody, neither from the beginning nor later.
+    raised = dataset_pb2.Dataset(name=NAME, secrecy="SECRECY_SECRET")
+    await client.UpdateDataset(pb.UpdateDatasetRequest(dataset=raised))
+    third = await publish(client, [{"text": "c"}])
+    newer = catalogue_pb2.DataProduct(name=made.name, dataset_version=third.name)
+    error = await refusal(client.UpdateDataProduct(catalogue_service_pb2.UpdateDataProductRequest(data_product=newer)))
+    assert (error.reason, error.metadata["state"]) == ("STATE_CONFLICT", "SECRET")
+    await client.DeleteDataProduct(catalogue_service_pb2.DeleteDataProductRequest(name=made.name))
+    assert (await refusal(bob.PreviewRows(pb.PreviewRowsRequest(parent=first.name)))).reason == "NOT_FOUND"
+    for other in (bob, stranger):
+        await other.close()
 
 
 async def test_tags_are_unique_and_move(client: Client) -> None:

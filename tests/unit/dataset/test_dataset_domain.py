@@ -38,6 +38,34 @@ def test_visibility(visibility: Visibility, org: str, subject: str, role: int, s
     assert dataset(visibility=visibility).is_visible_to(org, subject, role) is seen
 
 
+@pytest.mark.parametrize(
+    ("share", "org", "subject", "department", "seen"),
+    [
+        ("orgs/acme/users/b", "acme", "users/b", "", True),
+        ("orgs/acme/users/b", "acme", "users/c", "", False),
+        ("orgs/acme/users/b", "umbrella", "users/b", "", False),
+        ("orgs/acme/departments/x", "acme", "users/c", "orgs/acme/departments/x", True),
+        ("orgs/acme/departments/x", "acme", "users/c", "orgs/acme/departments/y", False),
+        ("orgs/umbrella", "umbrella", "users/z", "", True),
+        ("orgs/umbrella/users/z", "umbrella", "users/y", "", False),
+    ],
+)
+def test_a_share_reaches_whom_it_names(share: str, org: str, subject: str, department: str, seen: bool) -> None:
+    private = dataset(visibility=Visibility.USER, shared_with=[share])
+    assert private.is_visible_to(org, subject, 2, department) is seen
+    if seen:
+        with pytest.raises(DomainError, match="to be read"):
+            private.require_writable(subject, 2)
+    private.secrecy = Secrecy.CONFIDENTIAL
+    assert private.is_visible_to(org, subject, 2, department) is (seen and org == "acme")
+
+
+def test_what_is_confidential_never_leaves_the_organization() -> None:
+    raised = dataset(visibility=Visibility.PUBLIC, secrecy=Secrecy.CONFIDENTIAL)
+    assert not raised.is_visible_to("umbrella", "users/b", 1)
+    assert raised.is_visible_to("acme", "users/b", 1)
+
+
 def test_a_deleted_public_dataset_is_no_longer_shared() -> None:
     assert not dataset(visibility=Visibility.PUBLIC, delete_time=NOW).is_visible_to("umbrella", "users/b", 1)
 
