@@ -8,9 +8,9 @@ them.
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol, cast
+from typing import Any, BinaryIO, Protocol, cast
 
 import numpy as np
 import orjson
@@ -111,22 +111,59 @@ def load_index(manifest: Json, blobs: Readable) -> VersionIndex:
     Raises:
         ValueError: The manifest is of a format that this version does not know.
     """
+    digest, parts = _digests(manifest)
+    table = pa.ipc.open_file(pa.BufferReader(blobs.read(digest))).read_all()
+    return _index(manifest, parts, table)
+
+
+def load_window(manifest: Json, open_blob: Callable[[str], BinaryIO], start: int, stop: int) -> VersionIndex:
+    """The index of rows [start, stop) alone; of the rest of the index at most a segment on each side is read.
+
+    Args:
+        manifest: of the version.
+        open_blob: gives a blob as a seekable file.
+        start: first row.
+        stop: row after the last; rows behind the end of the version are not there.
+
+    Raises:
+        ValueError: The manifest is of a format that this version does not know.
+    """
+    digest, parts = _digests(manifest)
+    # An index written before there were segments is one.
+    rows = manifest.get("index_rows") or max(1, manifest["row_count"])
+    with open_blob(digest) as file:
+        reader = pa.ipc.open_file(pa.PythonFile(file, "r"))
+        last = min(reader.num_record_batches, -(-stop // rows))
+        segments = [reader.get_batch(number) for number in range(start // rows, last)]
+        table = pa.Table.from_batches(segments, reader.schema).slice(start % rows, max(0, stop - start))
+        return _index(manifest, parts, table)
+
+
+def _digests(manifest: Json) -> tuple[str, list[str]]:
     if manifest.get("format") != FORMAT:
         raise ValueError(f"manifest of unknown format {manifest.get('format')!r}")
     index, *parts = manifest_digests(manifest)
-    table = pa.ipc.open_file(pa.BufferReader(blobs.read(index))).read_all()
+    return index, parts
+
+
+def _index(manifest: Json, parts: list[str], table: pa.Table) -> VersionIndex:
     ids = table.column("row_id").combine_chunks()
+    data = ids.buffers()[1]
     source = table.column("source").combine_chunks()
-    row_ids = b"".join(chunk for chunk in (ids.buffers()[1],) if chunk is not None)
+    codes, sources = source.indices.to_numpy(zero_copy_only=False).astype(np.int32), source.dictionary
+    if len(sources) > len(codes):
+        # A few rows of a version with many sources.
+        used, codes = np.unique(codes, return_inverse=True)
+        sources, codes = sources.take(pa.array(used)), codes.astype(np.int32)
     return VersionIndex(
         parts=parts,
-        sources=source.dictionary.to_pylist(),
+        sources=sources.to_pylist(),
         columns={column["name"]: column["kind"] for column in manifest["columns"]},
-        row_ids=np.frombuffer(row_ids, np.uint8, count=32 * len(ids)).reshape(-1, 32),
+        row_ids=np.frombuffer(data or b"", np.uint8)[32 * ids.offset : 32 * (ids.offset + len(ids))].reshape(-1, 32),
         part=table.column("part").to_numpy(),
         slot=table.column("slot").to_numpy(),
         size=table.column("size").to_numpy(),
-        source=source.indices.to_numpy(zero_copy_only=False).astype(np.int32),
+        source=codes,
         position=table.column("position").to_numpy(),
     )
 

@@ -3,20 +3,17 @@
 from __future__ import annotations
 
 import asyncio
-from collections import OrderedDict
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from libs.common.blobs import BlobStore
 
 if TYPE_CHECKING:
-    from libs.compute.versions import VersionIndex, VersionReader
+    from libs.compute.versions import VersionReader
 
-# Indexes kept in memory, about 80 bytes a row each: people page through one version and compare it with another.
-_KEPT_INDEXES = 4
-# Above so many rows an index is read again rather than kept.
-_KEPT_ROWS = 1_000_000
+# Rows whose index is in memory while a version is read, 4 MB: a segment of the index.
+_WINDOW_ROWS = 65_536
 # A preview is for people: a page stops here, and a value is cut there.
 _PAGE_BYTES = 2 * 1024 * 1024
 _VALUE_CHARACTERS = 20_000
@@ -55,7 +52,6 @@ class VersionRows:
 
     def __init__(self, blobs: BlobStore) -> None:
         self._blobs = blobs
-        self._indexes: OrderedDict[str, VersionIndex] = OrderedDict()
 
     async def preview(self, manifest_digest: str, start: int, count: int) -> tuple[list[PreviewedRow], int]:
         """At most `count` rows from number `start`, and the number to go on at; fewer when they are large."""
@@ -65,7 +61,7 @@ class VersionRows:
         self, manifest_digest: str, projection: list[str], start: int, stop: int
     ) -> AsyncIterator[tuple[bytes, int]]:
         """Arrow IPC streams of rows [start, stop), each with the number of the row after its last."""
-        batches = await asyncio.to_thread(self._batches, manifest_digest, projection, start, stop)
+        batches = self._batches(manifest_digest, projection, start, stop)
         while (batch := await asyncio.to_thread(next, batches, None)) is not None:
             yield batch
 
@@ -73,38 +69,46 @@ class VersionRows:
         """What `other` has and `base` lacks, and the other way round."""
         return await asyncio.to_thread(self._difference, base, other, examples)
 
-    def _reader(self, manifest_digest: str) -> VersionReader:
+    def _whole(self, manifest_digest: str) -> VersionReader:
         from libs.compute.versions import VersionReader, load_index
         from services.dataset.engines.access import StoreBlobs
 
         blobs = StoreBlobs(None, self._blobs)
-        index = self._indexes.pop(manifest_digest, None)
-        if index is None:
-            index = load_index(self._blobs.load_manifest_sync(manifest_digest), blobs)
-        if len(index) <= _KEPT_ROWS:
-            self._indexes[manifest_digest] = index
-            while len(self._indexes) > _KEPT_INDEXES:
-                self._indexes.popitem(last=False)
-        return VersionReader(index, blobs)
+        return VersionReader(load_index(self._blobs.load_manifest_sync(manifest_digest), blobs), blobs)
+
+    def _window(self, manifest_digest: str, start: int, stop: int) -> VersionReader:
+        """Rows [start, stop) of a version as if they were all, however many there are."""
+        from libs.compute.versions import VersionReader, load_window
+        from services.dataset.engines.access import StoreBlobs
+
+        manifest = self._blobs.load_manifest_sync(manifest_digest)
+        return VersionReader(load_window(manifest, self._blobs.open, start, stop), StoreBlobs(None, self._blobs))
 
     def _preview(self, manifest_digest: str, start: int, count: int) -> tuple[list[PreviewedRow], int]:
-        reader = self._reader(manifest_digest)
-        stop = min(len(reader.index), start + count)
-        total, end = 0, start
-        while end < stop and (total := total + int(reader.index.size[end])) <= _PAGE_BYTES:
+        reader = self._window(manifest_digest, start, start + count)
+        rows = len(reader.index)
+        total, end = 0, 0
+        while end < rows and (total := total + int(reader.index.size[end])) <= _PAGE_BYTES:
             end += 1
-        end = max(end, min(stop, start + 1))
-        return self._rows(reader, list(range(start, end))), end
+        end = max(end, min(rows, 1))
+        return self._rows(reader, list(range(end))), start + end
 
-    def _batches(self, manifest_digest: str, projection: list[str], start: int, stop: int) -> Any:
+    def _batches(
+        self, manifest_digest: str, projection: list[str], start: int, stop: int
+    ) -> Iterator[tuple[bytes, int]]:
         from services.dataset.engines.reading import batches
 
-        return batches(self._reader(manifest_digest), projection, start, stop)
+        while start < stop:
+            # Up to the end of a segment, so that none is read twice.
+            behind = min(stop, (start // _WINDOW_ROWS + 1) * _WINDOW_ROWS)
+            for batch, end in batches(self._window(manifest_digest, start, behind), projection, 0, behind - start):
+                yield batch, start + end
+            start = behind
 
     def _difference(self, base: str, other: str, examples: int) -> Difference:
         from services.dataset.engines.reading import difference
 
-        base_reader, other_reader = self._reader(base), self._reader(other)
+        base_reader, other_reader = self._whole(base), self._whole(other)
         added, removed, common = difference(base_reader.index, other_reader.index)
         return Difference(
             len(added),

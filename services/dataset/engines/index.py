@@ -18,6 +18,9 @@ from libs.compute.versions import FORMAT, VersionIndex
 from services.dataset.engines.parts import Blobs
 from services.dataset.engines.rows import type_name
 
+# Rows of a segment of the index, 3.7 MB: whoever needs a page reads one or two of them.
+SEGMENT_ROWS = 65_536
+
 _SCHEMA = pa.schema(
     [
         ("row_id", pa.binary(32)),
@@ -64,6 +67,7 @@ def save(index: VersionIndex, blobs: Blobs) -> Saved:
         "blobs": [{"sha256": blob} for blob in (digest, *index.parts)],
         "columns": [{"name": name, "kind": kind} for name, kind in index.columns.items()],
         "row_count": len(index),
+        "index_rows": SEGMENT_ROWS,
         "byte_count": index.byte_count,
         "content": content,
     }
@@ -83,7 +87,7 @@ def _encode(index: VersionIndex) -> bytes:
     ]
     sink = pa.BufferOutputStream()
     with pa.ipc.new_file(sink, _SCHEMA) as writer:
-        writer.write_batch(pa.RecordBatch.from_arrays(arrays, schema=_SCHEMA))
+        writer.write_table(pa.Table.from_arrays(arrays, schema=_SCHEMA), max_chunksize=SEGMENT_ROWS)
     return sink.getvalue().to_pybytes()
 
 

@@ -16,11 +16,24 @@ from services.dataset.domain.profiles import Profile
 from services.dataset.domain.uploads import Upload, UploadPart, UploadState
 from services.dataset.domain.versions import DatasetVersion
 from services.dataset.store import tables
+from services.dataset.store.search import candidates, remember
 
 
 class Datasets(Repository[Dataset]):
     table = tables.datasets
     entity = Dataset
+
+    async def insert(self, entity: Dataset) -> Dataset:
+        """Stores a new dataset. Raises ALREADY_EXISTS."""
+        await super().insert(entity)
+        await remember(self.uow, entity)
+        return entity
+
+    async def save(self, entity: Dataset) -> Dataset:
+        """Stores a changed dataset. Raises CONFLICT."""
+        await super().save(entity)
+        await remember(self.uow, entity)
+        return entity
 
     async def visible(
         self,
@@ -64,6 +77,10 @@ class Datasets(Repository[Dataset]):
             filters.append(columns.project_space == wanted.project_space)
         if wanted.labels:
             filters.append(columns.labels.contains(dict(wanted.labels)))
+        if wanted.search.strip() or wanted.labels:
+            named = await candidates(self.uow, parent.split("/")[1], wanted.search, wanted.labels)
+            if named is not None:
+                filters.append(columns.uid.in_(named))
         if not sees_all(principal.subject, principal.role):
             names = share_names(principal.org, principal.subject, principal.department)
             shared = columns.shared_with.overlap(sorted(names))

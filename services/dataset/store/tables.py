@@ -39,6 +39,16 @@ datasets = resource_table(
     Column("version_count", BigInteger, nullable=False),
     Column("shared_with", ARRAY(Text), nullable=False),
 )
+Index(None, datasets.c.org, datasets.c.project_space, datasets.c.create_time.desc())
+
+# Without text and without an organization of its own: see store/search.py.
+dataset_terms = Table(
+    "dataset_terms",
+    metadata,
+    Column("uid", uid_type(), ForeignKey("datasets.uid", ondelete="CASCADE"), primary_key=True),
+    Column("terms", ARRAY(Integer), nullable=False),
+)
+Index(None, dataset_terms.c.terms, postgresql_using="gin")
 
 dataset_versions = resource_table(
     metadata,

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import io
 from typing import Any
 
 import numpy as np
+import orjson
 import pyarrow as pa
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from libs.compute.versions import JSON, VersionIndex
-from services.dataset.engines import writing
+from libs.compute.versions import JSON, VersionIndex, load_index, load_window
+from services.dataset.engines import index, writing
 from services.dataset.engines.reading import batches, difference
 from services.dataset.engines.rows import MAX_COLUMNS, RowError, canonical, row_id, split_provenance, widen
 from tests.unit.dataset.memory import MemoryBlobs, open_version, write_rows
@@ -160,3 +162,20 @@ def test_difference_counts_repetitions(base: list[int], other: list[int]) -> Non
         assert [other[at] for at in added].count(number) == max(0, more)
         assert [base[at] for at in removed].count(number) == max(0, -more)
     assert common == len(other) - len(added)
+
+
+@pytest.mark.parametrize(("start", "stop"), [(0, 10), (0, 1), (7, 8), (5, 25), (9, 11), (20, 40), (25, 40), (26, 27)])
+def test_a_window_is_what_the_whole_has_there(start: int, stop: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(index, "SEGMENT_ROWS", 10)
+    blobs = MemoryBlobs()
+    saved, _ = write_rows(blobs, [{"number": number} for number in range(26)])
+    manifest = orjson.loads(blobs.read(saved.manifest_digest))
+    whole = load_index(manifest, blobs)
+    window = load_window(manifest, lambda digest: io.BytesIO(blobs.read(digest)), start, stop)
+    expected = whole.select(np.arange(26)[start:stop])
+    assert len(window) == len(expected)
+    assert (window.row_ids == expected.row_ids).all()
+    for name in ("part", "slot", "size", "position"):
+        assert (getattr(window, name) == getattr(expected, name)).all(), name
+    sources = [[one.sources[code] for code in one.source] for one in (window, expected)]
+    assert sources[0] == sources[1]
