@@ -25,21 +25,18 @@ _LEAST_SECONDS = 0.1
 Json = dict[str, Any]
 
 
-def summarise_workers(
-    fields: Sequence[Field], answers: Answers, fits: Mapping[str, Reliability], seed: int
-) -> list[Json]:
+def summarise_workers(fields: Sequence[Field], answers: Answers, fits: Mapping[str, Reliability]) -> list[Json]:
     """One entry a worker, by name.
 
     Args:
         fields: Of the form.
         answers: Of everyone.
         fits: By name of the field, where there is one.
-        seed: Of the intervals.
     """
     given = answers.of_workers()
     medians = {worker: _median_seconds(of) for worker, of in given.items()}
     outliers = seconds_outliers(medians)
-    reliability = _reliability(fields, answers.workers, fits, seed)
+    reliability = _reliability(fields, answers.workers, fits)
     return [
         {
             "worker": worker,
@@ -116,13 +113,13 @@ def _same_boxes(value: BoxList, gold: BoxList) -> bool:
 
 
 def _reliability(
-    fields: Sequence[Field], workers: Sequence[str], fits: Mapping[str, Reliability], seed: int
+    fields: Sequence[Field], workers: Sequence[str], fits: Mapping[str, Reliability]
 ) -> dict[str, list[Json]]:
     found: dict[str, list[Json]] = {worker: [] for worker in workers}
     for field in fields:
         if (fit := fits.get(field.name)) is None:
             continue
-        low, high = fit.bounds(seed)
+        low, high = fit.bounds
         for at, accuracy in enumerate(fit.accuracy()):
             found[workers[fit.workers[at]]].append(
                 {
