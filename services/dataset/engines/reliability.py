@@ -19,8 +19,9 @@ _ROUNDS = 500
 # Draws of the chain behind an interval, after those that it takes to leave the estimate behind. The bounds of three
 # hundred are known to a tenth of the interval, and each takes as long as a round of EM.
 _DRAWS, _FIRST_DRAWS = 300, 30
-# Numbers of the largest table, (answers, classes) or (workers, classes, classes): 240 MB.
-_MOST_CELLS = 30_000_000
+# Rates of all workers together, (workers, classes, classes), that are drawn in ten seconds; and numbers of the largest
+# table, (answers, classes), 240 MB.
+_MOST_RATES, _MOST_CELLS = 500_000, 30_000_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,13 +67,13 @@ def dawid_skene(items: np.ndarray, workers: np.ndarray, answers: np.ndarray, see
 
     Returns:
         None where there is nothing to fit: fewer than two classes, or no item with two answers; and where the tables
-        would be too large.
+        would be too large (`_MOST_RATES`, `_MOST_CELLS`).
     """
     classes, answers = np.unique(answers, return_inverse=True)
     count = len(classes)
     shared = np.bincount(items)[items] > 1 if len(items) else np.zeros(0, bool)
     known = np.unique(workers[shared])
-    if count < 2 or not len(known) or count * max(len(items), len(known) * count) > _MOST_CELLS:
+    if count < 2 or not len(known) or len(known) * count**2 > _MOST_RATES or len(items) * count > _MOST_CELLS:
         return None
     model = _Model(items[shared], np.searchsorted(known, workers[shared]), answers[shared], count)
     posterior = model.votes()
