@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from math import isfinite, log
+from math import log
 from typing import Any
 
 import numpy as np
@@ -21,6 +21,8 @@ _OUTLIER, _DEVIATIONS = 3.5, 1.4826
 _LEAST_WORKERS = 5
 # Nobody answers faster, and zero has no logarithm.
 _LEAST_SECONDS = 0.1
+# Thirty years: what is longer, endless or not a number is no time.
+_MOST_SECONDS = 1e9
 
 Json = dict[str, Any]
 
@@ -68,8 +70,8 @@ def seconds_outliers(medians: Mapping[str, float | None]) -> set[str]:
 
 
 def _median_seconds(answers: Sequence[Json]) -> float | None:
-    seconds = [given for answer in answers if isinstance(given := answer.get("seconds"), (int, float))]
-    seconds = [given for given in seconds if isfinite(given) and given >= 0]
+    given = [answer.get("seconds") for answer in answers]
+    seconds = [time for time in given if isinstance(time, (int, float)) and 0 <= time < _MOST_SECONDS]
     return float(np.median(seconds)) if seconds else None
 
 

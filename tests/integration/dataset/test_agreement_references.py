@@ -1,4 +1,4 @@
-"""Agreement beside scikit-learn and statsmodels, and the intervals of reliability in simulations: slow for unit tests."""
+"""Agreement beside scikit-learn and statsmodels, and reliability's intervals in simulations: slow for unit tests."""
 
 from __future__ import annotations
 

@@ -270,6 +270,8 @@ def test_a_worker_out_of_time_is_an_outlier() -> None:
     usual: dict[str, float | None] = {f"w{number}": 20.0 + number for number in range(9)}
     assert seconds_outliers(usual) == set()
     assert seconds_outliers(usual | {"fast": 0.0, "slow": 900.0, "unknown": None}) == {"fast", "slow"}
+    # Of too few, and where most are equal, there is no scale.
+    assert seconds_outliers(dict.fromkeys("abcde", 20.0) | {"f": 21.0}) == set()
     assert seconds_outliers({"a": 1.0, "b": 1.0, "c": 1.0, "d": 100.0}) == set()
     answers = [
         answer(item, worker, "a", seconds=1.0 if worker == 8 else 20.0 + worker)
@@ -278,6 +280,8 @@ def test_a_worker_out_of_time_is_an_outlier() -> None:
     workers = summarise([CHOICE], answers)["workers"]
     assert [worker["worker"] for worker in workers if worker["seconds_outlier"]] == ["8"]
     assert workers[8]["median_seconds"] == 1
+    for bad in (None, "1", -1.0, float("nan"), float("inf"), 10**400):
+        assert summarise([CHOICE], [answer("i", "w", "a", seconds=bad)])["workers"][0]["median_seconds"] is None
 
 
 def test_pairs_with_most_items_in_common_are_shown() -> None:
