@@ -14,6 +14,9 @@ from services.dataset.engines.pairs import Pairs
 LEAST_IOU = 0.5
 # Pairs of boxes whose overlap is computed at once, at most: about 300 MB.
 _BLOCK = 1_000_000
+# Boxes of another answer that a box can match, those that overlap it most. Only where the same box was drawn again and
+# again are there more, and a few such answers would fill the memory with their pairs.
+_MOST_PARTNERS = 16
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,8 +139,16 @@ def _overlapping(
     start, end = _near(flat, first, pairs.right[pair])
     pair, first, second = np.repeat(pair, end - start), np.repeat(first, end - start), _ranges(start, end - start)
     overlap = iou(flat.corners[first], flat.corners[second])
-    kept = overlap >= LEAST_IOU
+    kept = np.flatnonzero(overlap >= LEAST_IOU)
+    kept = kept[np.lexsort((second[kept], -overlap[kept], first[kept], pair[kept]))]
+    kept = kept[_rank(pair[kept] * len(flat.owners) + first[kept]) < _MOST_PARTNERS]
     return pair[kept], first[kept], second[kept], overlap[kept]
+
+
+def _rank(keys: np.ndarray) -> np.ndarray:
+    """The number of each among its equals; equal keys stand together."""
+    starts = np.flatnonzero(np.diff(keys, prepend=-1))
+    return np.arange(len(keys)) - np.repeat(starts, np.diff(starts, append=len(keys)))
 
 
 def _near(flat: _Flat, boxes: np.ndarray, answers: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -505,6 +505,15 @@ def test_a_thousand_boxes() -> None:
     assert (found["f1"]["value"], found["mean_iou"]["value"], found["krippendorff_alpha"]["value"]) == (1, 1, 1)
 
 
+def test_the_same_box_again_and_again_does_not_fill_the_memory() -> None:
+    same = boxes(("a", 0, 0, 9, 9)) * 200
+    # Of the 40,000 pairs that overlap each box keeps sixteen, here with the same partners.
+    found = figures(BOXES, [answer("i", worker, same) for worker in "uv"])
+    assert found["f1"]["value"] == pytest.approx(16 / 200)
+    crowd = boxes(*(("a", number / 4, 0, 9, 9) for number in range(12)))
+    assert figures(BOXES, [answer("i", worker, crowd) for worker in "uv"])["f1"]["value"] == 1
+
+
 @pytest.mark.parametrize(
     ("fields", "named"),
     [
