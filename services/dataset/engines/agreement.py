@@ -92,18 +92,18 @@ def summarise(fields: list[Json], answers: list[Json], seed: int = 0, consensus:
     form = read_fields(fields)
     given = Answers(answers)
     columns = [given.column(field) for field in form]
-    fits = {column.field.name: fit for column in columns if (fit := _fit(column)) is not None}
+    fits = {column.field.name: fit for column in columns if (fit := _fit(column, seed)) is not None}
     return {
         "fields": [_summarise_field(column, given.workers, seed) for column in columns],
-        "workers": summarise_workers(form, given, fits, seed),
+        "workers": summarise_workers(form, given, fits),
         "consensus": _consensus(form, given.items, fits) if consensus else {},
     }
 
 
-def _fit(column: Column) -> Reliability | None:
+def _fit(column: Column, seed: int) -> Reliability | None:
     if column.field.kind not in _NOMINAL:
         return None
-    return dawid_skene(column.items, column.workers, np.array(column.values, np.int64))
+    return dawid_skene(column.items, column.workers, np.array(column.values, np.int64), seed)
 
 
 def _consensus(form: Sequence[Field], items: Sequence[str], fits: Mapping[str, Reliability]) -> Json:

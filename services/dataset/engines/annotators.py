@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from math import isfinite, log
+from math import log
 from typing import Any
 
 import numpy as np
@@ -21,25 +21,24 @@ _OUTLIER, _DEVIATIONS = 3.5, 1.4826
 _LEAST_WORKERS = 5
 # Nobody answers faster, and zero has no logarithm.
 _LEAST_SECONDS = 0.1
+# Thirty years: what is longer, endless or not a number is no time.
+_MOST_SECONDS = 1e9
 
 Json = dict[str, Any]
 
 
-def summarise_workers(
-    fields: Sequence[Field], answers: Answers, fits: Mapping[str, Reliability], seed: int
-) -> list[Json]:
+def summarise_workers(fields: Sequence[Field], answers: Answers, fits: Mapping[str, Reliability]) -> list[Json]:
     """One entry a worker, by name.
 
     Args:
         fields: Of the form.
         answers: Of everyone.
         fits: By name of the field, where there is one.
-        seed: Of the intervals.
     """
     given = answers.of_workers()
     medians = {worker: _median_seconds(of) for worker, of in given.items()}
     outliers = seconds_outliers(medians)
-    reliability = _reliability(fields, answers.workers, fits, seed)
+    reliability = _reliability(fields, answers.workers, fits)
     return [
         {
             "worker": worker,
@@ -71,8 +70,8 @@ def seconds_outliers(medians: Mapping[str, float | None]) -> set[str]:
 
 
 def _median_seconds(answers: Sequence[Json]) -> float | None:
-    seconds = [given for answer in answers if isinstance(given := answer.get("seconds"), (int, float))]
-    seconds = [given for given in seconds if isfinite(given) and given >= 0]
+    given = [answer.get("seconds") for answer in answers]
+    seconds = [time for time in given if isinstance(time, (int, float)) and 0 <= time < _MOST_SECONDS]
     return float(np.median(seconds)) if seconds else None
 
 
@@ -116,13 +115,13 @@ def _same_boxes(value: BoxList, gold: BoxList) -> bool:
 
 
 def _reliability(
-    fields: Sequence[Field], workers: Sequence[str], fits: Mapping[str, Reliability], seed: int
+    fields: Sequence[Field], workers: Sequence[str], fits: Mapping[str, Reliability]
 ) -> dict[str, list[Json]]:
     found: dict[str, list[Json]] = {worker: [] for worker in workers}
     for field in fields:
         if (fit := fits.get(field.name)) is None:
             continue
-        low, high = fit.bounds(seed)
+        low, high = fit.bounds
         for at, accuracy in enumerate(fit.accuracy()):
             found[workers[fit.workers[at]]].append(
                 {

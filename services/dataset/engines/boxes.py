@@ -12,8 +12,11 @@ from services.dataset.engines.pairs import Pairs
 
 # Everingham et al. (2010), "The Pascal Visual Object Classes Challenge", 4.2: from here on a box is on an object.
 LEAST_IOU = 0.5
-# Pairs of boxes whose overlap is computed at once: about 300 MB.
+# Pairs of boxes whose overlap is computed at once, at most: about 300 MB.
 _BLOCK = 1_000_000
+# Boxes of another answer that a box can match, those that overlap it most. Only where the same box was drawn again and
+# again are there more, and a few such answers would fill the memory with their pairs.
+_MOST_PARTNERS = 16
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,13 +41,23 @@ class Matches:
 
 @dataclass(frozen=True, slots=True)
 class _Flat:
-    """All boxes of all answers one after another; `starts` and `counts` are by answer, the others by box."""
+    """All boxes of all answers one after another.
+
+    Attributes:
+        starts, counts: (answers,) number of the first box, and of how many.
+        owners, corners, labels: (boxes,) or (boxes, 4) of each.
+        lefts: (boxes,) left sides, ascending.
+        places: (boxes,) ascending, since boxes are in order of their answer and in it of their left side: the number of
+            the answer, times one more than there are boxes, and the place of the left side among `lefts`.
+    """
 
     starts: np.ndarray
     counts: np.ndarray
     owners: np.ndarray
     corners: np.ndarray
     labels: np.ndarray
+    lefts: np.ndarray
+    places: np.ndarray
 
 
 def match(answers: Sequence[BoxList], items: np.ndarray, pairs: Pairs) -> Matches:
@@ -88,12 +101,17 @@ def _flatten(answers: Sequence[BoxList]) -> _Flat:
     counts = np.array([len(answer.labels) for answer in answers], np.int64)
     names = [label for answer in answers for label in answer.labels]
     numbers = {name: number for number, name in enumerate(sorted(set(names)))}
+    owners = np.repeat(np.arange(len(answers)), counts)
+    corners = np.concatenate([np.zeros((0, 4)), *(answer.corners for answer in answers)])
+    lefts = np.sort(corners[:, 0])
     return _Flat(
         starts=np.cumsum(counts) - counts,
         counts=counts,
-        owners=np.repeat(np.arange(len(answers)), counts),
-        corners=np.concatenate([np.zeros((0, 4)), *(answer.corners for answer in answers)]),
+        owners=owners,
+        corners=corners,
         labels=np.array([numbers[name] for name in names], np.int64),
+        lefts=lefts,
+        places=owners * (len(owners) + 1) + np.searchsorted(lefts, corners[:, 0]),
     )
 
 
@@ -104,7 +122,7 @@ def _candidates(flat: _Flat, pairs: Pairs) -> tuple[np.ndarray, np.ndarray, np.n
     bounds = np.searchsorted(ends, np.arange(_BLOCK, ends[-1] if len(ends) else 0, _BLOCK), side="right")
     found = [
         (np.zeros(0, np.int64), np.zeros(0, np.int64), np.zeros(0, np.int64), np.zeros(0)),
-        *(_overlapping(flat, pairs, numbers, sizes) for numbers in np.split(np.arange(len(pairs)), np.unique(bounds))),
+        *(_overlapping(flat, pairs, numbers) for numbers in np.split(np.arange(len(pairs)), np.unique(bounds))),
     ]
     pair, first, second, overlap = (np.concatenate(column) for column in zip(*found, strict=True))
     order = np.lexsort((second, first, -overlap))
@@ -112,18 +130,43 @@ def _candidates(flat: _Flat, pairs: Pairs) -> tuple[np.ndarray, np.ndarray, np.n
 
 
 def _overlapping(
-    flat: _Flat, pairs: Pairs, numbers: np.ndarray, sizes: np.ndarray
+    flat: _Flat, pairs: Pairs, numbers: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    """`_candidates` of some pairs of answers: every box of the left one with every box of the right one."""
-    pair = np.repeat(numbers, sizes[numbers])
-    ends = np.cumsum(sizes[numbers])
-    at = np.arange(len(pair)) - np.repeat(ends - sizes[numbers], sizes[numbers])
-    left, right = pairs.left[pair], pairs.right[pair]
-    first = flat.starts[left] + at // flat.counts[right]
-    second = flat.starts[right] + at % flat.counts[right]
+    """`_candidates` of some pairs of answers, unsorted."""
+    boxes = flat.counts[pairs.left[numbers]]
+    pair = np.repeat(numbers, boxes)
+    first = _ranges(flat.starts[pairs.left[numbers]], boxes)
+    start, end = _near(flat, first, pairs.right[pair])
+    pair, first, second = np.repeat(pair, end - start), np.repeat(first, end - start), _ranges(start, end - start)
     overlap = iou(flat.corners[first], flat.corners[second])
-    kept = overlap >= LEAST_IOU
+    kept = np.flatnonzero(overlap >= LEAST_IOU)
+    kept = kept[np.lexsort((second[kept], -overlap[kept], first[kept], pair[kept]))]
+    kept = kept[_rank(pair[kept] * len(flat.owners) + first[kept]) < _MOST_PARTNERS]
     return pair[kept], first[kept], second[kept], overlap[kept]
+
+
+def _rank(keys: np.ndarray) -> np.ndarray:
+    """The number of each among its equals; equal keys stand together."""
+    starts = np.flatnonzero(np.diff(keys, prepend=-1))
+    return np.arange(len(keys)) - np.repeat(starts, np.diff(starts, append=len(keys)))
+
+
+def _near(flat: _Flat, boxes: np.ndarray, answers: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Which boxes of an answer, from and to before, can overlap a box by a half, as far as their left sides say.
+
+    Two boxes with `LEAST_IOU` share at least half of the width of either. So neither is wider than twice the other, and
+    the other begins between one width before and half a width behind the one (a bit more, for rounding).
+    """
+    left, width = flat.corners[boxes, 0], flat.corners[boxes, 2] - flat.corners[boxes, 0]
+    first = answers * (len(flat.lefts) + 1) + np.searchsorted(flat.lefts, left - 1.01 * width)
+    last = answers * (len(flat.lefts) + 1) + np.searchsorted(flat.lefts, left + 0.51 * width, side="right")
+    return np.searchsorted(flat.places, first), np.searchsorted(flat.places, last)
+
+
+def _ranges(starts: np.ndarray, counts: np.ndarray) -> np.ndarray:
+    """So many numbers from each start, one after another."""
+    before = np.cumsum(counts) - counts
+    return np.arange(counts.sum()) + np.repeat(starts - before, counts)
 
 
 def _greedy(first: np.ndarray, second: np.ndarray, flat: _Flat) -> np.ndarray:

@@ -118,10 +118,7 @@ def _ranged_alpha(rows: np.ndarray, weights: np.ndarray, places: np.ndarray) -> 
     squares = places**2
     # The squared differences of all pairs of n numbers, either way round, are 2 (n sum(x^2) - sum(x)^2).
     differing = 2 * (squares @ rows.T * answers - (places @ rows.T) ** 2) / (answers - 1)
-    expected = 2 * count * (counts * squares).sum(axis=1)
-    # Of a single class rounding may leave a distance.
-    expected[(counts > 0).sum(axis=1) < 2] = 0
-    return 1 - divide((count - 1) * (weights * differing).sum(axis=1), expected)
+    return 1 - divide((count - 1) * (weights * differing).sum(axis=1), 2 * count * (counts * squares).sum(axis=1))
 
 
 def _equal_pairs(rows: np.ndarray) -> np.ndarray:
