@@ -31,11 +31,9 @@ def check_function(source: str, field: str) -> None:
         raise invalid(field, "is no Python that can be read") from None
     if not any(_is_entry(statement) for statement in tree.body):
         raise invalid(field, f"has no `def {ENTRY}(row)`")
-    for node in ast.walk(tree):
-        for module in _imported(node):
-            if module not in MODULES:
-                problem = f"line {node.lineno} imports {module[:64]}; there are {', '.join(MODULES)}"
-                raise invalid(field, problem)
+    for line, module in _imports(tree):
+        if module not in MODULES:
+            raise invalid(field, f"line {line} imports {module[:64]}; there are {', '.join(MODULES)}")
 
 
 def _is_entry(statement: ast.stmt) -> bool:
@@ -47,7 +45,12 @@ def _is_entry(statement: ast.stmt) -> bool:
     return bool(given.posonlyargs or given.args) and needed <= 1 and not keywords
 
 
-def _imported(node: ast.AST) -> list[str]:
-    if isinstance(node, ast.Import):
-        return [alias.name for alias in node.names]
-    return [node.module or "."] if isinstance(node, ast.ImportFrom) else []
+def _imports(tree: ast.Module) -> list[tuple[int, str]]:
+    """Line and module of every import."""
+    found: list[tuple[int, str]] = []
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            found += [(node.lineno, alias.name) for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            found.append((node.lineno, node.module or "."))
+    return found

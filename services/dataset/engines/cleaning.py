@@ -76,7 +76,7 @@ def run(ctx: EngineContext) -> dict[str, Any]:
 
     Raises:
         EngineError: CONTENT_INVALID, when no row stays, a step needs a figure that a column does not have, or a
-            function or an expression of the user's fails; COMPUTE_UNAVAILABLE, when there is no sandbox for functions.
+            function or an expression of the user's fails; PREFLIGHT_FAILED, when there is no sandbox for functions.
     """
     started = time.monotonic()
     spec, sample = ctx.spec, ctx.spec.get("sample_rows", 0)
@@ -284,7 +284,8 @@ class Selection:
     def _failure(self, first: int, stopped: StoppedAt) -> EngineError:
         """Why the task fails: the step, the row, and where that came from."""
         if stopped.is_setup:
-            return EngineError("COMPUTE_UNAVAILABLE", f"{stopped.operator}: {stopped.reason}", detail="no sandbox")
+            problem = f"{stopped.operator}: {stopped.reason}"
+            return EngineError("PREFLIGHT_FAILED", problem, check="sandbox", detail=stopped.reason)
         row, index = first + stopped.at, self._index
         place = f"{index.sources[index.source[row]]}, position {index.position[row]}"
         problem = f"{stopped.operator} fails at row {self._id_of(row)} ({place}): {stopped.reason}"
