@@ -6,7 +6,7 @@ polars is imported where it is used: it takes a second, and most recipes have no
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from libs.compute.versions import BOOL, DOUBLE, INT, JSON, LONG, STRING, to_json
@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     import polars as pl
 
 _LONGEST_REASON = 200
+# Characters at a time; an expression makes at most seventeen times as many of them.
+_SLICE_CHARS = 1_000_000
 
 
 class ExpressionFault(Exception):
@@ -106,21 +108,42 @@ def compute(column: str, expression: str) -> Callable[[Texts], None]:
 
 def _values(expression: str, texts: Texts, numbers: Sequence[int]) -> list[Any]:
     """What the expression gives for each of these rows; where it fails, the first row that it fails for is named."""
-    if not numbers:
-        return []
-    rows = [texts.row(at) for at in numbers]
-    columns = {name: [row.get(name) for row in rows] for name in expression_columns(expression)}
-    try:
-        return _plain(_evaluate(expression, columns, texts.kinds))
-    except ExpressionFault:
-        for number, at in enumerate(numbers):
-            try:
-                _evaluate(
-                    expression, {name: values[number : number + 1] for name, values in columns.items()}, texts.kinds
-                )
-            except ExpressionFault as fault:
-                raise StoppedAt(at, texts.operator, str(fault)) from None
-        raise
+    names = expression_columns(expression)
+    values: list[Any] = []
+    for some in _slices(texts, names, numbers):
+        columns = {name: [texts.row(at).get(name) for at in some] for name in names}
+        try:
+            values += _plain(_evaluate(expression, columns, texts.kinds))
+        except ExpressionFault as fault:
+            at, reason = _first_fault(expression, texts, names, some) or (some[0], str(fault))
+            raise StoppedAt(at, texts.operator, reason) from None
+    return values
+
+
+def _slices(texts: Texts, names: Sequence[str], numbers: Sequence[int]) -> Iterator[list[int]]:
+    """Rows with not too many characters, so that an expression that multiplies them stays small."""
+    some: list[int] = []
+    size = 0
+    for at in numbers:
+        row = texts.row(at)
+        length = sum(len(row[name]) for name in names if isinstance(row.get(name), str))
+        if some and size + length > _SLICE_CHARS:
+            yield some
+            some, size = [], 0
+        some.append(at)
+        size += length
+    if some:
+        yield some
+
+
+def _first_fault(expression: str, texts: Texts, names: Sequence[str], numbers: Sequence[int]) -> tuple[int, str] | None:
+    for at in numbers:
+        row = texts.row(at)
+        try:
+            _evaluate(expression, {name: [row.get(name)] for name in names}, texts.kinds)
+        except ExpressionFault as fault:
+            return at, str(fault)
+    return None
 
 
 def _evaluate(expression: str, columns: Mapping[str, list[Any]], kinds: Mapping[str, str]) -> pl.Series:

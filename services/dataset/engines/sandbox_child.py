@@ -105,7 +105,6 @@ def confine(memory: int) -> None:
     sys.meta_path.clear()
     sys.path_importer_cache.clear()
     os.environ.clear()
-    os.closerange(3, resource.getrlimit(resource.RLIMIT_NOFILE)[1])
     # Root without the right to become another user has no other rights of root either.
     with suppress(PermissionError):
         _become_nobody()

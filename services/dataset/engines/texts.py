@@ -12,6 +12,8 @@ from services.dataset.engines.word_table import WordTable, word_table
 # Examples a rule in a report, and characters of each.
 EXAMPLES = 5
 EXAMPLE_CHARACTERS = 200
+# Bytes that steps may add to the rows of a shard: all of them are in memory at once.
+_MOST_GROWTH = 256 * 1024 * 1024
 # Characters before the first difference that are shown.
 _BEFORE_CHANGE = 20
 
@@ -88,6 +90,7 @@ class Texts:
         examples: operator to the first texts that it changed.
         contents: number of a text to its row, for rows that a step changed as such.
         kinds: columns and their types, those of computed ones included.
+        growth: bytes by which rows became larger as such.
     """
 
     def __init__(self, texts: Sequence[str], source: Source, first: int = 0) -> None:
@@ -97,6 +100,7 @@ class Texts:
         self._first = first
         self._loaded: dict[int, Row] = {}
         self.kinds = dict(self._source.kinds)
+        self.growth = 0
         self.faults: dict[int, Fault] = {}
         self.changes: dict[int, list[str]] = {}
         self.examples: dict[str, list[Change]] = {}
@@ -144,13 +148,15 @@ class Texts:
         return {**self._loaded[at], **changed}
 
     def replace_row(self, at: int, row: Row) -> None:
-        """Takes the changed row; nothing happens if it is the same."""
+        """Takes the changed row; nothing happens if it is the same. Raises `StoppedAt` when rows grow too much."""
         before = self.row(at)
         names = [name for name in {**before, **row} if _differ(before.get(name), row.get(name))]
         if not names:
             return
         self.contents[at] = row
-        self._show(at, _json_of(before, names), _json_of(row, names))
+        was, now = _json_of(before, names), _json_of(row, names)
+        self._grow(at, len(now) - len(was))
+        self._show(at, was, now)
         self._changed(at)
         column = self._source.column
         if column in names:
@@ -168,6 +174,8 @@ class Texts:
     def extend(self, more: Texts) -> None:
         """Appends other texts with what was done to them."""
         first = len(self.texts)
+        self._operator = more.operator
+        self._grow(first, more.growth)
         self.texts += more.texts
         self.contents |= {first + at: row for at, row in more.contents.items()}
         self._loaded |= {first + at: row for at, row in more._loaded.items()}
@@ -188,6 +196,11 @@ class Texts:
             reason = fault(self.texts[at])
             if reason is not None:
                 self.drop(at, reason)
+
+    def _grow(self, at: int, size: int) -> None:
+        self.growth += size
+        if self.growth > _MOST_GROWTH:
+            raise StoppedAt(at, self._operator, f"it makes {len(self.texts):,} rows larger by {_MOST_GROWTH:,} bytes")
 
     def _changed(self, at: int) -> None:
         names = self.changes.setdefault(at, [])

@@ -7,11 +7,13 @@ import os
 import signal
 import socket
 import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import psutil
 import pytest
 
 from services.dataset.engines import sandbox
@@ -202,6 +204,26 @@ def test_large_rows_go_both_ways() -> None:
     with function("def row(row):\n    return True") as made:
         answers = [json.loads(line)["row"]["text"] for line in made.call([json.dumps({"text": text}).encode()] * 3)]
     assert answers == [text] * 3
+
+
+def test_a_child_dies_with_its_parent() -> None:
+    """And does not run on, alone, for ever."""
+    program = (
+        "from services.dataset.engines.sandbox import Limits, Sandbox\n"
+        "made = Sandbox('def row(row):\\n    while True: pass', Limits(60, 2**28))\n"
+        "print(made._child.pid, flush=True)\n"
+        "list(made.call([b'{}']))"
+    )
+    with subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, text=True) as parent:
+        assert parent.stdout is not None
+        child = psutil.Process(int(parent.stdout.readline()))
+        parent.kill()
+    child.wait(timeout=10)
+
+
+def test_sets_and_random_numbers_are_the_same_in_every_child() -> None:
+    source = "import random\ndef row(row):\n    return {'a': [random.random(), hash('a'), *{'b', 'c', 'd'}]}"
+    assert answer(source, {"n": 1}) == answer(source, {"n": 1}) != answer(source, {"n": 2})
 
 
 @pytest.mark.parametrize(

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from libs.common.domain import DomainError
 from services.dataset.domain.expressions import FUNCTIONS, check_expression, expression_columns
+from services.dataset.engines import texts
 from services.dataset.engines.expressions import ExpressionFault, check_steps, result_kind
 from services.dataset.engines.recipe import Recipe
 from services.dataset.engines.texts import Source, StoppedAt
@@ -171,3 +172,12 @@ def test_a_wrong_type_is_told_before_anything_runs() -> None:
     assert fault is not None
     assert fault[:2] == (2, "keep")
     assert check_steps([*steps[:2], {"operator": "expression", "keep": "size > n"}], KINDS) is None
+
+
+def test_rows_do_not_grow_without_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(texts, "_MOST_GROWTH", 100_000)
+    doubling = {"operator": "compute", "column": "text", "value": "text || text"}
+    recipe = compiled(*[doubling] * 64)
+    with pytest.raises(StoppedAt, match="larger by 100,000 bytes") as caught:
+        recipe.apply(["a" * 100] * 300, source([{"text": "a" * 100}] * 300))
+    assert caught.value.operator == "compute 3"

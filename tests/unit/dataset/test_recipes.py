@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from libs.common.domain import DomainError
 from libs.common.errors import ArgosyError
 from services.dataset.clients.expressions import check_recipe
+from services.dataset.domain.functions import check_function
 from services.dataset.domain.operators import OPERATORS
 from services.dataset.domain.recipes import BUILT_IN, read_recipe
 from services.dataset.engines.quality import LANGUAGES
@@ -175,3 +176,21 @@ def test_whatever_is_written_is_read_or_refused(text: str) -> None:
         parse_recipe(text)
     except (DomainError, ArgosyError) as error:
         assert error.reason == "INVALID_FIELD"
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "(" * 9999,
+        "-" * 19_999,
+        "x" + ".y" * 9999,
+        "lambda: " * 2000,
+        "[" * 199 + "]" * 199,
+        "not " * 4000,
+        "\x00",
+        "é" * 9,
+    ],
+)
+def test_functions_that_are_hard_to_read_are_refused(source: str) -> None:
+    with pytest.raises(DomainError):
+        check_function(source, "function")
