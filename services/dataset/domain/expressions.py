@@ -28,6 +28,8 @@ _JOINING = frozenset(("and", "or", "not", "is", "in", "like", "ilike", "between"
 _CLOSING = frozenset(("end", "null", "true", "false"))
 _TYPES = frozenset(("bigint", "double", "varchar", "boolean"))
 _RESERVED = frozenset(("select", "from", "with", "table", "values", "over", "union"))
+# The parser of polars tries each level of what it cannot read twice: at 60 levels it is never done.
+_DEEPEST = 8
 # Each makes a text longer by its operands, so a text grows at most so many times.
 _MOST_JOINS = 16
 _TOKEN = re.compile(
@@ -67,6 +69,8 @@ def check_expression(text: str, field: str) -> None:
         _check_word(token, following, field)
         if _ends_operand(token) and _begins_operand(following) and not _is_call(token, following):
             raise invalid(field, f"{following.text[:64]!r} cannot follow {token.text[:64]!r}")
+    if _depth(tokens) > _DEEPEST:
+        raise invalid(field, f"nests brackets and CASE deeper than {_DEEPEST}")
     if not expression_columns(text):
         raise invalid(field, "names no column")
 
@@ -90,6 +94,14 @@ def _tokens(text: str, field: str) -> list[_Token]:
             tokens.append(_Token(found.lastgroup, found[0]))
         position = found.end()
     return tokens
+
+
+def _depth(tokens: list[_Token]) -> int:
+    deepest = depth = 0
+    for token in tokens:
+        depth += (token.text == "(" or token.word == "case") - (token.text == ")" or token.word == "end")
+        deepest = max(deepest, depth)
+    return deepest
 
 
 def _is_column(token: _Token) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 
 import polars as pl
@@ -72,6 +73,8 @@ def test_what_is_taken(expression: str, kind: str) -> None:
         "text" + " || text" * 17,
         "concat(" + "text, " * 17 + "text)",
         "n" + " + n" * 1000,
+        "cast(" * 60 + "n" + " as bigint)" * 60,
+        "case when ok then " * 9 + "n" + " end" * 9,
         "naïve > 1",
         "lower > 1",
         "text = '\x00'",
@@ -97,6 +100,19 @@ def test_without_the_list_an_expression_reads_files(tmp_path: Path) -> None:
 def test_polars_reads_strings_as_the_list_does() -> None:
     """A backslash that ended no string for one and did for the other would hide words from the list."""
     assert pl.select(pl.sql_expr(r"'\' || 'a'")).item() == "\\a"
+
+
+@pytest.mark.parametrize("end", ["n +", "n as", "", "case when", "not", "("])
+@pytest.mark.parametrize("begin", ["cast(", "not (", "- (", "abs(", "n in ("])
+def test_what_cannot_be_read_is_told_soon(begin: str, end: str) -> None:
+    """The parser takes twice the time for each level more."""
+    started = time.perf_counter()
+    deepest = 8 - end.count("(") - end.count("case")
+    expression = "ok and " + begin * deepest + end + ")" * deepest
+    check_expression(expression, "keep")
+    with pytest.raises(ExpressionFault):
+        result_kind(expression, KINDS)
+    assert time.perf_counter() - started < 1
 
 
 _WORDS = ["n", "text", "'a'", "1", "(", ")", ",", "=", "-", "and", "in", "select", "from", "case", "end", '"x"', "cast"]
