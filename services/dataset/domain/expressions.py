@@ -69,8 +69,7 @@ def check_expression(text: str, field: str) -> None:
         _check_word(token, following, field)
         if _ends_operand(token) and _begins_operand(following) and not _is_call(token, following):
             raise invalid(field, f"{following.text[:64]!r} cannot follow {token.text[:64]!r}")
-    if _depth(tokens) > _DEEPEST:
-        raise invalid(field, f"nests brackets and CASE deeper than {_DEEPEST}")
+    _check_nesting(tokens, field)
     if not expression_columns(text):
         raise invalid(field, "names no column")
 
@@ -96,12 +95,20 @@ def _tokens(text: str, field: str) -> list[_Token]:
     return tokens
 
 
-def _depth(tokens: list[_Token]) -> int:
-    deepest = depth = 0
+def _check_nesting(tokens: list[_Token], field: str) -> None:
+    """Brackets and CASE close what they opened, and are not nested too deeply."""
+    opened: list[str] = []
     for token in tokens:
-        depth += (token.text == "(" or token.word == "case") - (token.text == ")" or token.word == "end")
-        deepest = max(deepest, depth)
-    return deepest
+        if token.text == "(" or token.word == "case":
+            opened.append(")" if token.text == "(" else "end")
+        elif token.text == ")" or token.word == "end":
+            closing = opened.pop() if opened else ""
+            if closing != (token.word or token.text):
+                raise invalid(field, f"has {token.text!r} where {closing or 'nothing'!r} should close")
+        if len(opened) > _DEEPEST:
+            raise invalid(field, f"nests brackets and CASE deeper than {_DEEPEST}")
+    if opened:
+        raise invalid(field, f"ends where {opened[-1]!r} is missing")
 
 
 def _is_column(token: _Token) -> bool:
