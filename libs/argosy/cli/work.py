@@ -241,11 +241,20 @@ def _report(title: str, report: Any) -> None:
     for column in ("rule", "dropped", "changed", "an example"):
         table.add_column(column)
     for rule in report.rules:
-        table.add_row(rule.rule, f"{rule.dropped:,}", f"{rule.changed:,}", escape(_example(rule)))
+        name = f"{rule.rule}\n[dim]sha256 {rule.code_digest[:12]}[/]" if rule.code_digest else rule.rule
+        table.add_row(name, f"{rule.dropped:,}", f"{rule.changed:,}", escape(_example(rule)))
     if report.line_error_count:
         lines = ", ".join(str(error.line) for error in report.line_errors[:5])
         table.add_row("cannot be read", f"{report.line_error_count:,}", "", f"line {lines}")
     session.console.print(table)
+    for rule in report.rules:
+        for fitted in rule.fitted:
+            figures = ", ".join(f"{name} {value:.6g}" for name, value in sorted(fitted.figures.items()))
+            mode = f"mode {fitted.mode}, " if fitted.mode else ""
+            session.console.print(
+                f"{rule.rule}, {escape(fitted.column)}: {fitted.values:,} values, {fitted.missing:,} missing; "
+                f"{escape(mode)}{figures}"
+            )
     near = report.near_duplicates
     if near.planted_pairs:
         found, planted = near.found_pairs, near.planted_pairs

@@ -5,15 +5,27 @@ How they work is in `services.dataset.engines`.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import re
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, Literal, cast
+from typing import Any, Literal
 
-from libs.common.domain import DomainError
+from services.dataset.domain.expressions import check_expression
+from services.dataset.domain.fields import as_list, invalid
+from services.dataset.domain.functions import check_function
 
-Kind = Literal["count", "share", "number", "choice", "texts"]
+Kind = Literal[
+    "count", "share", "number", "choice", "texts", "name", "column", "columns", "value", "expression", "function"
+]
 # What one parameter of kind `texts` takes.
 _MOST_TEXTS, _LONGEST_TEXT = 10_000, 200
+# As rows have them: columns of a recipe, and characters of a name.
+_MOST_COLUMNS, _LONGEST_COLUMN = 1024, 128
+_NAME = re.compile(r"[a-z][a-z0-9_-]{0,63}")
+# What drops rows that a recipe makes too large; no operator.
+ROW_SIZE = "row_size"
+# Readers of a version add these to each row.
+_PROVENANCE = ("row_id", "source", "position")
 
 
 @dataclass(frozen=True)
@@ -22,11 +34,13 @@ class Parameter:
 
     Attributes:
         name: as in the recipe.
-        kind: `count` (whole number from 0), `share` (0 to 1), `number` (from 0), `choice`, `texts`.
+        kind: `count` (whole number from 0), `share` (0 to 1), `number` (from 0), `choice`, `texts`, `name`, `column`,
+            `columns`, `value` (text, number, true or false), `expression` (SQL), `function` (Python).
         default: None: off, or, without `optional`, to be given.
         description: one sentence.
         choices: of a `choice`.
         optional: null switches the limit off.
+        least, most: bounds of a number.
     """
 
     name: str
@@ -35,6 +49,9 @@ class Parameter:
     description: str
     choices: tuple[str, ...] = ()
     optional: bool = True
+    least: float = 0
+    # Beyond it a number has no neighbours, and a whole one may be too large for a float.
+    most: float = 2**53
 
     def read(self, value: object, field: str) -> Any:
         """The value as engines take it. Raises INVALID_FIELD, naming the field."""
@@ -42,19 +59,18 @@ class Parameter:
             if self.optional:
                 return None
             raise invalid(field, "is missing")
-        if self.kind == "texts":
-            return _texts(value, field)
+        if self.kind in _READERS:
+            return _READERS[self.kind](value, field)
         if self.kind == "choice":
             if value not in self.choices:
                 raise invalid(field, f"is one of {', '.join(self.choices)}")
             return value
-        # Beyond 2^53 a number has no neighbours, and a whole one may be too large for a float.
-        if isinstance(value, bool) or not isinstance(value, int | float) or not abs(value) <= 2**53:
-            raise invalid(field, "is a number")
+        if isinstance(value, bool) or not isinstance(value, int | float) or not abs(value) <= self.most:
+            raise invalid(field, "is a number" if self.most == 2**53 else f"is a number up to {self.most:g}")
         if self.kind == "count" and value != int(value):
             raise invalid(field, "is a whole number")
-        if value < 0 or (self.kind == "share" and value > 1):
-            raise invalid(field, "lies between 0 and 1" if self.kind == "share" else "is 0 or more")
+        if value < self.least or (self.kind == "share" and value > 1):
+            raise invalid(field, "lies between 0 and 1" if self.kind == "share" else f"is {self.least:g} or more")
         return int(value) if self.kind == "count" else float(value)
 
 
@@ -94,21 +110,6 @@ class Operator:
         return read
 
 
-def invalid(field: str, problem: str) -> DomainError:
-    """INVALID_FIELD for a part of a recipe."""
-    return DomainError("INVALID_FIELD", f"{field}: {problem}", field=field)
-
-
-def as_list(value: object) -> list[object] | None:
-    """The value, if it is a list."""
-    return cast("list[object]", value) if isinstance(value, list) else None
-
-
-def as_mapping(value: object) -> Mapping[object, object] | None:
-    """The value, if it is a mapping."""
-    return cast("Mapping[object, object]", value) if isinstance(value, Mapping) else None
-
-
 def _texts(value: object, field: str) -> list[str]:
     listed = as_list(value)
     texts = [one for one in listed or () if isinstance(one, str) and one.strip()]
@@ -117,6 +118,67 @@ def _texts(value: object, field: str) -> list[str]:
     if len(texts) > _MOST_TEXTS or any(len(one) > _LONGEST_TEXT for one in texts):
         raise invalid(field, f"holds at most {_MOST_TEXTS} texts of at most {_LONGEST_TEXT} characters")
     return texts
+
+
+def _name(value: object, field: str) -> str:
+    if not isinstance(value, str) or not _NAME.fullmatch(value):
+        raise invalid(field, "is a name of at most 64 small letters, digits, hyphens and underscores")
+    if value in OPERATORS or value == ROW_SIZE:
+        raise invalid(field, f"{value} is the name of another rule")
+    return value
+
+
+def _column(value: object, field: str) -> str:
+    if not isinstance(value, str) or not 1 <= len(value) <= _LONGEST_COLUMN or "\x00" in value:
+        raise invalid(field, f"is the name of a column, of 1 to {_LONGEST_COLUMN} characters")
+    if value in _PROVENANCE:
+        raise invalid(field, f"{value} says where a row comes from; recipes do not change it")
+    return value
+
+
+def _columns(value: object, field: str) -> list[str]:
+    listed = as_list(value)
+    if not listed or len(listed) > _MOST_COLUMNS:
+        raise invalid(field, f"is a list of 1 to {_MOST_COLUMNS} columns")
+    columns = [_column(one, f"{field}[{number}]") for number, one in enumerate(listed)]
+    for number, column in enumerate(columns):
+        if column in columns[:number]:
+            raise invalid(f"{field}[{number}]", f"{column} is there twice")
+    return columns
+
+
+def _value(value: object, field: str) -> str | bool | int | float:
+    # Beyond 2^53 a number has no neighbours; a text of a table's cell is short.
+    is_number = isinstance(value, int | float) and abs(value) <= 2**53
+    if not is_number and not (isinstance(value, str) and len(value) <= _LONGEST_TEXT):
+        raise invalid(field, f"is a number, true, false, or a text of at most {_LONGEST_TEXT} characters")
+    assert isinstance(value, str | bool | int | float)
+    return value
+
+
+def _expression(value: object, field: str) -> str:
+    if not isinstance(value, str):
+        raise invalid(field, "is an SQL expression")
+    check_expression(value, field)
+    return value
+
+
+def _function(value: object, field: str) -> str:
+    if not isinstance(value, str):
+        raise invalid(field, "is a Python function `def row(row)`")
+    check_function(value, field)
+    return value
+
+
+_READERS: dict[str, Callable[[object, str], Any]] = {
+    "texts": _texts,
+    "name": _name,
+    "column": _column,
+    "columns": _columns,
+    "value": _value,
+    "expression": _expression,
+    "function": _function,
+}
 
 
 _GOPHER = "Gopher, arXiv 2112.11446, appendix A1.1"
@@ -132,6 +194,17 @@ def _share(name: str, default: float | None, description: str) -> Parameter:
 def _count(name: str, default: int | None, description: str) -> Parameter:
     return Parameter(name, "count", default, description)
 
+
+def _needed(name: str, kind: Kind, description: str) -> Parameter:
+    return Parameter(name, kind, None, description, optional=False)
+
+
+def _chosen(name: str, choices: tuple[str, ...], description: str) -> Parameter:
+    return Parameter(name, "choice", choices[0], description, choices, optional=False)
+
+
+_REPORTED = Parameter("name", "name", None, "Name in the report; null: that of the operator.")
+_COLUMNS = _needed("columns", "columns", "Columns of the version.")
 
 _ALL = (
     Operator("html", "Takes HTML tags, comments, scripts and styles out, and decodes entities."),
@@ -289,6 +362,66 @@ _ALL = (
         parameters=(
             Parameter(
                 "action", "choice", "mask", "Mask them, or drop the row.", choices=("mask", "drop"), optional=False
+            ),
+        ),
+    ),
+    Operator(
+        "expression",
+        "Keeps the rows for which an SQL expression over the columns is true; false and null drop the row.",
+        parameters=(
+            _needed("keep", "expression", "Such as `score > 0.5 AND length(text) < 9000`."),
+            _REPORTED,
+        ),
+    ),
+    Operator(
+        "compute",
+        "Sets a column to an SQL expression over the columns; null takes the value away.",
+        parameters=(
+            _needed("column", "column", "Column that is set; a new one is added."),
+            _needed("value", "expression", "Such as `round(price * 1.19, 2)`."),
+            _REPORTED,
+        ),
+    ),
+    Operator(
+        "python",
+        "Calls a function `row(row)` of your own for every row, in a sandbox without network and files. It gives back "
+        "the changed row, True to keep the row as it is now, or None or False to drop it.",
+        parameters=(
+            _needed("function", "function", "Source code with `def row(row)`; the row is a dict of its columns."),
+            _chosen(
+                "on_error", ("fail", "drop"), "Where it raises: the task fails and names the row, or the row goes."
+            ),
+            Parameter("max_seconds", "number", 10, "Largest time for one row.", optional=False, least=0.1, most=600),
+            Parameter(
+                "max_memory_mb", "count", 512, "Memory of its process in MiB.", optional=False, least=128, most=4096
+            ),
+            _REPORTED,
+        ),
+    ),
+    Operator(
+        "drop_missing",
+        "Drops rows that have no value in one of these columns.",
+        parameters=(_COLUMNS,),
+    ),
+    Operator(
+        "impute",
+        "Fills missing values. Mean, median and mode are those of the version as it comes in.",
+        parameters=(
+            _COLUMNS,
+            _chosen("method", ("median", "mean", "mode", "constant"), "What is filled in."),
+            Parameter("value", "value", None, "The constant."),
+        ),
+    ),
+    Operator(
+        "standardise",
+        "Brings numbers to one scale, by figures of the version as it comes in.",
+        parameters=(
+            _COLUMNS,
+            _chosen(
+                "method",
+                ("z_score", "min_max", "robust"),
+                "(x - mean) / standard deviation; (x - least) / (largest - least); (x - median) / (third quartile - "
+                "first quartile).",
             ),
         ),
     ),

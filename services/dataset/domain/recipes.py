@@ -7,11 +7,18 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from services.dataset.domain.operators import OPERATORS, as_list, as_mapping, invalid
+from services.dataset.domain.expressions import expression_columns
+from services.dataset.domain.fields import as_list, as_mapping, invalid
+from services.dataset.domain.operators import OPERATORS
 
 # Stop words, terminal marks and phrases depend on it.
 LANGUAGES = ("en", "zh")
 _MOST_STEPS = 64
+# Operators that need figures of whole columns.
+FITTED = ("impute", "standardise")
+_NUMBERS = ("int64", "double")
+# Type of a column to what may be filled in.
+_CONSTANTS: dict[str, type | tuple[type, ...]] = {"string": str, "bool": bool, "int64": int, "double": (int, float)}
 
 
 @dataclass(frozen=True)
@@ -82,7 +89,56 @@ def _read_step(given: object, field: str) -> Step:
     parameters = as_mapping({} if value is None else value)
     if parameters is None:
         raise invalid(f"{field}.{name}", "parameters are a mapping of names to values")
-    return Step(operator.name, operator.read(parameters, f"{field}.{name}"))
+    step = Step(operator.name, operator.read(parameters, f"{field}.{name}"))
+    if name == "impute" and (step.parameters["method"] == "constant") == (step.parameters["value"] is None):
+        raise invalid(f"{field}.impute.value", "is given with the method constant, and only then")
+    return step
+
+
+def check_columns(recipe: Recipe, columns: Mapping[str, str]) -> None:
+    """Raises INVALID_FIELD, naming the place, where a step names a column that is not there or cannot be used so.
+
+    Args:
+        columns: Name to type, as `argosy.dataset.v1.Column` names types.
+    """
+    computed: set[str] = set()
+    for number, step in enumerate(recipe.steps):
+        field = f"recipe.steps[{number}].{step.operator}"
+        for place, name in _named_columns(step, field):
+            if name not in columns and name not in computed:
+                have = ", ".join([*columns, *sorted(computed - set(columns))][:20])
+                raise invalid(place, f"there is no column {name[:64]!r}; there are {have}")
+            if step.operator in FITTED and name in computed:
+                problem = f"{name[:64]} is set by an earlier step, and figures are those of the version as it comes in"
+                raise invalid(place, f"{problem}; clean twice")
+            if step.operator in FITTED:
+                _check_type(step, name, columns[name], place)
+        if step.operator == "compute":
+            computed.add(step.parameters["column"])
+        elif step.operator == "standardise":
+            computed |= set(step.parameters["columns"])
+
+
+def _named_columns(step: Step, field: str) -> list[tuple[str, str]]:
+    """Place and name of every column that a step reads."""
+    found: list[tuple[str, str]] = []
+    for parameter in OPERATORS[step.operator].parameters:
+        value, place = step.parameters[parameter.name], f"{field}.{parameter.name}"
+        if parameter.kind == "columns":
+            found += [(f"{place}[{at}]", name) for at, name in enumerate(value)]
+        elif parameter.kind == "expression":
+            found += [(place, name) for name in expression_columns(value)]
+    return found
+
+
+def _check_type(step: Step, column: str, kind: str, place: str) -> None:
+    """A step that uses figures of a column, or fills it, needs one of a fitting type."""
+    method, value = step.parameters["method"], step.parameters.get("value")
+    if kind == "json" or (kind not in _NUMBERS and method not in ("mode", "constant")):
+        raise invalid(place, f"{column[:64]} has the type {kind}, for which there is no {method}")
+    fits = isinstance(value, _CONSTANTS[kind]) and (kind == "bool" or not isinstance(value, bool))
+    if method == "constant" and not fits:
+        raise invalid(place, f"{column[:64]} has the type {kind}, which {value!r} is not")
 
 
 def _meant(name: str) -> str:

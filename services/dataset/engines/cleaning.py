@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from hashlib import blake2b
 from typing import Any
@@ -12,19 +13,21 @@ import numpy as np
 
 from libs.compute.context import EngineContext, EngineError
 from libs.compute.versions import VersionIndex, VersionReader, load_index
+from services.dataset.domain.operators import ROW_SIZE
 from services.dataset.engines.access import Scratch, StoreBlobs, granted_version
 from services.dataset.engines.alike import find_repeats
+from services.dataset.engines.fitting import fit
 from services.dataset.engines.index import save
 from services.dataset.engines.minhash import band_hashes, choose_banding, set_hashes
 from services.dataset.engines.parts import Blobs
 from services.dataset.engines.recall import PLANTED, near_duplicate_report
 from services.dataset.engines.recipe import Recipe
 from services.dataset.engines.report import RuleTally, example_text, version_result
-from services.dataset.engines.rows import Row, RowError, canonical, widen_columns
+from services.dataset.engines.rows import MAX_COLUMNS, Row, RowError, canonical, widen, widen_columns
 from services.dataset.engines.rules import comparable
 from services.dataset.engines.shards import map_shards
 from services.dataset.engines.shingles import shingle_hashes
-from services.dataset.engines.texts import Change
+from services.dataset.engines.texts import Change, Source, StoppedAt, Texts
 from services.dataset.engines.writing import PartWriter
 
 # Rows of one shard: half a second of work, a few megabytes of text.
@@ -48,6 +51,8 @@ class Judged:
         exact: (n, 16) uint8, hash of the comparable text.
         sets: (n,) uint64.
         bands: (bands, n) uint64.
+        columns: name to type of what the rows hold without a fault, where the recipe may change types.
+        stopped: the row at which a function of the user's failed, and why; the rest is empty then.
     """
 
     count: int
@@ -59,6 +64,8 @@ class Judged:
     exact: np.ndarray = field(default_factory=lambda: np.zeros((0, 16), np.uint8))
     sets: np.ndarray = field(default_factory=lambda: np.zeros(0, np.uint64))
     bands: np.ndarray = field(default_factory=lambda: np.zeros((0, 0), np.uint64))
+    columns: dict[str, str] = field(default_factory=dict)
+    stopped: StoppedAt | None = None
 
 
 def run(ctx: EngineContext) -> dict[str, Any]:
@@ -68,16 +75,19 @@ def run(ctx: EngineContext) -> dict[str, Any]:
     `sample_rows` the recipe is tried on so many rows: the result is the report alone, and nothing is stored.
 
     Raises:
-        EngineError: CONTENT_INVALID, when no row stays.
+        EngineError: CONTENT_INVALID, when no row stays, a step needs a figure that a column does not have, or a
+            function or an expression of the user's fails; PREFLIGHT_FAILED, when there is no sandbox for functions.
     """
     started = time.monotonic()
     spec, sample = ctx.spec, ctx.spec.get("sample_rows", 0)
     store = ctx.blobs_read(spec["grant"])
     blobs = StoreBlobs(ctx.blobs_write, store)
     reader = VersionReader(load_index(store.load_manifest_sync(spec["version"]), blobs), blobs)
-    recipe = Recipe.compile(spec["recipe"])
     if sample:
         reader = VersionReader(_sample(reader.index, sample), blobs)
+    # Before there are shards, so that figures of columns do not depend on them.
+    fitted = fit(spec["recipe"], reader, ctx.stop_if_cancelled)
+    recipe = Recipe.compile(fitted)
     selection = Selection(reader, Scratch(blobs) if sample else blobs, recipe)
     total = len(reader.index)
     bounds = [(start, min(total, start + SHARD_ROWS)) for start in range(0, total, SHARD_ROWS)]
@@ -85,7 +95,7 @@ def run(ctx: EngineContext) -> dict[str, Any]:
     def local(_grant: str, _version: str, column: str, _recipe: dict[str, Any], start: int, stop: int) -> Judged:
         return judge(reader, column, recipe, start, stop)
 
-    common = (spec["grant"], spec["version"], spec["text_column"], spec["recipe"])
+    common = (spec["grant"], spec["version"], spec["text_column"], fitted)
     shards = [(*common, *bound) for bound in bounds]
     for judged in (local(*shard) for shard in shards) if sample else map_shards(judge_shard, shards, local, ctx.log):
         ctx.stop_if_cancelled()
@@ -128,13 +138,18 @@ def judge(reader: VersionReader, column: str, recipe: Recipe, start: int, stop: 
     """Applies the steps for single rows to rows [start, stop), and computes what the steps for pairs of rows need."""
     numbers = np.arange(start, stop)
     judged = Judged(stop - start)
-    worked = recipe.apply(reader.texts(column, numbers))
+    source = Source(column, reader.index.columns, lambda some: reader.rows(numbers[np.array(some, np.int64)]))
+    try:
+        worked = recipe.apply(reader.texts(column, numbers), source)
+    except StoppedAt as stopped:
+        judged.stopped = stopped
+        return judged
     texts = worked.texts
     judged.faults = {at: (fault.operator, fault.reason) for at, fault in worked.faults.items()}
     judged.changed_by, judged.examples = worked.changes, worked.examples
-    kept = [at for at in sorted(worked.changes) if at not in judged.faults]
-    for at, row in zip(kept, reader.rows(numbers[kept]), strict=True):
-        judged.rows[at] = {**row, column: texts[at]}
+    judged.rows = _changed_rows(reader, column, numbers, worked)
+    if recipe.rewrites:
+        _widen(judged.columns, worked)
     judged.beginnings = [example_text(text) for text in texts]
     if recipe.exact_duplicates:
         digests = b"".join(blake2b(comparable(text).encode(), digest_size=16).digest() for text in texts)
@@ -144,6 +159,23 @@ def judge(reader: VersionReader, column: str, recipe: Recipe, start: int, stop: 
         judged.sets = set_hashes(hashes, offsets)
         judged.bands = band_hashes(hashes, offsets, choose_banding(recipe.near_threshold))
     return judged
+
+
+def _changed_rows(reader: VersionReader, column: str, numbers: np.ndarray, worked: Texts) -> dict[int, Row]:
+    """What is left of the rows that a step changed."""
+    changed = [at for at in sorted(worked.changes) if at not in worked.faults]
+    rows = {at: worked.contents[at] for at in changed if at in worked.contents}
+    only_text = [at for at in changed if at not in rows]
+    for at, row in zip(only_text, reader.rows(numbers[only_text]), strict=True):
+        rows[at] = {**row, column: worked.texts[at]}
+    return rows
+
+
+def _widen(columns: dict[str, str], worked: Texts) -> None:
+    """Makes `columns` hold all rows that are left. A row that cannot be kept is left out here and told later."""
+    for at in worked.left:
+        with suppress(RowError):
+            widen_columns(columns, canonical(worked.row(at))[0])
 
 
 class Selection:
@@ -169,6 +201,8 @@ class Selection:
             index.source,
             index.position,
         )
+        # Of a recipe that may change types: what the rows hold now.
+        self._columns: dict[str, str] = {}
         self._keep = np.ones(len(index), bool)
         self._tally = RuleTally(index, recipe.names)
         self._seen_texts: dict[bytes, int] = {}
@@ -185,6 +219,8 @@ class Selection:
     def add(self, judged: Judged) -> None:
         """Takes over what the steps say about the next rows."""
         first = self.seen
+        if judged.stopped is not None:
+            raise self._failure(first, judged.stopped)
         self.seen += judged.count
         for names in judged.changed_by.values():
             self._tally.change(names)
@@ -198,6 +234,8 @@ class Selection:
         for at, row in judged.rows.items():
             if self._keep[first + at]:
                 self._replace(first + at, row)
+        for name, kind in judged.columns.items():
+            self._columns[name] = widen(self._columns.get(name, kind), kind)
         self._sets.append(judged.sets)
         self._bands.append(judged.bands)
 
@@ -205,6 +243,8 @@ class Selection:
         """Drops all but the first of each group of near-duplicates among the rows that are left."""
         self._writer.flush()
         self._index.parts = self._writer.parts
+        if self._recipe.rewrites:
+            self._index.columns = self._rewritten_columns()
         threshold = self._recipe.near_threshold
         if threshold is None or not self.seen:
             return
@@ -234,12 +274,29 @@ class Selection:
         report = {
             "rows_in": self.seen,
             "rows_out": int(self._keep.sum()),
-            "rules": self._tally.rules(),
+            "rules": [{**rule, **self._recipe.facts.get(rule["rule"], {})} for rule in self._tally.rules()],
             "changed": self._tally.changed,
         }
         if self._near_duplicates is not None:
             report["near_duplicates"] = self._near_duplicates
         return report
+
+    def _failure(self, first: int, stopped: StoppedAt) -> EngineError:
+        """Why the task fails: the step, the row, and where that came from."""
+        if stopped.is_setup:
+            problem = f"{stopped.operator}: {stopped.reason}"
+            return EngineError("PREFLIGHT_FAILED", problem, check="sandbox", detail=stopped.reason)
+        row, index = first + stopped.at, self._index
+        place = f"{index.sources[index.source[row]]}, position {index.position[row]}"
+        problem = f"{stopped.operator} fails at row {self._id_of(row)} ({place}): {stopped.reason}"
+        return EngineError("CONTENT_INVALID", problem, detail="a step failed")
+
+    def _rewritten_columns(self) -> dict[str, str]:
+        """Columns in the order of the version, new ones behind them. Raises CONTENT_INVALID for too many."""
+        if len(self._columns) > MAX_COLUMNS:
+            raise EngineError("CONTENT_INVALID", f"the recipe makes more than {MAX_COLUMNS} columns", detail="columns")
+        names = [*(name for name in self._index.columns if name in self._columns), *self._columns]
+        return {name: self._columns[name] for name in names}
 
     def _drop_exact(self, first: int, judged: Judged) -> None:
         for at in range(judged.count):
@@ -258,9 +315,10 @@ class Selection:
         except RowError as error:
             # NFC takes some characters apart, so a row of nearly the largest size can grow beyond it.
             self._keep[row] = False
-            self._tally.drop("row_size", row, str(error), "")
+            self._tally.drop(ROW_SIZE, row, str(error), "")
             return
-        widen_columns(self._index.columns, plain)
+        if not self._recipe.rewrites:
+            widen_columns(self._index.columns, plain)
         place = self._writer.stage(plain, data)
         self._index.row_ids[row] = np.frombuffer(place.row_id, np.uint8)
         self._index.part[row], self._index.slot[row], self._index.size[row] = place.part, place.slot, place.size

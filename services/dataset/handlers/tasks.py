@@ -10,6 +10,7 @@ from argosy.dataset.v1 import dataset_service_pb2 as pb
 
 from libs.common.errors import invalid_field
 from libs.common.rpc.call import Call
+from services.dataset.clients.expressions import check_recipe
 from services.dataset.domain.datasets import Dataset
 from services.dataset.domain.formats import format_of
 from services.dataset.domain.recipes import DEFAULT_RECIPE
@@ -53,6 +54,7 @@ async def clean_version(request: pb.CleanVersionRequest, call: Call[App]) -> tas
     version.require_column(column, "text_column")
     # A second for the longest ones, in which this process has other calls to answer.
     recipe = await asyncio.to_thread(parse_recipe, request.recipe) if request.recipe.strip() else DEFAULT_RECIPE
+    await asyncio.to_thread(check_recipe, recipe, {one["name"]: one["type"] for one in version.columns})
     work = {"version": version.name, "text_column": column, "recipe": recipe.to_json()}
     if request.sample_rows:
         work["sample_rows"] = request.sample_rows

@@ -25,6 +25,7 @@ from services.dataset.domain.recipes import DEFAULT_RECIPE
 from services.dataset.engines import cleaning, importing
 from services.dataset.engines.index import content_digest
 from services.dataset.engines.writing import VersionWriter
+from services.dataset.handlers.cleaning import parse_recipe
 from tests.unit.dataset.memory import MemoryBlobs
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(150)]
@@ -232,3 +233,53 @@ async def test_a_version_is_profiled(worker: Client) -> None:
     assert columns["text"].words.min == 9
     page = await worker.RenderVersionProfile(pb.RenderVersionProfileRequest(name=version.name))
     assert "<svg" in page.html
+
+
+OWN_STEPS = """
+steps:
+  - impute: {columns: [n], method: mean}
+  - standardise: {columns: [n]}
+  - compute: {column: size, value: length(text)}
+  - expression: {keep: "n < 1.5", name: usual}
+  - python:
+      name: upper
+      function: |
+        def row(row):
+            row["text"] = row["text"].upper()
+            return row
+"""
+
+
+async def test_steps_of_ones_own_on_ray_give_what_one_process_gives(worker: Client) -> None:
+    await worker.dataset("table")
+    count = 2 * cleaning.SHARD_ROWS + 1
+    rows = [{"text": text(number, 3), **({} if number % 5 == 0 else {"n": number})} for number in range(count)]
+    version = await worker.imported("orgs/acme/datasets/table", lines(rows))
+    started = await worker.CleanVersion(pb.CleanVersionRequest(name=version.name, recipe=OWN_STEPS))
+    task = await worker.finish(started)
+    assert task.state == task_pb2.Task.STATE_SUCCEEDED, task
+    clean = await worker.GetDatasetVersion(pb.GetDatasetVersionRequest(name=str(task.result["version"])))
+    store = worker.app.blobs
+    recipe = parse_recipe(OWN_STEPS).to_json()
+    spec = {"version": version.manifest_digest, "grant": "", "text_column": "text", "recipe": recipe}
+    alone = await asyncio.to_thread(cleaning.run, LocalContext(spec, blobs_write=store, blobs_read=store))
+    assert clean.manifest_digest == alone["manifest_digest"]
+    rules = {rule.rule: rule for rule in clean.report.rules}
+    assert list(rules) == ["impute", "standardise", "compute", "usual", "upper"]
+    assert rules["impute"].fitted[0].missing == len(range(0, count, 5)) == rules["impute"].changed
+    assert rules["usual"].dropped == count - clean.row_count > 0
+    assert (rules["upper"].operator, len(rules["upper"].code_digest)) == ("python", 64)
+    assert rules["upper"].changed == clean.row_count
+
+
+async def test_a_function_that_fails_is_told_with_its_row(worker: Client) -> None:
+    await worker.dataset("table")
+    version = await worker.imported("orgs/acme/datasets/table", lines([{"text": "a", "n": n} for n in (1, 0)]))
+    recipe = "steps: [{python: {function: \"def row(row):\\n    return 1 / row['n']\"}}]"
+    task = await worker.finish(await worker.CleanVersion(pb.CleanVersionRequest(name=version.name, recipe=recipe)))
+    assert task.state == task_pb2.Task.STATE_FAILED
+    assert "it gave float; wanted is the row" in str(task.error)
+    recipe = recipe.replace("return 1 /", "return 1 > 1 /")
+    task = await worker.finish(await worker.CleanVersion(pb.CleanVersionRequest(name=version.name, recipe=recipe)))
+    assert "position 2): line 2: ZeroDivisionError: division by zero" in str(task.error)
+    assert task.attempt == 1

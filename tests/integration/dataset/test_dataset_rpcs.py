@@ -380,6 +380,8 @@ async def test_cleaning_describes_itself(client: Client) -> None:
     assert operators["near_duplicates"].compares_rows
     defaults = {parameter.name: parameter.default for parameter in operators["length"].parameters}
     assert defaults["min_chars"].number_value == 20
+    kinds = {parameter.name: parameter.kind for parameter in operators["python"].parameters}
+    assert (kinds["function"], kinds["on_error"]) == ("function", "choice")
     await client.dataset("docs")
     version = await publish(client, [{"text": "a"}])
     for recipe in catalogue.recipes:
@@ -406,6 +408,20 @@ async def test_tasks_are_refused_before_they_are_queued(client: Client) -> None:
             client.CleanVersion(pb.CleanVersionRequest(name=version.name, recipe="steps: [{words: {min: 1}}]")),
             "INVALID_FIELD",
             "recipe.steps[0].words.min",
+        ),
+        (
+            client.CleanVersion(
+                pb.CleanVersionRequest(name=version.name, recipe="steps: [{expression: {keep: text > 3}}]")
+            ),
+            "INVALID_FIELD",
+            "recipe.steps[0].expression.keep",
+        ),
+        (
+            client.CleanVersion(
+                pb.CleanVersionRequest(name=version.name, recipe="steps: [html, {impute: {columns: [n]}}]")
+            ),
+            "INVALID_FIELD",
+            "recipe.steps[1].impute.columns[0]",
         ),
         (
             client.CleanVersion(pb.CleanVersionRequest(name=version.name, sample_rows=-1)),
