@@ -1,4 +1,4 @@
-"""The kinds of tasks that make versions."""
+"""The kinds of tasks that read versions, and those that make some."""
 
 from __future__ import annotations
 
@@ -9,14 +9,15 @@ from argosy.dataset.v1 import dataset_events_pb2
 from libs.common.blobs import BlobStore
 from libs.common.clock import Clock
 from libs.common.db.uow import Database, UnitOfWork
-from libs.common.domain import Parent, Secrecy
-from libs.common.ids import uuid7
+from libs.common.domain import Parent, Secrecy, inherit_secrecy
+from libs.common.ids import resource_id, uuid7
 from libs.common.tasks import Task, TaskKind
+from services.dataset.domain.exports import KEPT_TIME, Export
 from services.dataset.domain.profiles import Profile
-from services.dataset.domain.tasks import CLEAN, IMPORT, PROFILE, SPLIT
+from services.dataset.domain.tasks import CLEAN, EXPORT, IMPORT, PROFILE, SPLIT
 from services.dataset.domain.uploads import Upload
 from services.dataset.domain.versions import Content, DatasetVersion, new_version
-from services.dataset.store.repositories import Datasets, DatasetVersions, Profiles, Uploads
+from services.dataset.store.repositories import Datasets, DatasetVersions, Exports, Profiles, Uploads
 
 # Longer than any task may take on data that fits one machine's disk.
 _GRANT_SECONDS = 24 * 3600
@@ -44,6 +45,7 @@ class Kinds:
             TaskKind(CLEAN, self._load_version, f"{engines}.cleaning:run", self._apply_clean),
             TaskKind(SPLIT, self._load_version, f"{engines}.splitting:run", self._apply_split),
             TaskKind(PROFILE, self._load_version, f"{engines}.profile:run", self._apply_profile),
+            TaskKind(EXPORT, self._load_export, f"{engines}.exporting:run", self._apply_export),
         ]
 
     async def _load_import(self, task: Task, _runtime: Any) -> dict[str, Any]:
@@ -66,6 +68,16 @@ class Kinds:
             version = await DatasetVersions(uow).get(task.input["version"])
         digest = version.manifest_digest
         return {**task.input, "version": digest, "grant": await self._grant(digest, task)}
+
+    async def _load_export(self, task: Task, _runtime: Any) -> dict[str, Any]:
+        splits: list[dict[str, str]] = []
+        async with self._database.system(read_only=True) as uow:
+            for given in task.input["splits"]:
+                version = await DatasetVersions(uow).get(given["version"])
+                splits.append({**given, "manifest": version.manifest_digest})
+        for split in splits:
+            split["grant"] = await self._grant(split["manifest"], task)
+        return {**task.input, "splits": splits}
 
     async def _grant(self, manifest_digest: str, task: Task) -> str:
         return await self._blobs.grant(manifest_digest, task.name, _GRANT_SECONDS)
@@ -109,6 +121,25 @@ class Kinds:
         )
         await Profiles(uow).put(profile)
         return {"version": version.name}
+
+    async def _apply_export(self, task: Task, result: dict[str, Any], uow: UnitOfWork) -> dict[str, Any]:
+        names = [split["version"] for split in task.input["splits"]]
+        versions, now = [await DatasetVersions(uow).get(name) for name in names], self._clock.now()
+        export = Export(
+            uid=uuid7(),
+            name=f"{task.input['version']}/exports/{resource_id('ex')}",
+            create_time=now,
+            update_time=now,
+            creator=task.creator,
+            secrecy=inherit_secrecy(*(version.secrecy for version in versions)),
+            lineage=[version.as_parent("exported_from") for version in versions],
+            expire_time=now + KEPT_TIME,
+            format=task.input["format"],
+            task=task.name,
+            **result,
+        )
+        await Exports(uow).insert(export)
+        return {"export": export.name, "manifest_digest": export.manifest_digest}
 
     async def _publish(
         self,

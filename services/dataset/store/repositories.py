@@ -11,6 +11,7 @@ from libs.common.auth.principal import Principal
 from libs.common.db.repository import Repository
 from libs.common.domain import DomainError
 from services.dataset.domain.datasets import Dataset, Visibility, sees_all
+from services.dataset.domain.exports import Export
 from services.dataset.domain.profiles import Profile
 from services.dataset.domain.uploads import Upload, UploadPart, UploadState
 from services.dataset.domain.versions import DatasetVersion
@@ -68,6 +69,27 @@ class Profiles(Repository[Profile]):
             return
         before.figures, before.task, before.update_time = profile.figures, profile.task, profile.update_time
         await self.save(before)
+
+
+class Exports(Repository[Export]):
+    table = tables.exports
+    entity = Export
+
+    async def alive(self, name: str, now: datetime) -> Export:
+        """The export, if it has not expired. Raises NOT_FOUND."""
+        export = await self.get(name)
+        export.require_alive(now)
+        return export
+
+    async def delete_expired(self, now: datetime) -> int:
+        """Deletes the exports that have expired; returns how many."""
+        expired = delete(self.table).where(self.table.c.expire_time <= now)
+        return (await (await self.uow.connection()).execute(expired)).rowcount
+
+    async def manifests(self) -> set[str]:
+        """The manifests of all exports, for the garbage collector."""
+        connection = await self.uow.connection()
+        return set((await connection.execute(select(self.table.c.manifest_digest))).scalars())
 
 
 class Uploads(Repository[Upload]):

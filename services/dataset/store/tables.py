@@ -52,6 +52,18 @@ profiles = resource_table(
     metadata, "profiles", Column("figures", JSONB, nullable=False), Column("task", Text, nullable=False)
 )
 
+exports = resource_table(
+    metadata,
+    "exports",
+    Column("expire_time", time_type(), nullable=False),
+    Column("format", Text, nullable=False),
+    Column("files", JSONB, nullable=False),
+    Column("manifest_digest", Text, nullable=False),
+    Column("report", JSONB, nullable=False),
+    Column("task", Text, nullable=False),
+)
+Index(None, exports.c.expire_time)
+
 
 def tags_overlap(tags: list[str]) -> ColumnElement[bool]:
     """Whether a version has one of these tags."""

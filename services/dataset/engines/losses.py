@@ -1,0 +1,46 @@
+"""What a format cannot say: rows left out and rows changed, each with its reason. Nothing is lost in silence."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from libs.compute.versions import VersionIndex
+
+# Row ids that are named for each reason.
+_EXAMPLES = 5
+# Reasons may quote what a row has; so many different ones are told apart.
+_REASONS = 100
+_MORE = "other reasons"
+
+
+class Inexpressible(Exception):
+    """A row cannot be said in a format, or a record of the format is no row; the message says why, for people."""
+
+
+class Losses:
+    """Counts rows that do not come out as they are."""
+
+    def __init__(self) -> None:
+        self._found: dict[str, dict[str, Any]] = {}
+        self.left_out = 0
+
+    def leave_out(self, reason: str, index: VersionIndex, row: int) -> None:
+        """Counts a row that is not in the files."""
+        self.left_out += 1
+        self._count(reason, "left_out", index, row)
+
+    def change(self, reason: str, index: VersionIndex, row: int) -> None:
+        """Counts a row that would not come back as it was."""
+        self._count(reason, "changed", index, row)
+
+    def _count(self, reason: str, what: str, index: VersionIndex, row: int) -> None:
+        if reason not in self._found and len(self._found) >= _REASONS:
+            reason = _MORE
+        entry = self._found.setdefault(reason, {"reason": reason, "left_out": 0, "changed": 0, "row_ids": []})
+        entry[what] += 1
+        if len(entry["row_ids"]) < _EXAMPLES:
+            entry["row_ids"].append(index.id_of(row))
+
+    def report(self) -> list[dict[str, Any]]:
+        """Fields of `argosy.dataset.v1.ExportLoss`, the most frequent first."""
+        return sorted(self._found.values(), key=lambda entry: -(entry["left_out"] + entry["changed"]))
