@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
 import numpy as np
@@ -15,16 +14,20 @@ from libs.compute.context import EngineContext, EngineError
 from libs.compute.versions import JSON, Row, VersionReader, load_index
 from services.dataset.domain.exports import CONVERSATION_FORMATS, FOLDER_FORMAT
 from services.dataset.engines.access import StoreBlobs
+from services.dataset.engines.annotations.coco import write_coco
+from services.dataset.engines.annotations.label_studio import write_task
+from services.dataset.engines.annotations.voc import write_voc
+from services.dataset.engines.annotations.yolo import write_yolo
 from services.dataset.engines.conversations import WRITERS
 from services.dataset.engines.exported_files import ExportedFiles
 from services.dataset.engines.hub_card import card
 from services.dataset.engines.losses import Inexpressible, Losses
 from services.dataset.engines.parquet_files import ParquetRows, Shapes, write_parquet
 from services.dataset.engines.row_files import (
-    Encoded,
     LineFormat,
     json_format,
     jsonl_format,
+    records_format,
     table_format,
     text_format,
 )
@@ -34,6 +37,12 @@ from services.dataset.engines.rows import widen
 _BATCH_BYTES, _BATCH_ROWS = 8 * 1024 * 1024, 16_384
 # Content of one Parquet file of a folder; Hugging Face's own are of half a gigabyte compressed.
 SHARD_BYTES = 512 * 1024 * 1024
+
+# Formats that need the categories of all rows before the first is written.
+PICTURE_WRITERS = {"coco": write_coco, "yolo": write_yolo, "voc": write_voc}
+_CATEGORIES = "categories"
+# What archives of labels have a place for.
+_LABELLED = ("image", "width", "height", "objects", _CATEGORIES)
 
 
 @dataclass(frozen=True)
@@ -62,6 +71,8 @@ def run(ctx: EngineContext) -> dict[str, Any]:
     export = _Export(ctx, [_open(ctx, given) for given in ctx.spec["splits"]])
     if ctx.spec["format"] in (FOLDER_FORMAT, "parquet"):
         export.write_tables()
+    elif ctx.spec["format"] in PICTURE_WRITERS:
+        export.write_pictures()
     else:
         export.write_lines()
     return export.finish(started)
@@ -126,10 +137,10 @@ class _Export:
             try:
                 line, changes = style.encode(row)
             except Inexpressible as reason:
-                self._losses.leave_out(str(reason), reader.index, number)
+                self._losses.leave_out(str(reason), reader.index.id_of(number))
                 continue
             for change in changes:
-                self._losses.change(change, reader.index, number)
+                self._losses.change(change, reader.index.id_of(number))
             yield line
 
     def _rows_of(self, reader: VersionReader, numbers: np.ndarray) -> Iterator[Row]:
@@ -146,13 +157,42 @@ class _Export:
         if self._spec["with_source"]:
             columns |= {"source": "string", "position": "int53"}
         if name in CONVERSATION_FORMATS:
-            return LineFormat(partial(_converted, WRITERS[name]))
+            return records_format(WRITERS[name])
+        if name == "label-studio":
+            return records_format(write_task, as_array=True)
         if name in ("csv", "tsv"):
             return table_format(columns, "," if name == "csv" else "\t")
         if name == "text":
             column = self._spec["text_column"]
             return text_format(column, [other for other in columns if other != column])
         return json_format() if name == "json" else jsonl_format()
+
+    def write_pictures(self) -> None:
+        """One file with the annotations of all images."""
+        reader, write = self._splits[0].reader, PICTURE_WRITERS[self._spec["format"]]
+        listed = self._categories(reader)
+        more = [name for name in reader.index.columns if name not in _LABELLED]
+        if more and write is not write_coco:
+            self._notes.append(f"not in the files: {', '.join(more)}")
+        with self._files.new(self._spec["file_name"], self._spec["compression"]) as file:
+            write(self._identified(reader), listed, file, self._losses)
+
+    def _categories(self, reader: VersionReader) -> list[Any]:
+        """What the rows list, in order."""
+        if reader.index.columns.get(_CATEGORIES) != JSON:
+            return []
+        self._passes = 2
+        found: list[Any] = []
+        for numbers in self._batches(reader):
+            texts = reader.column(_CATEGORIES, numbers).to_pylist()
+            lists = [orjson.loads(text) for text in texts if text is not None]
+            found += [one for listed in lists if isinstance(listed, list) for one in listed]
+        return found
+
+    def _identified(self, reader: VersionReader) -> Iterator[tuple[str, Row]]:
+        """Row ids and rows."""
+        for numbers in self._batches(reader):
+            yield from zip(map(reader.index.id_of, numbers.tolist()), self._rows_of(reader, numbers), strict=True)
 
     def write_tables(self) -> None:
         """Parquet: one file, or a folder with files for each split and a card."""
@@ -218,8 +258,3 @@ class _Export:
             share = 0.99 * self._read / (self._passes * self._rows)
             self._ctx.progress(share, f"{self._read:,} of {self._passes * self._rows:,} rows read", rows=self._read)
             start = end
-
-
-def _converted(write: Any, row: Row) -> Encoded:
-    record, changes = write(row)
-    return orjson.dumps(record) + b"\n", changes

@@ -11,6 +11,8 @@ from typing import Any, BinaryIO, cast
 
 import orjson
 
+from services.dataset.engines.annotations.coco import read_coco
+from services.dataset.engines.annotations.label_studio import read_task
 from services.dataset.engines.conversations import READERS
 from services.dataset.engines.lines import BOM, TOO_LONG, BrokenOff, Line, PhysicalLines, UnreadableFile
 from services.dataset.engines.losses import Inexpressible
@@ -29,7 +31,7 @@ def read_lines(file: BinaryIO, format_name: str) -> Iterator[Line]:
 
     Args:
         file: Binary and seekable.
-        format_name: One of `services.dataset.domain.formats.FORMATS` or of the forms of conversations.
+        format_name: One of `services.dataset.domain.formats.FORMATS`, or a form of conversations or annotated images.
 
     Raises:
         UnreadableFile: Not even the header can be read.
@@ -42,7 +44,9 @@ def read_lines(file: BinaryIO, format_name: str) -> Iterator[Line]:
         "parquet": read_parquet,
         "xlsx": read_xlsx,
         "text": lambda file: read_text(PhysicalLines(file)),
-        **{name: partial(_read_records, read=read) for name, read in READERS.items()},
+        **{name: partial(_read_records, read=partial(_one, read)) for name, read in READERS.items()},
+        "label-studio": partial(_read_records, read=read_task),
+        "coco": read_coco,
     }
     number = 0
     try:
@@ -70,8 +74,12 @@ def _json_line(number: int, line: bytes) -> Line:
     return Line(number, row) if isinstance(row, dict) else Line(number, None, "not a JSON object")
 
 
-def _read_records(file: BinaryIO, read: Callable[[Row], Row]) -> Iterator[Line]:
-    """Rows from records of another form, which are an array of JSON or lines of it."""
+def _read_records(file: BinaryIO, read: Callable[[Row], Iterator[Row | str]]) -> Iterator[Line]:
+    """Rows from records of another form, which are an array of JSON or lines of it.
+
+    Args:
+        read: Gives the rows of a record, and in words what of it is none; raises `Inexpressible`.
+    """
     # A stream that is unpacked cannot go back, but looks ahead.
     start = file.read(_JSON_BYTES) if file.seekable() else cast("io.BufferedReader", file).peek(1)
     if file.seekable():
@@ -82,9 +90,14 @@ def _read_records(file: BinaryIO, read: Callable[[Row], Row]) -> Iterator[Line]:
             yield line
             continue
         try:
-            yield Line(line.number, read(line.row))
+            for found in read(line.row):
+                yield Line(line.number, None, found) if isinstance(found, str) else Line(line.number, found)
         except Inexpressible as reason:
             yield Line(line.number, None, str(reason))
+
+
+def _one(read: Callable[[Row], Row], record: Row) -> Iterator[Row | str]:
+    yield read(record)
 
 
 def _read_json(file: BinaryIO) -> Iterator[Line]:

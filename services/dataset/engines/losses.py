@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-from libs.compute.versions import VersionIndex
-
 # Row ids that are named for each reason.
 _EXAMPLES = 5
 # Reasons may quote what a row has; so many different ones are told apart.
@@ -24,22 +22,22 @@ class Losses:
         self._found: dict[str, dict[str, Any]] = {}
         self.left_out = 0
 
-    def leave_out(self, reason: str, index: VersionIndex, row: int) -> None:
+    def leave_out(self, reason: str, row_id: str) -> None:
         """Counts a row that is not in the files."""
         self.left_out += 1
-        self._count(reason, "left_out", index, row)
+        self._count(reason, "left_out", row_id)
 
-    def change(self, reason: str, index: VersionIndex, row: int) -> None:
+    def change(self, reason: str, row_id: str) -> None:
         """Counts a row that would not come back as it was."""
-        self._count(reason, "changed", index, row)
+        self._count(reason, "changed", row_id)
 
-    def _count(self, reason: str, what: str, index: VersionIndex, row: int) -> None:
+    def _count(self, reason: str, what: str, row_id: str) -> None:
         if reason not in self._found and len(self._found) >= _REASONS:
             reason = _MORE
         entry = self._found.setdefault(reason, {"reason": reason, "left_out": 0, "changed": 0, "row_ids": []})
         entry[what] += 1
         if len(entry["row_ids"]) < _EXAMPLES:
-            entry["row_ids"].append(index.id_of(row))
+            entry["row_ids"].append(row_id)
 
     def report(self) -> list[dict[str, Any]]:
         """Fields of `argosy.dataset.v1.ExportLoss`, the most frequent first."""

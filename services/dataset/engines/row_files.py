@@ -51,6 +51,20 @@ def json_format() -> LineFormat:
     return LineFormat(lambda row: (orjson.dumps(row), []), b"[\n", b",\n", b"\n]\n")
 
 
+def records_format(write: Callable[[Row], tuple[Row, list[str]]], *, as_array: bool = False) -> LineFormat:
+    """Rows in another form, each an object a line or all in one array.
+
+    Args:
+        write: The record of a row, and how it would come back otherwise; raises `Inexpressible`.
+    """
+
+    def encode(row: Row) -> Encoded:
+        record, changes = write(row)
+        return orjson.dumps(record) + (b"" if as_array else b"\n"), changes
+
+    return LineFormat(encode, b"[\n", b",\n", b"\n]\n") if as_array else LineFormat(encode)
+
+
 def text_format(column: str, others: list[str]) -> LineFormat:
     """A text a line.
 

@@ -26,9 +26,10 @@ _TEXT_COLUMN = "text"
 _SPLIT = "train"
 # A version has at least one of these columns, or the format cannot say any of its rows.
 _TELLING = {
-    "text": (),
-    **dict.fromkeys(CONVERSATION_FORMATS, ("messages", "conversations", "instruction", "chosen")),
-    **dict.fromkeys(IMAGE_FORMATS, ("image", "objects", "choices", "texts")),
+    **dict.fromkeys(CONVERSATION_FORMATS, ("messages", "conversations", "instruction")),
+    **dict.fromkeys(("dpo", "dpo-conversational"), ("chosen",)),
+    **dict.fromkeys(IMAGE_FORMATS, ("image",)),
+    "label-studio": ("image", "text", "choices", "texts"),
 }
 
 

@@ -6,6 +6,7 @@ import gzip
 import hashlib
 import io
 import json
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -206,6 +207,28 @@ def test_conversations_are_lines_with_reasons(store: BlobStore) -> None:
         {"instruction": "i", "input": "", "output": "o"},
     ]
     assert sorted(loss["left_out"] for loss in made["report"]["losses"]) == [1, 1]
+
+
+def test_annotated_images_are_exported_and_read_again(store: BlobStore) -> None:
+    rows = [
+        {"image": "a.jpg", "width": 10, "height": 8, "objects": [{"label": "cat", "box": [1, 1, 2.5, 2]}], "site": 4},
+        {"image": "b.jpg", "width": 10, "height": 8, "objects": []},
+    ]
+    listed = [{"id": 3, "name": "dog"}, {"id": 5, "name": "cat"}]
+    saved = written(store, rows)
+    for format_name in ("coco", "label-studio"):
+        data, made = export(store, saved, format_name, compression="gzip")
+        assert imported(store, data, format_name).content_digest == saved.content_digest
+        assert not made["report"]["notes"]
+    known = written(store, [rows[0], {**rows[1], "categories": listed}])
+    assert json.loads(export(store, known, "coco")[0])["categories"] == listed
+    names = {"yolo": ["labels/a.txt", "labels/b.txt", "train.txt", "image_sizes.csv", "data.yaml"]}
+    names["voc"] = ["Annotations/a.xml", "Annotations/b.xml", "labelmap.txt"]
+    for format_name, paths in names.items():
+        data, made = export(store, known, format_name)
+        assert zipfile.ZipFile(io.BytesIO(data)).namelist() == paths
+        assert export(store, known, format_name)[0] == data
+        assert made["report"]["notes"] == ["not in the files: site"]
 
 
 def test_choices_that_a_format_does_not_take_are_named() -> None:
