@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Any
@@ -10,13 +12,14 @@ from libs.common.domain import DomainError, Resource
 
 # How long the files can be fetched; the same export gives the same files again.
 KEPT_TIME = timedelta(days=7)
+# An export that lives so long at least is not made again.
+FRESH_TIME = timedelta(days=1)
 
-# Formats of rows as they are.
-ROW_FORMATS = ("jsonl", "json", "csv", "tsv", "parquet", "text")
 CONVERSATION_FORMATS = ("openai", "alpaca", "sharegpt", "dpo", "dpo-conversational")
 IMAGE_FORMATS = ("coco", "label-studio", "yolo", "voc")
 # A folder that Hugging Face's `load_dataset` reads.
 FOLDER_FORMAT = "datasets"
+TABLE_FORMATS = ("csv", "tsv", "parquet", FOLDER_FORMAT)
 # These have a compression of their own.
 _PACKED = ("parquet", "yolo", "voc", FOLDER_FORMAT)
 _ENDINGS = {
@@ -44,10 +47,12 @@ class Export(Resource):
         manifest_digest: manifest of the files.
         report: fields of `argosy.dataset.v1.ExportReport`.
         task: that made it.
+        choices: digest of everything that its bytes depend on.
     """
 
     expire_time: datetime
     format: str
+    choices: str = ""
     files: list[dict[str, Any]] = field(default_factory=list[dict[str, Any]])
     manifest_digest: str = ""
     report: dict[str, Any] = field(default_factory=dict[str, Any])
@@ -87,13 +92,18 @@ def require_choices(
         raise _refused("compression", f"{format_name} is compressed already")
     if text_column and format_name != "text":
         raise _refused("text_column", "is for the format text")
-    if with_source and format_name not in ("jsonl", "json", "csv", "tsv", "parquet", FOLDER_FORMAT):
+    if with_source and format_name not in ("jsonl", "json", *TABLE_FORMATS):
         raise _refused("with_source", f"{format_name} has no place for it")
     if format_name != FOLDER_FORMAT and (split or others):
         raise _refused("other_splits" if others else "split", f"is for the format {FOLDER_FORMAT}")
     names = [split or "train", *others]
     if len(set(names)) != len(names):
         raise _refused("other_splits", "two splits have the same name")
+
+
+def choices_digest(work: dict[str, Any]) -> str:
+    """SHA-256 of the choices of an export, its versions included, in hexadecimal."""
+    return hashlib.sha256(json.dumps(work, sort_keys=True).encode()).hexdigest()
 
 
 def file_name(version_name: str, format_name: str, compression: str) -> str:

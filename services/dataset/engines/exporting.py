@@ -42,7 +42,7 @@ SHARD_BYTES = 512 * 1024 * 1024
 PICTURE_WRITERS = {"coco": write_coco, "yolo": write_yolo, "voc": write_voc}
 _CATEGORIES = "categories"
 # What archives of labels have a place for.
-_LABELLED = ("image", "width", "height", "objects", _CATEGORIES)
+_LABELLED = ("image", "file_name", "width", "height", "objects", _CATEGORIES)
 
 
 @dataclass(frozen=True)

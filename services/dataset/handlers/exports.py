@@ -14,7 +14,17 @@ from libs.common.db.mapping import timestamp, to_proto
 from libs.common.domain import DomainError
 from libs.common.errors import invalid_field
 from libs.common.rpc.call import Call
-from services.dataset.domain.exports import CONVERSATION_FORMATS, IMAGE_FORMATS, Export, file_name, require_choices
+from libs.common.tasks import store as task_store
+from services.dataset.domain.exports import (
+    CONVERSATION_FORMATS,
+    FRESH_TIME,
+    IMAGE_FORMATS,
+    TABLE_FORMATS,
+    Export,
+    choices_digest,
+    file_name,
+    require_choices,
+)
 from services.dataset.domain.tasks import EXPORT
 from services.dataset.store.repositories import Exports
 from services.dataset.store.visible import visible_version
@@ -28,8 +38,8 @@ _SPLIT = "train"
 _TELLING = {
     **dict.fromkeys(CONVERSATION_FORMATS, ("messages", "conversations", "instruction")),
     **dict.fromkeys(("dpo", "dpo-conversational"), ("chosen",)),
-    **dict.fromkeys(IMAGE_FORMATS, ("image",)),
-    "label-studio": ("image", "text", "choices", "texts"),
+    **dict.fromkeys(IMAGE_FORMATS, ("image", "file_name")),
+    "label-studio": ("image", "file_name", "text", "choices", "texts"),
 }
 
 
@@ -61,6 +71,8 @@ async def export_version(request: pb.ExportVersionRequest, call: Call[App]) -> t
     )
     if request.format == "text":
         version.require_column(request.text_column or _TEXT_COLUMN, "text_column")
+    if request.format in TABLE_FORMATS and not version.columns:
+        raise invalid_field("format", f"{request.format} needs a column, and the version has none")
     telling = _TELLING.get(request.format, ())
     if telling and not set(telling) & set(version.column_names):
         raise invalid_field("format", f"{request.format} needs one of the columns {', '.join(telling)}")
@@ -77,6 +89,10 @@ async def export_version(request: pb.ExportVersionRequest, call: Call[App]) -> t
         "with_source": request.with_source,
         "file_name": file_name(version.name, request.format, request.compression),
     }
+    # The bytes would be the same: the task that made them is the answer while they can still be fetched at leisure.
+    made = await Exports(call.uow).find_made(version.name, choices_digest(work), call.clock.now() + FRESH_TIME)
+    if made is not None:
+        return (await task_store.get(call.uow, made.task)).to_proto()
     return await call.deps.tasks.create(call.uow, call.org, EXPORT, version.name, work, call.principal.subject)
 
 

@@ -12,7 +12,7 @@ from libs.common.db.uow import Database, UnitOfWork
 from libs.common.domain import Parent, Secrecy, inherit_secrecy
 from libs.common.ids import resource_id, uuid7
 from libs.common.tasks import Task, TaskKind
-from services.dataset.domain.exports import KEPT_TIME, Export
+from services.dataset.domain.exports import KEPT_TIME, Export, choices_digest
 from services.dataset.domain.profiles import Profile
 from services.dataset.domain.tasks import CLEAN, EXPORT, IMPORT, PROFILE, SPLIT
 from services.dataset.domain.uploads import Upload
@@ -135,6 +135,7 @@ class Kinds:
             lineage=[version.as_parent("exported_from") for version in versions],
             expire_time=now + KEPT_TIME,
             format=task.input["format"],
+            choices=choices_digest(task.input),
             task=task.name,
             **result,
         )

@@ -81,6 +81,13 @@ class Exports(Repository[Export]):
         export.require_alive(now)
         return export
 
+    async def find_made(self, version: str, choices: str, until: datetime) -> Export | None:
+        """The export of a version with these choices that lives longest, if that is beyond `until`."""
+        columns = self.table.c
+        query = self.query().where(columns.parent == version, columns.choices == choices, columns.expire_time > until)
+        found = await self.fetch(query.order_by(columns.expire_time.desc()).limit(1))
+        return found[0] if found else None
+
     async def delete_expired(self, now: datetime) -> int:
         """Deletes the exports that have expired; returns how many."""
         expired = delete(self.table).where(self.table.c.expire_time <= now)

@@ -57,6 +57,7 @@ exports = resource_table(
     "exports",
     Column("expire_time", time_type(), nullable=False),
     Column("format", Text, nullable=False),
+    Column("choices", Text, nullable=False),
     Column("files", JSONB, nullable=False),
     Column("manifest_digest", Text, nullable=False),
     Column("report", JSONB, nullable=False),

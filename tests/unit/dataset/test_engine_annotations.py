@@ -80,7 +80,7 @@ def errors_of(lines: list[Line]) -> list[str]:
     return [line.error for line in lines if line.error]
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=30, deadline=None)
 @given(pictures())
 def test_coco_comes_back(rows: list[dict[str, Any]]) -> None:
     rows[0]["licence"] = 3
@@ -95,7 +95,7 @@ def test_coco_comes_back(rows: list[dict[str, Any]]) -> None:
     assert write(write_coco, rows)[0] == data
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=30, deadline=None)
 @given(pictures())
 def test_yolo_comes_back(rows: list[dict[str, Any]]) -> None:
     for one in rows[0].get("categories", []):
@@ -107,7 +107,7 @@ def test_yolo_comes_back(rows: list[dict[str, Any]]) -> None:
     assert write(write_yolo, rows)[0] == data
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=30, deadline=None)
 @given(pictures())
 def test_voc_comes_back(rows: list[dict[str, Any]]) -> None:
     for row in rows:
@@ -123,7 +123,7 @@ TEXTS = st.dictionaries(
 )
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=30, deadline=None)
 @given(pictures(with_categories=False), TEXTS, TEXTS)
 def test_label_studio_comes_back(rows: list[dict[str, Any]], choices: dict[str, Any], texts: dict[str, Any]) -> None:
     answers = {name: value for name, value in (("choices", choices), ("texts", texts)) if value}
@@ -350,6 +350,13 @@ def test_what_a_format_cannot_say_is_left_out_with_a_reason(writer: Any, change:
     (loss,) = losses.report()
     assert (loss["left_out"], loss["changed"], loss["row_ids"]) == (1, 0, [f"{1:064x}"])
     assert reason in loss["reason"]
+
+
+def test_rows_of_an_archive_have_their_names_in_another_column() -> None:
+    row = {"file_name": "a.jpg", "sha256": "0" * 64, **{name: PICTURE[name] for name in ("width", "height", "objects")}}
+    (image,) = json.loads(write(write_coco, [row])[0])["images"]
+    assert (image["file_name"], image["sha256"]) == ("a.jpg", "0" * 64)
+    assert "labels/a.txt" in members(write(write_yolo, [row])[0])
 
 
 def test_what_an_object_loses_is_told() -> None:

@@ -63,7 +63,7 @@ def there_and_back(form: str, row: dict[str, Any]) -> dict[str, Any]:
     return READERS[form.removesuffix("-conversational")](json.loads(json.dumps(record)))
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=40, deadline=None)
 @given(SYSTEM, TURNS, BESIDE)
 def test_turns_come_back_from_every_form(system: list[Any], turns: list[Any], beside: dict[str, Any]) -> None:
     row = {"messages": [*system, *turns], **beside}
@@ -81,7 +81,7 @@ def test_tools_come_back_from_sharegpt(system: list[Any], messages: list[Any], d
     assert there_and_back("openai", row) == row
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=40, deadline=None)
 @given(TEXTS, TEXTS, TEXTS, st.text(max_size=3), st.lists(st.lists(TEXTS, min_size=2, max_size=2), max_size=2))
 def test_an_alpaca_record_comes_back(
     instruction: str, given_: str, output: str, system: str, history: list[Any]
@@ -91,7 +91,7 @@ def test_an_alpaca_record_comes_back(
     assert write_alpaca(read_alpaca(record)) == (record, [])
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=40, deadline=None)
 @given(st.lists(PLAIN, min_size=1, max_size=3), *[st.lists(PLAIN, min_size=1, max_size=2)] * 2, BESIDE)
 def test_preferences_come_back(
     prompt: list[Any], chosen: list[Any], rejected: list[Any], beside: dict[str, Any]

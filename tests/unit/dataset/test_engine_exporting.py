@@ -14,7 +14,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import yaml
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from libs.common.blobs import BlobStore
@@ -74,10 +74,13 @@ def imported(store: BlobStore, data: bytes, format_name: str) -> Saved:
     return written(store, [line.row for line in lines if line.row is not None])
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=20, deadline=None)
 @given(ROWS.filter(bool), st.sampled_from(["jsonl", "json", "parquet"]))
+@example([{"a": [{"b": 1}, {"b": 1, "c": None}], "d": {}}], "parquet")
 def test_rows_of_any_kind_come_back(store: BlobStore, rows: list[dict[str, Any]], format_name: str) -> None:
     saved = written(store, rows)
+    if not saved.columns and format_name == "parquet":
+        return
     data, made = export(store, saved, format_name)
     assert imported(store, data, format_name).content_digest == saved.content_digest
     assert (made["report"]["rows_out"], made["report"]["losses"]) == (len(rows), [])
@@ -89,6 +92,7 @@ def test_rows_of_any_kind_come_back(store: BlobStore, rows: list[dict[str, Any]]
     st.lists(st.dictionaries(TEXTS.filter(lambda name: "\x00" not in name), TEXTS, max_size=3), min_size=1, max_size=6),
     st.sampled_from(["csv", "tsv"]),
 )
+@example([{"\ufeffa": "\ufeff"}], "csv")
 def test_texts_come_back_from_tables(store: BlobStore, rows: list[dict[str, str]], format_name: str) -> None:
     saved = written(store, rows)
     if not saved.columns:
@@ -139,6 +143,7 @@ def test_compressed_files_are_the_same_each_time(store: BlobStore, compression: 
     assert pa.CompressedInputStream(pa.BufferReader(data), compression).read() == plain
     if compression == "gzip":
         assert gzip.decompress(data) == plain
+        assert data[3:8] == bytes(5), "neither a name nor a time"
     assert imported(store, data, "jsonl").content_digest == saved.content_digest
 
 
@@ -226,7 +231,9 @@ def test_annotated_images_are_exported_and_read_again(store: BlobStore) -> None:
     names["voc"] = ["Annotations/a.xml", "Annotations/b.xml", "labelmap.txt"]
     for format_name, paths in names.items():
         data, made = export(store, known, format_name)
-        assert zipfile.ZipFile(io.BytesIO(data)).namelist() == paths
+        archive = zipfile.ZipFile(io.BytesIO(data))
+        assert archive.namelist() == paths
+        assert {member.date_time for member in archive.infolist()} == {(1980, 1, 1, 0, 0, 0)}
         assert export(store, known, format_name)[0] == data
         assert made["report"]["notes"] == ["not in the files: site"]
 

@@ -96,7 +96,7 @@ def _answer(row: Row, column: str, result: Row, answers: Any) -> None:
 
 def write_task(row: Row) -> tuple[Row, list[str]]:
     """A row as a task with one annotation. Raises `Inexpressible`."""
-    about = "image" if "image" in row else "text"
+    about = "image" if {"image", "file_name"} & row.keys() else "text"
     results = [*_rectangles(row), *_answers(row, "choices", "choices", "choices", about)]
     results += _answers(row, "texts", "textarea", "text", about)
     data = {name: value for name, value in row.items() if name not in (*_ANSWERS, "categories")}

@@ -47,7 +47,9 @@ class Picture:
 
 def picture_of(row: Row) -> Picture:
     """The row as an annotated image. Raises `Inexpressible`, naming the place at fault."""
-    image = row.get("image")
+    # Rows of an archive of images have their names in `file_name`.
+    name_column = "image" if row.get("image") is not None else "file_name"
+    image = row.get(name_column)
     if not isinstance(image, str) or not image:
         raise Inexpressible("image: is no name")
     width, height = (side(row.get(name), name) for name in ("width", "height"))
@@ -56,7 +58,9 @@ def picture_of(row: Row) -> Picture:
         raise Inexpressible("objects: not a list")
     objects = [object_of(one, f"objects[{at}]", width, height) for at, one in enumerate(given or [])]
     beside = {
-        name: value for name, value in row.items() if name not in ("image", "width", "height", "objects", "categories")
+        name: value
+        for name, value in row.items()
+        if name not in (name_column, "width", "height", "objects", "categories")
     }
     return Picture(image, width, height, objects, beside)
 
