@@ -48,7 +48,11 @@ def import_file(
     file: Annotated[Path, typer.Argument(exists=True, dir_okay=False, help="JSONL, CSV, Parquet or text.")],
     name: Annotated[str, typer.Option("--dataset", "-d", help="Id of the dataset; made if there is none.")],
     format: Annotated[
-        str, typer.Option(help="jsonl, json, csv, tsv, parquet, xlsx, text; else from the file's name.")
+        str,
+        typer.Option(
+            help="jsonl, json, csv, tsv, parquet, xlsx, text, else from the file's name; openai, alpaca, sharegpt, dpo, "
+            "coco, label-studio."
+        ),
     ] = "",
     follow: WatchOption = True,
     as_json: JsonOption = False,

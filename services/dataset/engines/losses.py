@@ -8,11 +8,16 @@ from typing import Any
 _EXAMPLES = 5
 # Reasons may quote what a row has; so many different ones are told apart.
 _REASONS = 100
+_REASON_CHARACTERS = 300
 _MORE = "other reasons"
 
 
 class Inexpressible(Exception):
     """A row cannot be said in a format, or a record of the format is no row; the message says why, for people."""
+
+    def __init__(self, reason: str) -> None:
+        # It may quote what a stranger sent: the database keeps no U+0000, and people read no page.
+        super().__init__(reason[:_REASON_CHARACTERS].replace("\x00", "\ufffd"))
 
 
 class Losses:

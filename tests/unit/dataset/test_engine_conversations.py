@@ -201,6 +201,14 @@ def test_anything_is_a_row_or_has_a_reason(form: str, record: dict[str, Any]) ->
             assert str(reason)
 
 
+def test_a_reason_is_short_and_can_be_kept() -> None:
+    for name in ("\x00", "n" * 5000):
+        with pytest.raises(Inexpressible) as caught:
+            write_alpaca({"messages": [{**USER, name: 1}, ASSISTANT]})
+        assert "\x00" not in str(caught.value)
+        assert len(str(caught.value)) <= 300
+
+
 def test_files_of_every_form_are_read_as_array_or_as_lines() -> None:
     row = {"messages": [USER, ASSISTANT]}
     for form in ("openai", "alpaca", "sharegpt"):
