@@ -50,8 +50,8 @@ def import_file(
     format: Annotated[
         str,
         typer.Option(
-            help="jsonl, json, csv, tsv, parquet, xlsx, text, else from the file's name; openai, alpaca, sharegpt, dpo, "
-            "coco, label-studio."
+            help="jsonl, json, csv, tsv, parquet, xlsx, text, else from the file's name; openai, alpaca, sharegpt, "
+            "dpo, coco, label-studio."
         ),
     ] = "",
     follow: WatchOption = True,
@@ -235,7 +235,7 @@ def export_version(
     format: Annotated[
         str,
         typer.Option(
-            help="jsonl, json, csv, tsv, parquet, text, datasets (a folder for load_dataset), openai, alpaca, "
+            help="jsonl, json, csv, tsv, parquet, xlsx, text, datasets (a folder for load_dataset), openai, alpaca, "
             "sharegpt, dpo, dpo-conversational, coco, label-studio, yolo, voc."
         ),
     ] = "jsonl",

@@ -19,14 +19,15 @@ CONVERSATION_FORMATS = ("openai", "alpaca", "sharegpt", "dpo", "dpo-conversation
 IMAGE_FORMATS = ("coco", "label-studio", "yolo", "voc")
 # A folder that Hugging Face's `load_dataset` reads.
 FOLDER_FORMAT = "datasets"
-TABLE_FORMATS = ("csv", "tsv", "parquet", FOLDER_FORMAT)
+TABLE_FORMATS = ("csv", "tsv", "parquet", "xlsx", FOLDER_FORMAT)
 # These have a compression of their own.
-_PACKED = ("parquet", "yolo", "voc", FOLDER_FORMAT)
+_PACKED = ("parquet", "xlsx", "yolo", "voc", FOLDER_FORMAT)
 _ENDINGS = {
     "json": "json",
     "csv": "csv",
     "tsv": "tsv",
     "parquet": "parquet",
+    "xlsx": "xlsx",
     "text": "txt",
     "coco": "json",
     "label-studio": "json",

@@ -11,7 +11,7 @@ import numpy as np
 import orjson
 
 from libs.compute.context import EngineContext, EngineError
-from libs.compute.versions import JSON, Row, VersionReader, load_index
+from libs.compute.versions import INT, JSON, STRING, Row, VersionReader, load_index
 from services.dataset.domain.exports import CONVERSATION_FORMATS, FOLDER_FORMAT
 from services.dataset.engines.access import StoreBlobs
 from services.dataset.engines.annotations.coco import write_coco
@@ -32,6 +32,7 @@ from services.dataset.engines.row_files import (
     text_format,
 )
 from services.dataset.engines.rows import widen
+from services.dataset.engines.workbook import require_header, workbook_notes, write_workbook
 
 # Rows held at once: as much as a part of a version, or one row.
 _BATCH_BYTES, _BATCH_ROWS = 8 * 1024 * 1024, 16_384
@@ -71,6 +72,8 @@ def run(ctx: EngineContext) -> dict[str, Any]:
     export = _Export(ctx, [_open(ctx, given) for given in ctx.spec["splits"]])
     if ctx.spec["format"] in (FOLDER_FORMAT, "parquet"):
         export.write_tables()
+    elif ctx.spec["format"] == "xlsx":
+        export.write_workbook()
     elif ctx.spec["format"] in PICTURE_WRITERS:
         export.write_pictures()
     else:
@@ -152,10 +155,13 @@ class _Export:
                 ordered |= {"source": index.sources[index.source[number]], "position": int(index.position[number])}
             yield ordered
 
+    def _columns(self, reader: VersionReader) -> dict[str, str]:
+        """Type of each column of the files."""
+        provenance = {"source": STRING, "position": INT} if self._spec["with_source"] else {}
+        return {**reader.index.columns, **provenance}
+
     def _line_format(self, reader: VersionReader) -> LineFormat:
-        name, columns = self._spec["format"], dict(reader.index.columns)
-        if self._spec["with_source"]:
-            columns |= {"source": "string", "position": "int53"}
+        name, columns = self._spec["format"], self._columns(reader)
         if name in CONVERSATION_FORMATS:
             return records_format(WRITERS[name])
         if name == "label-studio":
@@ -166,6 +172,18 @@ class _Export:
             column = self._spec["text_column"]
             return text_format(column, [other for other in columns if other != column])
         return json_format() if name == "json" else jsonl_format()
+
+    def write_workbook(self) -> None:
+        """One sheet. Raises `EngineError` if the names of the columns cannot stand in it."""
+        reader = self._splits[0].reader
+        columns = self._columns(reader)
+        try:
+            require_header(columns)
+        except Inexpressible as reason:
+            raise EngineError("CONTENT_INVALID", str(reason), detail="header") from reason
+        self._notes += workbook_notes(columns)
+        with self._files.new(self._spec["file_name"]) as file:
+            write_workbook(self._identified(reader), columns, file, self._losses)
 
     def write_pictures(self) -> None:
         """One file with the annotations of all images."""

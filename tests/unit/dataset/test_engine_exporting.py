@@ -103,6 +103,46 @@ def test_texts_come_back_from_tables(store: BlobStore, rows: list[dict[str, str]
     assert not made["report"]["notes"]
 
 
+CELLS = st.text(
+    st.characters(exclude_categories=["Cs", "Cc"], exclude_characters="\ufffe\uffff"), min_size=1, max_size=8
+)
+
+
+@settings(max_examples=20, deadline=None)
+@given(
+    st.lists(
+        st.fixed_dictionaries(
+            {"t": CELLS | st.just("=1+1\r\n")},
+            optional={
+                "n": st.integers(-(2**53), 2**53),
+                "x": st.floats(allow_nan=False, allow_infinity=False),
+                "b": st.booleans(),
+            },
+        ),
+        min_size=1,
+        max_size=5,
+    )
+)
+def test_cells_come_back_from_a_workbook(store: BlobStore, rows: list[dict[str, Any]]) -> None:
+    saved = written(store, rows)
+    data, made = export(store, saved, "xlsx")
+    assert not made["report"]["losses"]
+    assert imported(store, data, "xlsx").content_digest == saved.content_digest
+    assert export(store, saved, "xlsx")[0] == data
+
+
+def test_what_a_workbook_cannot_say_is_told(store: BlobStore) -> None:
+    rows = [{"a": "x", "l": [1]}, {"a": "\x01"}, {"a": "y" * 40_000}, {"a": "_x0041_"}, {}, {"a": "", "n": 2**60}]
+    data, made = export(store, written(store, rows), "xlsx")
+    assert [line.row for line in read_lines(io.BytesIO(data), "xlsx")] == [{"a": "x", "l": "[1]"}, {"n": str(2**60)}]
+    report = made["report"]
+    assert report["notes"] == ["a sheet has only text for these: l, n"]
+    assert sum(loss["left_out"] for loss in report["losses"]) == 4
+    assert [loss["changed"] for loss in report["losses"] if loss["changed"]] == [1]
+    with pytest.raises(EngineError, match="blanks around the name of the column ' a'"):
+        export(store, written(store, [{" a": 1}]), "xlsx")
+
+
 def test_a_source_comes_back_too(store: BlobStore) -> None:
     saved = written(store, [{"n": number, "source": f"{number % 3}.txt", "position": 9} for number in range(20)])
     for format_name in ("jsonl", "json", "parquet"):
