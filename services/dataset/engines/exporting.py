@@ -192,6 +192,8 @@ class _Export:
         more = [name for name in reader.index.columns if name not in _LABELLED]
         if more and write is not write_coco:
             self._notes.append(f"not in the files: {', '.join(more)}")
+        if listed and write is not write_coco:
+            self._notes.append("of the categories, names and order are in the files")
         with self._files.new(self._spec["file_name"], self._spec["compression"]) as file:
             write(self._identified(reader), listed, file, self._losses)
 

@@ -23,6 +23,7 @@ from libs.compute.context import EngineCancelled, EngineError, LocalContext
 from services.dataset.domain.exports import Export, file_name, require_choices
 from services.dataset.engines import exporting
 from services.dataset.engines.access import StoreBlobs
+from services.dataset.engines.annotations.label_studio import UNLISTED
 from services.dataset.engines.formats import read_lines
 from services.dataset.engines.index import Saved, save
 from services.dataset.engines.row_files import EMPTY_TEXT, SEVERAL_LINES
@@ -267,6 +268,8 @@ def test_annotated_images_are_exported_and_read_again(store: BlobStore) -> None:
         assert not made["report"]["notes"]
     known = written(store, [rows[0], {**rows[1], "categories": listed}])
     assert json.loads(export(store, known, "coco")[0])["categories"] == listed
+    (loss,) = export(store, known, "label-studio")[1]["report"]["losses"]
+    assert (loss["reason"], loss["changed"]) == (UNLISTED, 1)
     names = {"yolo": ["labels/a.txt", "labels/b.txt", "train.txt", "image_sizes.csv", "data.yaml"]}
     names["voc"] = ["Annotations/a.xml", "Annotations/b.xml", "labelmap.txt"]
     for format_name, paths in names.items():
@@ -275,7 +278,8 @@ def test_annotated_images_are_exported_and_read_again(store: BlobStore) -> None:
         assert archive.namelist() == paths
         assert {member.date_time for member in archive.infolist()} == {(1980, 1, 1, 0, 0, 0)}
         assert export(store, known, format_name)[0] == data
-        assert made["report"]["notes"] == ["not in the files: site"]
+        names_only = "of the categories, names and order are in the files"
+        assert made["report"]["notes"] == ["not in the files: site", names_only]
 
 
 def test_choices_that_a_format_does_not_take_are_named() -> None:

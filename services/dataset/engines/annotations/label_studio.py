@@ -13,6 +13,7 @@ from libs.compute.versions import Row
 from services.dataset.engines.annotations.pictures import Object, checked_box, number, picture_of, side
 from services.dataset.engines.losses import Inexpressible
 
+UNLISTED = "Label Studio keeps the list of labels in the project, not beside its tasks"
 _ANSWERS = ("objects", "choices", "texts")
 
 
@@ -102,7 +103,8 @@ def write_task(row: Row) -> tuple[Row, list[str]]:
     data = {name: value for name, value in row.items() if name not in (*_ANSWERS, "categories")}
     for at, result in enumerate(results, 1):
         result["id"] = f"r{at}"
-    return {"data": data, "annotations": [{"result": results}]}, []
+    changes = [UNLISTED] if row.get("categories") else []
+    return {"data": data, "annotations": [{"result": results}]}, changes
 
 
 def _rectangles(row: Row) -> list[Row]:
