@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import httpx
-from argosy.client import contract, errors, uploads
+from argosy.client import contract, downloads, errors, uploads
 from argosy.client.contract import Method
 from argosy.client.events import EventParser
 from argosy.client.policy import Policy
@@ -167,6 +167,24 @@ class Client:
             raise errors.no_answer(self.url, error) from error
         raise errors.no_answer(self.url, EOFError("the stream was cut"))
 
+    def stream_bytes(self, verb: str, path: str, **options: Any) -> Iterator[bytes]:
+        """The bytes of a file as they come.
+
+        Args:
+            options: of `httpx.Client.stream`.
+        Raises:
+            ApiError: the answer is no success, or broke.
+        """
+        sent = {"accept": "application/octet-stream"}
+        timeout = httpx.Timeout(self.policy.timeout, read=60.0)
+        try:
+            with self._http.stream(verb, path, headers=sent, timeout=timeout, **_without_empty(options)) as answer:
+                if not answer.is_success:
+                    raise _error(answer, answer.read())
+                yield from answer.iter_bytes()
+        except httpx.HTTPError as error:
+            raise errors.no_answer(self.url, error) from error
+
     def pages(self, method: Method, arguments: dict[str, Any], limit: int | None = None) -> Iterator[Any]:
         """Every item of a list, page by page.
 
@@ -211,6 +229,32 @@ class Client:
             ApiError: the upload was refused, or expired.
         """
         return uploads.upload(self, parent, file, upload_id=upload_id, request_id=request_id, progress=progress)
+
+    def download(
+        self,
+        method: Method,
+        arguments: dict[str, Any],
+        target: Path,
+        *,
+        size: int,
+        sha256: str,
+        progress: Callable[[int, int], None] | None = None,
+    ) -> None:
+        """Fetches a file whose size and digest are known. What an earlier call has fetched of it is not fetched again;
+        `target` appears complete and checked, or not at all.
+
+        Args:
+            method: that streams the bytes of a file from `offset` on.
+            arguments: of the method, without `offset`.
+            target: where the file goes.
+            size: bytes of the whole file.
+            sha256: of the whole file, in hexadecimal.
+            progress: gets bytes that have arrived, and bytes in all.
+        Raises:
+            ApiError: it was refused, did not come, or is not what was promised.
+            OSError: it cannot be written.
+        """
+        downloads.download(self, method, arguments, target, size=size, sha256=sha256, progress=progress)
 
 
 def _without_empty(options: dict[str, Any]) -> dict[str, Any]:

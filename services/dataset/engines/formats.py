@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import csv
+import io
 import re
 from collections.abc import Callable, Iterator
 from functools import partial
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, cast
 
 import orjson
 
+from services.dataset.engines.annotations.coco import read_coco
+from services.dataset.engines.annotations.label_studio import read_task
+from services.dataset.engines.conversations import READERS
 from services.dataset.engines.lines import BOM, TOO_LONG, BrokenOff, Line, PhysicalLines, UnreadableFile
-from services.dataset.engines.rows import MAX_ROW_BYTES
+from services.dataset.engines.losses import Inexpressible
+from services.dataset.engines.rows import MAX_ROW_BYTES, Row
 from services.dataset.engines.tables import read_parquet, read_xlsx
 from services.dataset.engines.unpacking import unpacked
 
@@ -26,7 +31,7 @@ def read_lines(file: BinaryIO, format_name: str) -> Iterator[Line]:
 
     Args:
         file: Binary and seekable.
-        format_name: One of `services.dataset.domain.formats.FORMATS`.
+        format_name: One of `services.dataset.domain.formats.FORMATS`, or a form of conversations or annotated images.
 
     Raises:
         UnreadableFile: Not even the header can be read.
@@ -39,6 +44,9 @@ def read_lines(file: BinaryIO, format_name: str) -> Iterator[Line]:
         "parquet": read_parquet,
         "xlsx": read_xlsx,
         "text": lambda file: read_text(PhysicalLines(file)),
+        **{name: partial(_read_records, read=partial(_one, read)) for name, read in READERS.items()},
+        "label-studio": partial(_read_records, read=read_task),
+        "coco": read_coco,
     }
     number = 0
     try:
@@ -64,6 +72,32 @@ def _json_line(number: int, line: bytes) -> Line:
     except orjson.JSONDecodeError as error:
         return Line(number, None, f"not valid JSON: {error.msg} at column {error.colno}")
     return Line(number, row) if isinstance(row, dict) else Line(number, None, "not a JSON object")
+
+
+def _read_records(file: BinaryIO, read: Callable[[Row], Iterator[Row | str]]) -> Iterator[Line]:
+    """Rows from records of another form, which are an array of JSON or lines of it.
+
+    Args:
+        read: Gives the rows of a record, and in words what of it is none; raises `Inexpressible`.
+    """
+    # A stream that is unpacked cannot go back, but looks ahead.
+    start = file.read(_JSON_BYTES) if file.seekable() else cast("io.BufferedReader", file).peek(1)
+    if file.seekable():
+        file.seek(0)
+    is_array = start.removeprefix(BOM).lstrip().startswith(b"[")
+    for line in _read_json(file) if is_array else read_jsonl(PhysicalLines(file)):
+        if line.row is None:
+            yield line
+            continue
+        try:
+            for found in read(line.row):
+                yield Line(line.number, None, found) if isinstance(found, str) else Line(line.number, found)
+        except Inexpressible as reason:
+            yield Line(line.number, None, str(reason))
+
+
+def _one(read: Callable[[Row], Row], record: Row) -> Iterator[Row | str]:
+    yield read(record)
 
 
 def _read_json(file: BinaryIO) -> Iterator[Line]:
@@ -142,7 +176,8 @@ def read_text(lines: PhysicalLines) -> Iterator[Line]:
 def _read_csv(file: BinaryIO, delimiter: str) -> Iterator[Line]:
     # A bad byte must not tear a quoted field apart, so it travels as a surrogate through the parser and is found in
     # the field.
-    texts = ("\n" if line is None else line.decode(errors="surrogateescape") + "\n" for _, line in PhysicalLines(file))
+    lines = PhysicalLines(file, keep_ends=True)
+    texts = ("\n" if line is None else line.decode(errors="surrogateescape") for _, line in lines)
     csv.field_size_limit(MAX_ROW_BYTES)
     reader = csv.reader(texts, delimiter=delimiter, strict=True)
     header = _csv_header(reader)

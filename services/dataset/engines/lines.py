@@ -39,18 +39,22 @@ class BrokenOff(Exception):
 
 
 class PhysicalLines:
-    """Lines without their end, counted from 1; None for one that is longer than a row may be.
+    """Lines without their end, unless it is kept, counted from 1; None for one that is longer than a row may be.
 
     Args:
         file: Read from where it stands.
         begun: Whether it stands inside a longer file; the line that it stands in belongs to what is before.
         last: Says how many bytes from there on lines may start in; None: all.
+        keep_ends: Leaves the end of each line; inside quotes of CSV it belongs to a text.
     """
 
-    def __init__(self, file: BinaryIO, begun: bool = False, last: Callable[[], int] | None = None) -> None:
+    def __init__(
+        self, file: BinaryIO, begun: bool = False, last: Callable[[], int] | None = None, *, keep_ends: bool = False
+    ) -> None:
         self._file = file
         self._begun = begun
         self._last = last
+        self._keep_ends = keep_ends
         self.count = 0
 
     def __iter__(self) -> Iterator[tuple[int, bytes | None]]:
@@ -67,7 +71,7 @@ class PhysicalLines:
                 at += self._skip()
                 yield self.count, None
             else:
-                yield self.count, line.rstrip(b"\r\n")
+                yield self.count, line if self._keep_ends else line.rstrip(b"\r\n")
 
     def _skip(self) -> int:
         """Goes behind the end of the line; says how many bytes that were."""

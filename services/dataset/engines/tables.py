@@ -11,11 +11,13 @@ from collections.abc import Iterator
 from typing import Any, BinaryIO
 from xml.etree.ElementTree import ParseError
 
+import orjson
 import pyarrow as pa
 import pyarrow.parquet as pq
 from openpyxl import load_workbook
 from openpyxl.utils.exceptions import InvalidFileException
 
+from libs.compute.versions import JSON, KIND
 from services.dataset.engines.lines import BrokenOff, Line, UnreadableFile
 from services.dataset.engines.rows import MAX_COLUMNS
 
@@ -55,17 +57,21 @@ def read_parquet(file: BinaryIO) -> Iterator[Line]:
         raise UnreadableFile(f"not a Parquet file: {error}") from error
     number = 0
     try:
+        # Columns that an export wrote as JSON text.
+        texts = {field.name for field in parquet.schema_arrow if (field.metadata or {}).get(KIND) == JSON.encode()}
         for batch in parquet.iter_batches(batch_size=_PARQUET_ROWS):
-            yield from _parquet_rows(batch, number)
+            yield from _parquet_rows(batch, number, texts)
             number += batch.num_rows
     except (pa.ArrowException, OSError) as error:
         raise BrokenOff(str(error)) from error
 
 
-def _parquet_rows(batch: pa.RecordBatch, before: int) -> Iterator[Line]:
+def _parquet_rows(batch: pa.RecordBatch, before: int, texts: set[str]) -> Iterator[Line]:
     for at in range(batch.num_rows):
         try:
             (row,) = batch.slice(at, 1).to_pylist()
+            for name in texts & row.keys():
+                row[name] = None if row[name] is None else orjson.loads(row[name])
             yield Line(before + at + 1, {name: _json_value(value) for name, value in row.items()})
         except (UnicodeDecodeError, ValueError, OverflowError, pa.ArrowException) as error:
             yield Line(before + at + 1, None, f"a value cannot be read: {error}")

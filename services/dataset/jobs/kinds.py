@@ -1,4 +1,4 @@
-"""The kinds of tasks that make versions."""
+"""The kinds of tasks that read versions, and those that make some."""
 
 from __future__ import annotations
 
@@ -10,15 +10,16 @@ from argosy.dataset.v1 import dataset_events_pb2
 from libs.common.blobs import BlobStore
 from libs.common.clock import Clock
 from libs.common.db.uow import Database, UnitOfWork
-from libs.common.domain import Parent, Secrecy
-from libs.common.ids import uuid7
+from libs.common.domain import Parent, Secrecy, inherit_secrecy
+from libs.common.ids import resource_id, uuid7
 from libs.common.tasks import Task, TaskKind
+from services.dataset.domain.exports import KEPT_TIME, Export, choices_digest
 from services.dataset.domain.human_work import WorkReport
 from services.dataset.domain.profiles import Profile
-from services.dataset.domain.tasks import CLEAN, IMPORT, PROFILE, SPLIT, WORK_REPORT
+from services.dataset.domain.tasks import CLEAN, EXPORT, IMPORT, PROFILE, SPLIT, WORK_REPORT
 from services.dataset.domain.uploads import Upload
 from services.dataset.domain.versions import Content, DatasetVersion, new_version
-from services.dataset.store.repositories import Datasets, DatasetVersions, Profiles, Uploads
+from services.dataset.store.repositories import Datasets, DatasetVersions, Exports, Profiles, Uploads
 from services.dataset.store.work import WorkAssignments, WorkProjects, WorkReports
 
 # Longer than any task may take on data that fits one machine's disk.
@@ -48,6 +49,7 @@ class Kinds:
             TaskKind(SPLIT, self._load_version, f"{engines}.splitting:run", self._apply_split),
             TaskKind(PROFILE, self._load_version, f"{engines}.profile:run", self._apply_profile),
             TaskKind(WORK_REPORT, self._load_answers, f"{engines}.work_report:run", self._apply_work_report),
+            TaskKind(EXPORT, self._load_export, f"{engines}.exporting:run", self._apply_export),
         ]
 
     async def _load_import(self, task: Task, _runtime: Any) -> dict[str, Any]:
@@ -79,6 +81,16 @@ class Kinds:
         manifest = await self._blobs.commit({"blobs": [{"sha256": blob.sha256, "size": blob.size}]})
         spec = {"answers": blob.sha256, "grant": await self._grant(manifest, task)}
         return spec | {"fields": project.form["fields"], "price_micros": project.price_micros}
+
+    async def _load_export(self, task: Task, _runtime: Any) -> dict[str, Any]:
+        splits: list[dict[str, str]] = []
+        async with self._database.system(read_only=True) as uow:
+            for given in task.input["splits"]:
+                version = await DatasetVersions(uow).get(given["version"])
+                splits.append({**given, "manifest": version.manifest_digest})
+        for split in splits:
+            split["grant"] = await self._grant(split["manifest"], task)
+        return {**task.input, "splits": splits}
 
     async def _grant(self, manifest_digest: str, task: Task) -> str:
         return await self._blobs.grant(manifest_digest, task.name, _GRANT_SECONDS)
@@ -137,6 +149,26 @@ class Kinds:
         )
         await WorkReports(uow).put(report)
         return {"project": project.name, "answers": result["answers"]}
+
+    async def _apply_export(self, task: Task, result: dict[str, Any], uow: UnitOfWork) -> dict[str, Any]:
+        names = [split["version"] for split in task.input["splits"]]
+        versions, now = [await DatasetVersions(uow).get(name) for name in names], self._clock.now()
+        export = Export(
+            uid=uuid7(),
+            name=f"{task.input['version']}/exports/{resource_id('ex')}",
+            create_time=now,
+            update_time=now,
+            creator=task.creator,
+            secrecy=inherit_secrecy(*(version.secrecy for version in versions)),
+            lineage=[version.as_parent("exported_from") for version in versions],
+            expire_time=now + KEPT_TIME,
+            format=task.input["format"],
+            choices=choices_digest(task.input),
+            task=task.name,
+            **result,
+        )
+        await Exports(uow).insert(export)
+        return {"export": export.name, "manifest_digest": export.manifest_digest}
 
     async def _publish(
         self,

@@ -1,4 +1,4 @@
-"""Takes away what nobody can reach any more: expired uploads, and blobs that no row names."""
+"""Takes away what nobody can reach any more: expired uploads and exports, and blobs that no row names."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from libs.common.blobs import BlobStore
 from libs.common.clock import Clock
 from libs.common.db.uow import Database
 from libs.common.domain import DomainError
-from services.dataset.store.repositories import DatasetVersions, Uploads
+from services.dataset.store.repositories import DatasetVersions, Exports, Uploads
 
 # An upload that expired is NOT_FOUND at once; only its bytes wait for this.
 _BEAT = timedelta(hours=1)
@@ -33,10 +33,12 @@ async def sweep(database: Database, blobs: BlobStore, clock: Clock) -> tuple[int
     """One sweep. Returns the numbers of uploads and of blobs that went."""
     async with database.system() as uow:
         uploads = await Uploads(uow).delete_expired(clock.now())
+        exports = await Exports(uow).delete_expired(clock.now())
     async with database.system(read_only=True) as uow:
         manifests, parts = await Uploads(uow).live_blobs()
         manifests |= await DatasetVersions(uow).manifests()
+        manifests |= await Exports(uow).manifests()
     deleted = await blobs.collect(manifests, parts, _GRACE.total_seconds())
-    if uploads or deleted:
-        _log.info("%d uploads expired, %d blobs collected", uploads, deleted)
+    if uploads or exports or deleted:
+        _log.info("%d uploads and %d exports expired, %d blobs collected", uploads, exports, deleted)
     return uploads, deleted

@@ -12,6 +12,7 @@ from libs.common.auth.principal import Principal
 from libs.common.db.repository import Repository
 from libs.common.domain import DomainError
 from services.dataset.domain.datasets import Dataset, Visibility, sees_all, share_names
+from services.dataset.domain.exports import Export
 from services.dataset.domain.profiles import Profile
 from services.dataset.domain.uploads import Upload, UploadPart, UploadState
 from services.dataset.domain.versions import DatasetVersion
@@ -134,6 +135,34 @@ class Profiles(Repository[Profile]):
             return
         before.figures, before.task, before.update_time = profile.figures, profile.task, profile.update_time
         await self.save(before)
+
+
+class Exports(Repository[Export]):
+    table = tables.exports
+    entity = Export
+
+    async def alive(self, name: str, now: datetime) -> Export:
+        """The export, if it has not expired. Raises NOT_FOUND."""
+        export = await self.get(name)
+        export.require_alive(now)
+        return export
+
+    async def find_made(self, version: str, choices: str, until: datetime) -> Export | None:
+        """The export of a version with these choices that lives longest, if that is beyond `until`."""
+        columns = self.table.c
+        query = self.query().where(columns.parent == version, columns.choices == choices, columns.expire_time > until)
+        found = await self.fetch(query.order_by(columns.expire_time.desc()).limit(1))
+        return found[0] if found else None
+
+    async def delete_expired(self, now: datetime) -> int:
+        """Deletes the exports that have expired; returns how many."""
+        expired = delete(self.table).where(self.table.c.expire_time <= now)
+        return (await (await self.uow.connection()).execute(expired)).rowcount
+
+    async def manifests(self) -> set[str]:
+        """The manifests of all exports, for the garbage collector."""
+        connection = await self.uow.connection()
+        return set((await connection.execute(select(self.table.c.manifest_digest))).scalars())
 
 
 class Uploads(Repository[Upload]):

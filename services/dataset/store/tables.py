@@ -68,6 +68,19 @@ profiles = resource_table(
     metadata, "profiles", Column("figures", JSONB, nullable=False), Column("task", Text, nullable=False)
 )
 
+exports = resource_table(
+    metadata,
+    "exports",
+    Column("expire_time", time_type(), nullable=False),
+    Column("format", Text, nullable=False),
+    Column("choices", Text, nullable=False),
+    Column("files", JSONB, nullable=False),
+    Column("manifest_digest", Text, nullable=False),
+    Column("report", JSONB, nullable=False),
+    Column("task", Text, nullable=False),
+)
+Index(None, exports.c.expire_time)
+
 
 def having_words(search: str, *columns: ColumnElement[Any]) -> list[ColumnElement[bool]]:
     """That a row has each word of a search in one of these columns, in any case."""

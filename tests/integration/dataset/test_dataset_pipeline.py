@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import gzip
+import hashlib
 import io
 import json
 import random
@@ -213,6 +214,62 @@ async def test_a_file_without_a_readable_row_fails_with_a_reason(worker: Client)
     dataset = await worker.GetDataset(pb.GetDatasetRequest(name="orgs/acme/datasets/docs"))
     assert dataset.latest_version == ""
     assert dataset_pb2.DatasetType.Name(dataset.type) == "DATASET_TYPE_TEXT"
+
+
+async def test_an_export_imported_again_is_the_same_version(worker: Client) -> None:
+    for name in ("docs", "copy"):
+        await worker.dataset(name, secrecy=3)
+    turns = [[{"role": "user", "content": text(n, 5)}, {"role": "assistant", "content": text(n, 9)}] for n in range(50)]
+    rows = [{"messages": messages, "n": number, "source": "chats"} for number, messages in enumerate(turns)]
+    version = await worker.imported("orgs/acme/datasets/docs", lines(rows))
+    formats = {"jsonl": "", "json": "gzip", "parquet": "", "openai": "zstd", "alpaca": "", "sharegpt": ""}
+    for format_name, compression in formats.items():
+        request = pb.ExportVersionRequest(name=version.name, format=format_name, compression=compression)
+        made = await export(worker, request)
+        assert (made.secrecy, made.format, made.report.rows_out, len(made.report.losses)) == (3, format_name, 50, 0)
+        assert [(parent.name, parent.digest) for parent in made.lineage.parents] == [
+            (version.name, version.manifest_digest)
+        ]
+        (data,) = (await files_of(worker, made)).values()
+        upload = await worker.upload(data, made.files[0].path)
+        again = pb.ImportVersionRequest(parent="orgs/acme/datasets/copy", upload=upload.name, format=format_name)
+        task = await worker.finish(await worker.ImportVersion(again))
+        assert task.state == task_pb2.Task.STATE_SUCCEEDED, task
+        copy = await worker.GetDatasetVersion(pb.GetDatasetVersionRequest(name=str(task.result["version"])))
+        assert copy.content_digest == version.content_digest, format_name
+    plain = pb.ExportVersionRequest(name=version.name, format="jsonl")
+    made = await export(worker, plain)
+    assert (await export(worker, plain)).name == made.name
+    plain.with_source = True
+    assert (await export(worker, plain)).manifest_digest != made.manifest_digest
+    folder = pb.ExportVersionRequest(
+        name=version.name, format="datasets", other_splits=[pb.ExportSplit(split="test", version=copy.name)]
+    )
+    assert sorted(await files_of(worker, await export(worker, folder))) == [
+        "README.md",
+        "data/test-00000-of-00001.parquet",
+        "data/train-00000-of-00001.parquet",
+    ]
+    broken = await worker.imported("orgs/acme/datasets/copy", lines([{"messages": "none"}]))
+    task = await worker.finish(await worker.ExportVersion(pb.ExportVersionRequest(name=broken.name, format="alpaca")))
+    assert (task.state, task.error.reason) == (task_pb2.Task.STATE_FAILED, "CONTENT_INVALID")
+    assert "messages: not a list" in task.error.message
+
+
+async def export(client: Client, request: pb.ExportVersionRequest) -> dataset_pb2.VersionExport:
+    task = await client.finish(await client.ExportVersion(request))
+    assert task.state == task_pb2.Task.STATE_SUCCEEDED, task
+    return await client.GetVersionExport(pb.GetVersionExportRequest(name=str(task.result["export"])))
+
+
+async def files_of(client: Client, made: dataset_pb2.VersionExport) -> dict[str, bytes]:
+    """The files of an export, checked."""
+    found: dict[str, bytes] = {}
+    for file in made.files:
+        request = pb.DownloadVersionExportRequest(name=made.name, path=file.path)
+        found[file.path] = b"".join([part.data async for part in client.DownloadVersionExport(request)])
+        assert hashlib.sha256(found[file.path]).hexdigest() == file.sha256
+    return found
 
 
 async def test_a_version_is_profiled(worker: Client) -> None:

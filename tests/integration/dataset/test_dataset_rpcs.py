@@ -14,15 +14,16 @@ from dataset_client import Client, append, refusal
 from google.protobuf.field_mask_pb2 import FieldMask
 
 from libs.common.clock import ManualClock
-from libs.common.domain import Parent, Secrecy
+from libs.common.domain import DomainError, Parent, Secrecy
 from libs.common.ids import uuid7
+from services.dataset.domain.exports import KEPT_TIME, Export
 from services.dataset.domain.uploads import OPEN_TIME
 from services.dataset.domain.versions import Content, new_version
 from services.dataset.engines.access import StoreBlobs
 from services.dataset.engines.index import save
 from services.dataset.engines.writing import VersionWriter
 from services.dataset.jobs.sweep import sweep
-from services.dataset.store.repositories import Datasets, DatasetVersions
+from services.dataset.store.repositories import Datasets, DatasetVersions, Exports
 
 NAME = "orgs/acme/datasets/docs"
 
@@ -460,3 +461,106 @@ async def test_the_store_keeps_what_versions_name(client: Client) -> None:
     assert deleted == 1
     assert (await client.PreviewRows(pb.PreviewRowsRequest(parent=version.name))).rows
     assert garbage.sha256 not in str(list((client.mesh.folder / "blobs").rglob("*")))
+
+
+async def test_exports_are_refused_before_they_are_queued(client: Client) -> None:
+    await client.dataset("docs")
+    await client.dataset("secret", visibility=dataset_pb2.VISIBILITY_USER)
+    version = await publish(client, [{"text": "a", "n": 1}])
+    hidden = await publish(client, [{"text": "b"}], "orgs/acme/datasets/secret")
+    wrong: list[tuple[dict[str, Any], str]] = [
+        ({"format": "alpaca"}, "format"),
+        ({"format": "voc"}, "format"),
+        ({"format": "xml"}, "format"),
+        ({"format": ""}, "format"),
+        ({"format": "parquet", "compression": "gzip"}, "compression"),
+        ({"format": "text", "text_column": "body"}, "text_column"),
+        ({"format": "jsonl", "split": "test"}, "split"),
+        ({"format": "datasets", "split": "no/slash"}, "split"),
+    ]
+    for fields, field in wrong:
+        error = await refusal(client.ExportVersion(pb.ExportVersionRequest(name=version.name, **fields)))
+        assert (error.reason, error.metadata["field"]) == ("INVALID_FIELD", field), fields
+    colleague = client.other(subject="users/bob", role=options_pb2.ROLE_VIEWER)
+    both = pb.ExportVersionRequest(
+        name=version.name, format="datasets", other_splits=[pb.ExportSplit(split="test", version=hidden.name)]
+    )
+    stranger = client.other(org="umbrella", subject="users/alice", role=options_pb2.ROLE_ADMIN)
+    for call in (colleague.ExportVersion(both), stranger.ExportVersion(both)):
+        assert (await refusal(call)).reason == "NOT_FOUND"
+    # Who may read may export, once for a request id.
+    request = pb.ExportVersionRequest(name=version.name, format="jsonl", request_id="one")
+    task = await colleague.ExportVersion(request)
+    assert (task.kind, task.target) == ("dataset.export", version.name)
+    assert (await colleague.ExportVersion(request)).name == task.name
+    for other in (colleague, stranger):
+        await other.close()
+
+
+async def exported(client: Client, version: dataset_pb2.DatasetVersion, *others: str) -> tuple[str, bytes]:
+    """Makes an export without a task, as `jobs` does; its one file, and its name."""
+    app, now = client.app, client.service.clock.now()
+    data = bytes(range(256)) * 8192
+    blob = await app.blobs.put(data)
+    files = [{"path": "docs-v1.jsonl", "size": blob.size, "sha256": blob.sha256}]
+    export = Export(
+        uid=uuid7(),
+        name=f"{version.name}/exports/ex-1",
+        create_time=now,
+        update_time=now,
+        lineage=[Parent(name, "", "exported_from") for name in (version.name, *others)],
+        expire_time=now + KEPT_TIME,
+        format="jsonl",
+        files=files,
+        manifest_digest=await app.blobs.commit({"blobs": files}),
+    )
+    async with app.database.system() as uow:
+        await Exports(uow).insert(export)
+    return export.name, data
+
+
+async def test_an_export_is_fetched_in_ranges_by_who_sees_its_versions(client: Client) -> None:
+    await client.dataset("docs")
+    await client.dataset("secret", visibility=dataset_pb2.VISIBILITY_USER)
+    hidden = await publish(client, [{"text": "b"}], "orgs/acme/datasets/secret")
+    name, data = await exported(client, await publish(client, [{"text": "a"}]), hidden.name)
+
+    async def fetched(who: Client, **fields: Any) -> bytes:
+        request = pb.DownloadVersionExportRequest(name=name, **fields)
+        return b"".join([part.data async for part in who.DownloadVersionExport(request)])
+
+    found = await client.GetVersionExport(pb.GetVersionExportRequest(name=name))
+    assert hashlib.sha256(data).hexdigest() == found.files[0].sha256
+    assert await fetched(client) == await fetched(client, path="docs-v1.jsonl") == data
+    assert await fetched(client, offset=1_500_000) == data[1_500_000:]
+    assert await fetched(client, offset=70_000, length=100_000) == data[70_000:170_000]
+    assert await fetched(client, offset=len(data)) == b""
+    for fields, reason in (({"offset": len(data) + 1}, "INVALID_FIELD"), ({"path": "../a"}, "NOT_FOUND")):
+        assert (await refusal(fetched(client, **fields))).reason == reason
+
+    # One of the two versions is not for the colleague: neither is the export, in the words of one that is not there.
+    colleague = client.other(subject="users/bob", role=options_pb2.ROLE_VIEWER)
+    none = f"{name}2"
+    errors = [await refusal(colleague.GetVersionExport(pb.GetVersionExportRequest(name=one))) for one in (name, none)]
+    assert errors[0].message.replace(name, none) == errors[1].message
+    assert (await refusal(fetched(colleague))).reason == "NOT_FOUND"
+    await colleague.close()
+    await client.DeleteDataset(pb.DeleteDatasetRequest(name="orgs/acme/datasets/secret"))
+    assert (await refusal(fetched(client))).reason == "NOT_FOUND"
+
+
+async def test_exports_expire_and_their_files_with_them(client: Client) -> None:
+    await client.dataset("docs")
+    name, _ = await exported(client, await publish(client, [{"text": "a"}]))
+    app, now = client.app, client.service.clock.now()
+    get = pb.GetVersionExportRequest(name=name)
+    digest = (await client.GetVersionExport(get)).files[0].sha256
+    app.blobs._clock = almost = ManualClock(now + KEPT_TIME - timedelta(hours=1))
+    await sweep(app.database, app.blobs, almost)
+    assert (await client.GetVersionExport(get)).name == name
+    assert (await app.blobs.stat(digest)).size
+    app.blobs._clock = later = ManualClock(now + KEPT_TIME + timedelta(seconds=1))
+    assert (await sweep(app.database, app.blobs, later))[1] >= 2
+    assert (await refusal(client.GetVersionExport(get))).reason == "NOT_FOUND"
+    with pytest.raises(DomainError, match="not in the store"):
+        await app.blobs.stat(digest)
