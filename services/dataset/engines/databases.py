@@ -194,7 +194,9 @@ class Query:
                 connection.set_progress_handler(lambda: time.monotonic() > until, _SQLITE_STEPS)
                 connection.set_authorizer(_only_reading)
                 cursor = connection.execute(self._text)
-                names = [str(column[0]) for column in cursor.description or ()]
+                if cursor.description is None:
+                    raise _refused("query", "gives no rows")
+                names = [str(column[0]) for column in cursor.description]
                 for row in cursor:
                     yield list(zip(names, row, strict=True))
         except (sqlite3.Error, sqlite3.Warning) as error:

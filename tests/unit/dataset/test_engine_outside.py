@@ -25,7 +25,8 @@ ROWS = b"".join(b'{"n": %d}\n' % number for number in range(500))
 
 @pytest.fixture(autouse=True)
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Small pieces and no pauses."""
+    """Small pieces, no pauses, and no wait for the disk."""
+    monkeypatch.setattr("os.fsync", lambda _: None)
     monkeypatch.setattr(fetching, "_PIECE_BYTES", 1000)
     monkeypatch.setattr(fetching, "_FIRST_PAUSE", 0.0)
 
