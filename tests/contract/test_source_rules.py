@@ -70,8 +70,8 @@ def _imports_any(*names: str) -> Callable[[ast.AST], bool]:
 
 _NETWORK = ("requests", "urllib.request", "http.client", "aiohttp", "websockets", "httpx", "httpcore")
 _CONNECTS = ("socket.socket", "socket.create_connection", "asyncio.open_connection", "asyncio.start_server")
-# What may open sockets: runner and Ray side (they look for what listens), the public client, the guarded client for what
-# lies outside, and the rooms for it.
+# What may open sockets: runner and Ray side (they look for what listens), the public client, the guarded client of
+# libs.common.http, and the rooms for it.
 _NETWORK_ROOMS = (
     "tests/",
     "libs/argosy/",

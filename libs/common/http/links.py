@@ -106,9 +106,14 @@ class Link:
         Raises:
             DomainError: INVALID_FIELD.
         """
-        if _FORBIDDEN.search(location):
+        try:
+            joined = urljoin(f"{self.scheme}://{self.authority}{self.target}", location)
+        except ValueError:
+            joined = ""
+        # Joining drops what parsers disagree about, so it is looked for before.
+        if not joined or _FORBIDDEN.search(location):
             raise refused(field, f"{self.address} redirects to what is no link")
-        target = parse_link(urljoin(f"{self.scheme}://{self.authority}{self.target}", location), field)
+        target = parse_link(joined, field)
         if self.scheme == "https" and target.scheme == "http":
             raise refused(field, f"{self.address} redirects from https to http")
         return target

@@ -20,6 +20,8 @@ from services.dataset.store.repositories import Datasets, DatasetVersions, Profi
 
 # Longer than any task may take on data that fits one machine's disk.
 _GRANT_SECONDS = 24 * 3600
+# What a name in a lineage may have; a link may be longer.
+_NAME_CHARACTERS = 512
 
 
 class Kinds:
@@ -97,7 +99,7 @@ class Kinds:
     async def _imported_from(task: Task, result: dict[str, Any], uow: UnitOfWork) -> list[Parent]:
         origin = result.get("origin")
         if origin is not None:
-            return [Parent(origin["address"], origin["digest"], "imported_from")]
+            return [Parent(origin["address"][:_NAME_CHARACTERS], origin["digest"], "imported_from")]
         upload = await Uploads(uow).find(task.input["upload"])
         return [Parent(upload.name, upload.digest, "imported_from")] if upload is not None else []
 

@@ -10,6 +10,8 @@ from collections.abc import Iterator
 from contextlib import suppress
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from libs.common.domain import DomainError
 from libs.common.http.external import Answer, ExternalClient, Limits, resolve
@@ -182,7 +184,7 @@ def test_without_the_guard_loopback_links_arrive(server: Web) -> None:
     plain = urllib.request.build_opener(urllib.request.ProxyHandler({}))
     for link in LOOPBACK_LINKS:
         with suppress(OSError, ValueError):
-            plain.open(link.replace("PORT", str(server.port)), timeout=1).read()
+            plain.open(link.replace("PORT", str(server.port)), timeout=0.2).read()
     assert server.connections >= 25
 
 
@@ -375,3 +377,12 @@ def test_a_link_is_taken_apart_once() -> None:
     assert (link.host, link.port) == ("xn--bcher-kva.example", 8443)
     assert link.target == "/a%20b/%C3%BC?q=%C3%BC&sig=s"
     assert link.address == "https://xn--bcher-kva.example:8443/a%20b/%C3%BC"
+
+
+@given(st.text("htps:/[]@.\\0127x%a-_é①。\u00ad \n", max_size=40), st.sampled_from(["", "http://", "http://a:1/"]))
+@settings(max_examples=300, deadline=None)
+def test_any_text_is_a_link_or_is_refused(text: str, start: str) -> None:
+    for read in (lambda: parse_link(start + text), lambda: parse_link("http://a.example/b").follow(text, "uri")):
+        with suppress(DomainError):
+            link = read()
+            assert parse_link(f"{link.scheme}://{link.authority}{link.target}") == link

@@ -17,7 +17,7 @@ import pytest
 from libs.common.blobs import BlobStore
 from libs.common.domain import DomainError
 from libs.compute.context import EngineCancelled, EngineError, LocalContext
-from services.dataset.engines import fetching, importing
+from services.dataset.engines import fetching, importing, outside
 from tests.unit.common.web import Answering, answer, giving, web
 
 ROWS = b"".join(b'{"n": %d}\n' % number for number in range(500))
@@ -308,3 +308,43 @@ def test_a_data_node_inside_is_refused(tmp_path: Path) -> None:
 def test_what_is_no_file_of_hdfs_is_said(tmp_path: Path, answering: Answering, words: str) -> None:
     with web(answering) as server, pytest.raises(DomainError, match=words):
         importing.run(context(tmp_path, server.url("/lake").replace("http", "webhdfs")))
+
+
+# Secrets.
+
+
+@pytest.mark.parametrize(
+    ("payload", "query", "words"),
+    [
+        ("sk-hidden", "", "neither a link"),
+        ("hidden:key", "", "neither a link"),
+        ("file:///hidden", "", "neither a link"),
+        ("mysql://u:hidden@127.0.0.1/db", "SELECT 1", "mysql"),
+        ("postgresql://u:hidden@10.0.0.1/db", "SELECT 1", "10.0.0.1 leads|10.0.0.1, which"),
+        ("postgresql://u:hidden@10.0.0.1/db", "", "query: is missing"),
+        ("https://127.0.0.1/rows.csv?key=hidden", "SELECT 1", "the secret holds a link"),
+        ("https://u:hidden@127.0.0.1/rows.csv", "", "user name or password"),
+    ],
+)
+def test_what_is_in_a_secret_is_never_shown(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, payload: str, query: str, words: str
+) -> None:
+    monkeypatch.setattr(outside, "resolve_secret", lambda name, identity: payload)
+    ctx = context(tmp_path, "", secret="orgs/acme/secrets/s", query=query, identity="")
+    del ctx.spec["uri"]
+    with pytest.raises(DomainError, match=words) as caught:
+        importing.run(ctx)
+    assert reason(caught) == "INVALID_FIELD"
+    assert "hidden" not in f"{caught.value.message} {ctx.recorded}"
+
+
+def test_a_link_that_is_a_key_comes_from_a_secret(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with web(giving(answer(ROWS))) as server:
+        signed = server.url("/rows.jsonl?signature=hidden")
+        monkeypatch.setattr(outside, "resolve_secret", lambda name, identity: signed)
+        ctx = context(tmp_path, "", secret="orgs/acme/secrets/s", query="", identity="")
+        del ctx.spec["uri"]
+        result = importing.run(ctx)
+        assert "GET /rows.jsonl?signature=hidden" in server.heads[0]
+    assert result["row_count"] == 500
+    assert "hidden" not in f"{result} {ctx.recorded}"
