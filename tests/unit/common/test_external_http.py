@@ -4,18 +4,22 @@ from __future__ import annotations
 
 import gzip
 import socket
+import ssl
 import time
 import urllib.request
 from collections.abc import Iterator
 from contextlib import suppress
+from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from libs.common.clock import SYSTEM_CLOCK
 from libs.common.domain import DomainError
 from libs.common.http.external import Answer, ExternalClient, Limits, resolve
 from libs.common.http.links import Networks, parse_link
+from libs.common.pki import LocalCa, server_name
 from tests.unit.common.web import Web, answer, giving, web
 
 SETTING = "ARGOSY_TEST_NETWORKS"
@@ -229,6 +233,23 @@ def test_a_name_whose_address_changes_gains_nothing(server: Web) -> None:
 def test_the_name_stays_the_name(server: Web) -> None:
     fetch(server.url(host="Data.Example"), LOOPBACK, look_up=lambda host, port: ["127.0.0.1"])
     assert f"Host: data.example:{server.port}\r\n" in server.heads[0]
+
+
+def test_tls_is_for_the_name_while_the_connection_goes_to_the_address(tmp_path: Path) -> None:
+    authority = LocalCa(tmp_path, now=SYSTEM_CLOCK.now)
+    authority.create()
+    authority.issue("dataset")
+    ours = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    ours.load_cert_chain(tmp_path / "dataset.crt", tmp_path / "dataset.key")
+    believed = ssl.create_default_context(cadata=authority.certificate.decode())
+    options = {"look_up": lambda host, port: ["127.0.0.1"], "tls": believed}
+    with web(giving(answer(b"there")), ours) as server:
+        name = server.url(host=server_name("dataset")).replace("http:", "https:")
+        assert fetch(name, LOOPBACK, **options)[1] == b"there"
+        other = refusal(name.replace("dataset", "another"), LOOPBACK, **options)
+        unknown = refusal(name, LOOPBACK, look_up=options["look_up"])
+    for error in (other, unknown):
+        assert (error.reason, "certificate" in error.message) == ("INVALID_FIELD", True)
 
 
 def test_proxies_of_the_environment_are_ignored(server: Web, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+import ssl
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -12,12 +13,13 @@ Answering = Callable[[socket.socket, str], None]
 
 
 class Web:
-    """Listens on 127.0.0.1, and on ::1 where there is IPv6, at one port."""
+    """Listens on 127.0.0.1, and on ::1 where there is IPv6, at one port; speaks TLS when it has a context for it."""
 
-    def __init__(self, answering: Answering) -> None:
+    def __init__(self, answering: Answering, tls: ssl.SSLContext | None = None) -> None:
         self.heads: list[str] = []
         self.connections = 0
         self._answering = answering
+        self._tls = tls
         self._listeners = [socket.create_server(("127.0.0.1", 0))]
         self.port: int = self._listeners[0].getsockname()[1]
         with suppress(OSError):
@@ -45,6 +47,8 @@ class Web:
     def _serve(self, connection: socket.socket) -> None:
         head = b""
         with connection, suppress(OSError):
+            if self._tls is not None:
+                connection = self._tls.wrap_socket(connection, server_side=True)
             while b"\r\n\r\n" not in head and (data := connection.recv(65536)):
                 head += data
             self.heads.append(head.decode("latin-1"))
@@ -52,9 +56,9 @@ class Web:
 
 
 @contextmanager
-def web(answering: Answering) -> Iterator[Web]:
+def web(answering: Answering, tls: ssl.SSLContext | None = None) -> Iterator[Web]:
     """A running server."""
-    server = Web(answering)
+    server = Web(answering, tls)
     try:
         yield server
     finally:
