@@ -309,7 +309,8 @@ def _plain_errors(link: Link, field: str) -> Iterator[None]:
     except httpcore.TimeoutException as error:
         raise _unavailable(link.host, f"{link.address} is too slow") from error
     except (httpcore.NetworkError, httpcore.ProtocolError) as error:
-        if isinstance(error.__cause__, ssl.SSLCertVerificationError):
+        # httpcore hands the cause on as an argument, and its pool drops it elsewhere.
+        if any(isinstance(cause, ssl.SSLCertVerificationError) for cause in error.args):
             raise refused(field, f"the certificate of {link.host} is not trusted") from error
         doing = "cannot be reached" if isinstance(error, httpcore.ConnectError) else "broke off or does not speak HTTP"
         raise _unavailable(link.host, f"{link.address} {doing}") from error
