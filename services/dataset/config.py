@@ -25,7 +25,7 @@ class DatasetSettings(CommonSettings):
     # Of one file that is fetched.
     import_max_bytes: int = Field(default=100 << 30, ge=1)
     # For fetching one file, or reading one query.
-    import_max_seconds: float = Field(default=6 * 3600.0, gt=0)
+    import_max_seconds: float = Field(default=6 * 3600.0, gt=0, le=7 * 86400.0)
     # Folder with the SQLite files that may be read; None: none.
     import_sqlite_folder: Path | None = None
 

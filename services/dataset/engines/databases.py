@@ -26,6 +26,8 @@ from services.dataset.engines.tables import json_value
 _FETCHED_ROWS = 64
 _CONNECT_SECONDS = 15.0
 _POSTGRES, _SQLITE = "postgresql", "sqlite"
+# The others are told that they are not read.
+_BACKENDS = (_POSTGRES, _SQLITE, "postgres", "mysql", "mariadb", "mssql", "oracle")
 # libpq's words. `require` encrypts and trusts anybody; `verify-full` checks the certificate against the host's name.
 _SSL_MODES = ("disable", "prefer", "require", "verify-full")
 _LARGEST_VALUE = 8 * 1024 * 1024
@@ -40,14 +42,7 @@ _POWERS = ("pg_write_server_files", "pg_execute_server_program")
 
 def is_database(url: str) -> bool:
     """Whether an address is that of a database, as SQLAlchemy writes it."""
-    return url.partition(":")[0].partition("+")[0].lower() in (
-        _POSTGRES,
-        "postgres",
-        _SQLITE,
-        "mysql",
-        "mssql",
-        "oracle",
-    )
+    return url.partition(":")[0].partition("+")[0].lower() in _BACKENDS
 
 
 class Query:
@@ -154,7 +149,8 @@ class Query:
         try:
             await self._require_harmless(connection)
             await connection.execute("BEGIN TRANSACTION ISOLATION LEVEL REPEATABLE READ READ ONLY")
-            statement = await connection.prepare(f"DECLARE argosy NO SCROLL CURSOR FOR {self._text}")
+            declare = f"DECLARE argosy NO SCROLL CURSOR FOR {self._text}"
+            statement = await connection.prepare(declare, timeout=_left(until))
             await statement.fetch(timeout=_left(until))
         except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError) as error:
             raise self._failed(error, connection) from error
@@ -268,8 +264,15 @@ class _NamedContext(ssl.SSLContext):
 
     name = ""
 
-    def wrap_bio(self, incoming: Any, outgoing: Any, *args: Any, **options: Any) -> Any:
-        return super().wrap_bio(incoming, outgoing, *args, **{**options, "server_hostname": self.name})
+    def wrap_bio(
+        self,
+        incoming: ssl.MemoryBIO,
+        outgoing: ssl.MemoryBIO,
+        server_side: bool = False,
+        server_hostname: str | bytes | None = None,
+        session: ssl.SSLSession | None = None,
+    ) -> ssl.SSLObject:
+        return super().wrap_bio(incoming, outgoing, server_side, self.name, session)
 
 
 def _only_reading(action: int, first: str | None, second: str | None, *_: str | None) -> int:

@@ -18,7 +18,7 @@ from services.dataset.domain.formats import format_of
 from services.dataset.domain.sources import is_webhdfs, scheme, web_link
 from services.dataset.engines.databases import Query, is_database
 from services.dataset.engines.fetching import Fetched, Source
-from services.dataset.engines.vault import resolve_secret
+from services.dataset.engines.secrets import resolve_secret
 
 # `bytes 200-999/1000` (RFC 9110, 14.4).
 _CONTENT_RANGE = re.compile(r"bytes (\d+)-\d+/(\d+)")

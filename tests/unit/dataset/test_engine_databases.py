@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sqlite3
+import ssl
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ import pytest
 from libs.common.domain import DomainError
 from libs.common.http.links import Networks
 from libs.compute.context import EngineError
-from services.dataset.engines.databases import Query
+from services.dataset.engines.databases import Query, _tls
 
 NETWORKS = Networks([], "SETTING")
 
@@ -150,3 +151,12 @@ def test_a_query_is_needed_and_names_each_column_once(folder: Path) -> None:
     with pytest.raises(DomainError, match="query: is missing"):
         query(folder, " ")
     assert "twice" in refusal(folder, "SELECT n, note AS n FROM orders").message
+
+
+def test_a_certificate_is_checked_against_the_name_of_the_host() -> None:
+    """The connection goes to an address, which no certificate names."""
+    context = _tls("verify-full", "db.example")
+    assert isinstance(context, ssl.SSLContext)
+    assert (context.verify_mode, context.check_hostname) == (ssl.CERT_REQUIRED, True)
+    wrapped = context.wrap_bio(ssl.MemoryBIO(), ssl.MemoryBIO(), server_hostname="93.184.216.34")
+    assert wrapped.server_hostname == "db.example"
