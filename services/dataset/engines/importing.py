@@ -38,7 +38,7 @@ def run(ctx: EngineContext) -> dict[str, Any]:
 
     The spec names `upload` and `upload_grant` (manifest of the file's pieces), `file_name`, `format`, and, when the
     dataset has a version, `base` and `base_grant`, whose rows are referenced instead of stored again. Instead of an
-    upload it may have what `outside.Source` reads. The result is then a version with its `origin`: address and digest.
+    upload it may have what `outside.open_source` takes. The result then has an `origin`: address and digest.
 
     Raises:
         EngineError: CONTENT_INVALID, when no row at all can be read.

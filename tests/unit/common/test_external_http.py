@@ -153,6 +153,13 @@ def server() -> Iterator[Web]:
         yield running
 
 
+@pytest.fixture(scope="module")
+def untouched() -> Iterator[Web]:
+    """A server that nobody may reach."""
+    with web(giving(answer(b"{}\n"))) as running:
+        yield running
+
+
 def fetch(text: str, networks: Networks = PUBLIC, limits: Limits = LIMITS, **options: object) -> tuple[Answer, bytes]:
     """The answer to a link and its body."""
     client = ExternalClient(networks, limits, **options)  # type: ignore[arg-type]
@@ -172,15 +179,14 @@ def test_there_are_enough_hostile_links() -> None:
 
 
 @pytest.mark.parametrize("link", LOOPBACK_LINKS + OTHER_LINKS)
-def test_hostile_links_are_refused_and_nobody_is_connected_to(link: str, server: Web) -> None:
+def test_hostile_links_are_refused_and_nobody_is_connected_to(link: str, untouched: Web) -> None:
     def without_network(host: str, port: int) -> list[str]:
         """Answers as the machine does, but asks no server: a name that is not local is public."""
         return resolve(host, port) if host == "localhost" or ":" in host or host[0].isdigit() else ["93.184.216.34"]
 
-    error = refusal(link.replace("PORT", str(server.port)), look_up=without_network)
+    error = refusal(link.replace("PORT", str(untouched.port)), look_up=without_network)
     assert (error.reason, error.metadata["field"]) == ("INVALID_FIELD", "uri")
-    time.sleep(0.001)
-    assert server.connections == 0
+    assert untouched.connections == 0
 
 
 def test_without_the_guard_loopback_links_arrive(server: Web) -> None:
@@ -401,7 +407,7 @@ def test_a_link_is_taken_apart_once() -> None:
 
 
 @given(st.text("htps:/[]@.\\0127x%a-_é①。\u00ad \n", max_size=40), st.sampled_from(["", "http://", "http://a:1/"]))
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=150, deadline=None)
 def test_any_text_is_a_link_or_is_refused(text: str, start: str) -> None:
     for read in (lambda: parse_link(start + text), lambda: parse_link("http://a.example/b").follow(text, "uri")):
         with suppress(DomainError):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import sqlite3
 import ssl
 from pathlib import Path
@@ -17,19 +18,21 @@ from services.dataset.engines.databases import Query, _tls
 NETWORKS = Networks([], "SETTING")
 
 
-@pytest.fixture
-def folder(tmp_path: Path) -> Path:
-    """A folder with a database that may be read, beside one that may not."""
-    (tmp_path / "open").mkdir()
-    for place in (tmp_path / "open" / "shop.db", tmp_path / "private.db"):
-        connection = sqlite3.connect(place)
-        connection.execute("CREATE TABLE orders (n INTEGER, note TEXT, raw BLOB, price REAL)")
-        connection.executemany(
-            "INSERT INTO orders VALUES (?, ?, ?, ?)", [(n, f"note {n}", bytes([n]), n / 2) for n in range(200)]
-        )
-        connection.commit()
-        connection.close()
-    return tmp_path / "open"
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a database that may be read, and a link to one beside it that may not."""
+    outer = tmp_path_factory.mktemp("databases")
+    inner = outer / "open"
+    inner.mkdir()
+    connection = sqlite3.connect(inner / "shop.db")
+    connection.execute("CREATE TABLE orders (n INTEGER, note TEXT, raw BLOB, price REAL)")
+    rows = [(n, f"note {n}", bytes([n]), n / 2) for n in range(200)]
+    connection.executemany("INSERT INTO orders VALUES (?, ?, ?, ?)", rows)
+    connection.commit()
+    connection.close()
+    shutil.copy(inner / "shop.db", outer / "private.db")
+    (inner / "link.db").symlink_to(outer / "private.db")
+    return inner
 
 
 def query(folder: Path | None, text: str, url: str = "sqlite:///shop.db", seconds: float = 5.0) -> Query:
@@ -81,7 +84,7 @@ def test_nothing_but_reading(folder: Path, text: str) -> None:
     before = (folder / "shop.db").read_bytes()
     assert refusal(folder, text).metadata == {"field": "query"}
     assert (folder / "shop.db").read_bytes() == before
-    assert [path.name for path in folder.iterdir()] == ["shop.db"]
+    assert {path.name for path in folder.iterdir()} == {"link.db", "shop.db"}
 
 
 def test_a_query_ends_in_time(folder: Path) -> None:
@@ -102,7 +105,6 @@ def test_a_query_ends_in_time(folder: Path) -> None:
     ],
 )
 def test_only_files_of_the_folder(folder: Path, url: str) -> None:
-    (folder / "link.db").symlink_to(folder.parent / "private.db")
     assert "there is no file" in refusal(folder, "SELECT 1", url=url).message
 
 
