@@ -294,6 +294,18 @@ def test_a_file_of_hdfs_is_read_through_its_data_node(tmp_path: Path, hdfs: tupl
     assert node.offsets[1] > 1000
 
 
+def test_a_file_of_hdfs_that_changed_begins_again(tmp_path: Path, hdfs: tuple[str, DataNode, list[str]]) -> None:
+    uri, node, _ = hdfs
+    stale = {
+        "pieces": [{"sha256": "0" * 64, "size": 100}],
+        "validator": "6/900",
+        "file_name": "rows.jsonl",
+        "total": 900,
+    }
+    assert importing.run(context(tmp_path, uri, resume=stale))["row_count"] == 500
+    assert node.offsets[0] == 0
+
+
 def test_a_data_node_inside_is_refused(tmp_path: Path) -> None:
     with web(giving(answer(ROWS))) as inside, web(NameNode(ROWS, inside.url("", "127.0.0.9"))) as name:
         with pytest.raises(DomainError, match=r"127\.0\.0\.9"):
