@@ -88,7 +88,7 @@ def fetch(ctx: EngineContext, source: Source) -> Fetched:
     Raises:
         DomainError: PEER_UNAVAILABLE, it broke off too often; INVALID_FIELD, TOO_LARGE, CONTENT_INVALID.
     """
-    fetched = Fetched(**ctx.resume) if ctx.resume else Fetched()
+    fetched = _resumed(ctx)
     until = time.monotonic() + ctx.spec["max_seconds"]
     breaks = 0
     while not fetched.complete:
@@ -107,6 +107,21 @@ def fetch(ctx: EngineContext, source: Source) -> Fetched:
                 raise
             ctx.log(f"{error.message}; goes on at byte {fetched.size if fetched.validator else 0:,}", "WARNING")
         _pause(ctx, _FIRST_PAUSE * 2**breaks)
+    return fetched
+
+
+def _resumed(ctx: EngineContext) -> Fetched:
+    """What an earlier attempt has left, unless the sweep took it: somebody may retry a task after days."""
+    if not ctx.resume:
+        return Fetched()
+    fetched = Fetched(**ctx.resume)
+    try:
+        for piece in fetched.pieces:
+            ctx.blobs_write.stat_sync(piece["sha256"])
+    except DomainError as error:
+        if error.reason not in ("NOT_FOUND", "GRANT_DENIED"):
+            raise
+        return Fetched()
     return fetched
 
 

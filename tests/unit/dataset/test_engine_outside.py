@@ -148,6 +148,13 @@ def test_a_killed_attempt_is_continued_by_the_next(tmp_path: Path) -> None:
         assert (result["row_count"], ranges(server.heads)) == (500, ["", "1500", "2500"])
 
 
+def test_pieces_that_the_sweep_took_are_fetched_again(tmp_path: Path) -> None:
+    gone = {"pieces": [{"sha256": "0" * 64, "size": 1500}], "validator": '"v1"', "file_name": "a.jsonl", "total": 0}
+    with web(Ranged(ROWS, [])) as server:
+        result = importing.run(context(tmp_path, server.url(), resume=gone))
+        assert (result["row_count"], ranges(server.heads)) == (500, [""])
+
+
 def test_what_was_complete_is_not_asked_for_again(tmp_path: Path) -> None:
     with web(giving(answer(ROWS, ETag='"v1"'))) as server:
         first = context(tmp_path, server.url())
@@ -296,12 +303,8 @@ def test_a_file_of_hdfs_is_read_through_its_data_node(tmp_path: Path, hdfs: tupl
 
 def test_a_file_of_hdfs_that_changed_begins_again(tmp_path: Path, hdfs: tuple[str, DataNode, list[str]]) -> None:
     uri, node, _ = hdfs
-    stale = {
-        "pieces": [{"sha256": "0" * 64, "size": 100}],
-        "validator": "6/900",
-        "file_name": "rows.jsonl",
-        "total": 900,
-    }
+    old = BlobStore(f"file://{tmp_path}").put_sync(b"x" * 100).sha256
+    stale = {"pieces": [{"sha256": old, "size": 100}], "validator": "6/900", "file_name": "rows.jsonl", "total": 900}
     assert importing.run(context(tmp_path, uri, resume=stale))["row_count"] == 500
     assert node.offsets[0] == 0
 
