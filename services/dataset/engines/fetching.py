@@ -17,8 +17,9 @@ FETCHED_SHARE = 0.5
 # What is lost at most when a task is killed, and how many pieces a checkpoint has to name: 3,200 of 100 GiB.
 _PIECE_BYTES = 32 * 1024 * 1024
 _REPORT_SECONDS = 0.5
-# Breaks in a row without a byte in between, and the first pause, which doubles: together half a minute.
-_MOST_BREAKS = 6
+# Breaks in a row without a byte in between, and the first pause, which doubles: together seven seconds. The task's next
+# attempts are patient beyond that.
+_MOST_BREAKS = 4
 _FIRST_PAUSE = 1.0
 
 
@@ -106,7 +107,7 @@ def fetch(ctx: EngineContext, source: Source) -> Fetched:
             if breaks >= _MOST_BREAKS:
                 raise
             ctx.log(f"{error.message}; goes on at byte {fetched.size if fetched.validator else 0:,}", "WARNING")
-        _pause(ctx, _FIRST_PAUSE * 2**breaks)
+        _pause(ctx, _FIRST_PAUSE * 2 ** (breaks - 1))
     return fetched
 
 
