@@ -17,9 +17,10 @@ FETCHED_SHARE = 0.5
 # What is lost at most when a task is killed, and how many pieces a checkpoint has to name: 3,200 of 100 GiB.
 _PIECE_BYTES = 32 * 1024 * 1024
 _REPORT_SECONDS = 0.5
-# Breaks in a row without a byte in between, and the first pause, which doubles: together seven seconds. The task's next
+# Breaks in a row with less than this in between, and the first pause, which doubles: together seven seconds. The task's next
 # attempts are patient beyond that.
 _MOST_BREAKS = 4
+_PROGRESS_BYTES = 1024 * 1024
 _FIRST_PAUSE = 1.0
 
 
@@ -103,7 +104,7 @@ def fetch(ctx: EngineContext, source: Source) -> Fetched:
             if time.monotonic() >= until:
                 limit = f"{ctx.spec['max_seconds']:,.0f} seconds"
                 raise EngineError("DEADLINE_EXCEEDED", f"{source.address} was not here after {limit}") from error
-            breaks = breaks + 1 if fetched.size <= before else 0
+            breaks = breaks + 1 if fetched.size < before + _PROGRESS_BYTES else 0
             if breaks >= _MOST_BREAKS:
                 raise
             ctx.log(f"{error.message}; goes on at byte {fetched.size if fetched.validator else 0:,}", "WARNING")

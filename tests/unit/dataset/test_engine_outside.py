@@ -170,6 +170,15 @@ def test_a_server_that_always_breaks_is_left_to_a_later_attempt(tmp_path: Path) 
         assert (reason(caught), server.connections) == ("PEER_UNAVAILABLE", fetching._MOST_BREAKS)
 
 
+def test_a_server_that_gives_byte_by_byte_is_given_up(tmp_path: Path) -> None:
+    """Each break leaves a piece that the checkpoint names."""
+    with web(Ranged(ROWS, list(range(1, 100)))) as server:
+        ctx = context(tmp_path, server.url())
+        with pytest.raises(DomainError):
+            importing.run(ctx)
+        assert len(ctx.recorded.checkpoints[-1]["pieces"]) == fetching._MOST_BREAKS
+
+
 def test_progress_says_how_far_it_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(fetching, "_REPORT_SECONDS", 0.0)
     with web(giving(answer(ROWS))) as server:
