@@ -29,6 +29,11 @@ _INHERITED = (
     "TMPDIR",
     "LD_LIBRARY_PATH",
     "CUDA_VISIBLE_DEVICES",
+    # Decisions of the operator: how far imports reach outside.
+    "ARGOSY_DATASET_IMPORT_NETWORKS",
+    "ARGOSY_DATASET_IMPORT_MAX_BYTES",
+    "ARGOSY_DATASET_IMPORT_MAX_SECONDS",
+    "ARGOSY_DATASET_IMPORT_SQLITE_FOLDER",
 )
 # Nothing phones home and nothing is looked up on a model hub. One thread a library call: processes are the unit of
 # parallelism here.

@@ -9,10 +9,11 @@ from argosy.dataset.v1 import catalogue_service_pb2, dataset_service_pb2, human_
 
 from libs.common.blobs import BlobStore
 from libs.common.db.uow import Database
+from libs.common.http.links import Networks
 from libs.common.service import Runtime, ServiceDefinition
 from libs.common.tasks import TaskKind, Tasks
 from services.dataset.clients.rows import VersionRows
-from services.dataset.config import DatasetSettings
+from services.dataset.config import NETWORKS_SETTING, DatasetSettings, networks
 from services.dataset.handlers import (
     catalogue,
     cleaning,
@@ -40,15 +41,17 @@ class App:
     blobs: BlobStore
     tasks: Tasks
     rows: VersionRows
+    networks: Networks
     kinds: list[TaskKind]
 
 
 async def build(runtime: Runtime) -> App:
     """Makes the service's own parts."""
-    kinds = Kinds(runtime.database, runtime.blobs, runtime.clock).all()
+    kinds = Kinds(runtime.database, runtime.blobs, runtime.clock, runtime.settings).all()
+    allowed = Networks(networks(runtime.settings.import_networks), NETWORKS_SETTING)
     if runtime.role != "jobs":
         runtime.background.start(sweep_forever(runtime.database, runtime.blobs, runtime.clock), name="sweep")
-    return App(runtime.database, runtime.blobs, Tasks(runtime.name), VersionRows(runtime.blobs), kinds)
+    return App(runtime.database, runtime.blobs, Tasks(runtime.name), VersionRows(runtime.blobs), allowed, kinds)
 
 
 DEFINITION = ServiceDefinition(

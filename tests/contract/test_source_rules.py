@@ -68,13 +68,15 @@ def _imports_any(*names: str) -> Callable[[ast.AST], bool]:
     return lambda node: any(f"{module}.".startswith(f"{name}.") for module in imported(node) for name in names)
 
 
-_NETWORK = ("requests", "urllib.request", "http.client", "aiohttp", "websockets", "httpx")
+_NETWORK = ("requests", "urllib.request", "http.client", "aiohttp", "websockets", "httpx", "httpcore")
 _CONNECTS = ("socket.socket", "socket.create_connection", "asyncio.open_connection", "asyncio.start_server")
-# What may open sockets: runner and Ray side (they look for what listens), the public client, and the rooms for it.
+# What may open sockets: runner and Ray side (they look for what listens), the public client, the guarded client of
+# libs.common.http, and the rooms for it.
 _NETWORK_ROOMS = (
     "tests/",
     "libs/argosy/",
     "libs/common/testing/",
+    "libs/common/http/",
     "libs/compute/",
     "deploy/",
     "services/[a-z]+/(clients|engines|http)/",

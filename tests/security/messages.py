@@ -51,6 +51,8 @@ def _repair(message: Any, path: list[str], org: str) -> None:
     """Gives the field at `path` a value that its rules allow. A repeated field gets one item, its own are repaired in
     the next round."""
     name, *rest = path
+    if name in message.DESCRIPTOR.oneofs_by_name:
+        name = message.DESCRIPTOR.oneofs_by_name[name].fields[0].name
     field: FieldDescriptor = message.DESCRIPTOR.fields_by_name[name]
     if field.is_repeated:
         items = getattr(message, name)

@@ -44,9 +44,15 @@ def _follow(client: Client, started: Any, follow: bool, as_json: bool) -> Any:
 
 
 @dataset.command("import")
-def import_file(
-    file: Annotated[Path, typer.Argument(exists=True, dir_okay=False, help="JSONL, CSV, Parquet or text.")],
+def import_rows(
     name: Annotated[str, typer.Option("--dataset", "-d", help="Id of the dataset; made if there is none.")],
+    source: Annotated[
+        str, typer.Argument(help="A file, or a link: https://..., webhdfs://namenode:9870/path. JSONL, CSV, ...")
+    ] = "",
+    secret: Annotated[
+        str, typer.Option(help="A secret with a link that is itself a key, or with the SQLAlchemy URL of a database.")
+    ] = "",
+    query: Annotated[str, typer.Option(help="The SELECT whose rows are imported from that database.")] = "",
     format: Annotated[
         str,
         typer.Option(
@@ -57,23 +63,43 @@ def import_file(
     follow: WatchOption = True,
     as_json: JsonOption = False,
 ) -> None:
-    """Upload a file and read it into a new version. An upload that broke goes on where it stands."""
+    """Read a file, a link or a database into a new version. An upload that broke goes on where it stands."""
     with session.session(_PATIENCE) as client:
-        org = session.organization()
+        _require_one(source, secret)
         full = session.full_name(name, _DATASET)
         with suppress(Conflict):
             client.dataset.create_dataset(
-                parent=org, dataset_id=full.split("/")[-1], dataset={"type": "DATASET_TYPE_TEXT"}
+                parent=session.organization(), dataset_id=full.split("/")[-1], dataset={"type": "DATASET_TYPE_TEXT"}
             )
-        columns = (BarColumn(), DownloadColumn(), TransferSpeedColumn(), TimeRemainingColumn())
-        with Progress(*columns, console=session.errors_console, transient=True) as bar:
-            row = bar.add_task("upload", total=file.stat().st_size)
-            state = client.upload(org, file, progress=lambda done, _total: bar.update(row, completed=done))
-        started = client.dataset.import_version(parent=full, upload=state.name, format=format)
+        if secret:
+            given = {"secret": session.full_name(secret, "orgs/*/secrets/*"), "query": query}
+        elif "://" in source:
+            given = {"uri": source}
+        else:
+            given = {"upload": _upload(client, Path(source))}
+        started = client.dataset.import_version(parent=full, format=format, **given)
         _follow(client, started, follow, as_json)
         if follow and not as_json:
             made = client.dataset.get_dataset_version(name=client.dataset.get_dataset(name=full).latest_version)
             _report(session.short_name(made.name), made.report)
+
+
+def _require_one(source: str, secret: str) -> None:
+    if bool(source) == bool(secret):
+        raise session.Misuse("give either a file or a link, or --secret")
+    if source and "://" not in source and not Path(source).is_file():
+        raise session.Misuse(f"there is no file {source}")
+
+
+def _upload(client: Client, file: Path) -> str:
+    """Uploads with a bar; the name of the upload."""
+    columns = (BarColumn(), DownloadColumn(), TransferSpeedColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=session.errors_console, transient=True) as bar:
+        row = bar.add_task("upload", total=file.stat().st_size)
+        state = client.upload(
+            session.organization(), file, progress=lambda done, _total: bar.update(row, completed=done)
+        )
+    return str(state.name)
 
 
 @dataset.command()

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from functools import lru_cache
 from typing import BinaryIO
 
-from libs.common.blobs import BlobStore, Json, manifest_digests
+from libs.common.blobs import BlobStore
 from libs.common.blobs.folder import storage_errors
 from libs.common.domain import DomainError
 from libs.compute.versions import VersionReader, load_index
@@ -74,12 +74,12 @@ def granted_version(grant: str, version: str) -> VersionReader:
 
 
 @contextmanager
-def joined_file(store: BlobStore, manifest: Json) -> Iterator[BinaryIO]:
-    """The blobs of a manifest as one local file: Parquet is read from its end, and a file system read is the cheapest
+def joined_file(store: BlobStore, digests: list[str]) -> Iterator[BinaryIO]:
+    """Blobs in order as one local file: Parquet is read from its end, and a file system read is the cheapest
     stream."""
     with tempfile.TemporaryFile() as file:
         with storage_errors("the file that is imported"):
-            for digest in manifest_digests(manifest):
+            for digest in digests:
                 for chunk in store.get_sync(digest):
                     file.write(chunk)
             file.seek(0)

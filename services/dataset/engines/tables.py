@@ -72,7 +72,7 @@ def _parquet_rows(batch: pa.RecordBatch, before: int, texts: set[str]) -> Iterat
             (row,) = batch.slice(at, 1).to_pylist()
             for name in texts & row.keys():
                 row[name] = None if row[name] is None else orjson.loads(row[name])
-            yield Line(before + at + 1, {name: _json_value(value) for name, value in row.items()})
+            yield Line(before + at + 1, {name: json_value(value) for name, value in row.items()})
         except (UnicodeDecodeError, ValueError, OverflowError, pa.ArrowException) as error:
             yield Line(before + at + 1, None, f"a value cannot be read: {error}")
 
@@ -135,11 +135,11 @@ def _xlsx_header(values: tuple[Any, ...]) -> list[str]:
 def _xlsx_line(number: int, header: list[str], values: tuple[Any, ...]) -> Line:
     if any(value is not None for value in values[len(header) :]):
         return Line(number, None, f"a cell behind the {len(header)} columns that the first row names")
-    row = {name: _json_value(value) for name, value in zip(header, values, strict=False) if value is not None}
+    row = {name: json_value(value) for name, value in zip(header, values, strict=False) if value is not None}
     return Line(number, row)
 
 
-def _json_value(value: Any) -> Any:
+def json_value(value: Any) -> Any:
     """What tables have and JSON lacks: dates as ISO 8601, decimals as text, bytes in base 64."""
     if isinstance(value, bytes):
         return b64encode(value).decode()
@@ -148,9 +148,9 @@ def _json_value(value: Any) -> Any:
     if isinstance(value, (decimal.Decimal, datetime.timedelta)):
         return str(value)
     if isinstance(value, dict):
-        return {str(key): _json_value(inner) for key, inner in value.items()}
+        return {str(key): json_value(inner) for key, inner in value.items()}
     if isinstance(value, (list, tuple)):
-        return [_json_value(inner) for inner in value]
+        return [json_value(inner) for inner in value]
     if value is None or isinstance(value, (str, bool, int, float)):
         return value
     # Formulas over arrays come as objects of openpyxl.

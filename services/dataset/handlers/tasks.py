@@ -8,12 +8,15 @@ from typing import TYPE_CHECKING, Any
 from argosy.common.v1 import task_pb2
 from argosy.dataset.v1 import dataset_service_pb2 as pb
 
-from libs.common.errors import invalid_field
+from libs.common.errors import invalid_field, not_found
+from libs.common.http.links import parse_link
+from libs.common.ids import org_of
 from libs.common.rpc.call import Call
 from services.dataset.clients.expressions import check_recipe
 from services.dataset.domain.datasets import Dataset
 from services.dataset.domain.formats import format_of
 from services.dataset.domain.recipes import DEFAULT_RECIPE
+from services.dataset.domain.sources import web_link
 from services.dataset.domain.tasks import CLEAN, IMPORT, SPLIT
 from services.dataset.domain.uploads import UploadState
 from services.dataset.handlers.cleaning import parse_recipe
@@ -32,19 +35,33 @@ _LEAK_THRESHOLD = 0.8
 async def import_version(request: pb.ImportVersionRequest, call: Call[App]) -> task_pb2.Task:
     dataset = await Datasets(call.uow).visible(request.parent, call.principal, writing=True)
     dataset.require_unlocked()
+    if request.query and not request.secret:
+        raise invalid_field("query", "is for a database, whose URL is in a secret")
+    work = {
+        "dataset": dataset.name,
+        "format": request.format,
+        # Rows of the version that is the latest now are not stored again; a retry takes the same one.
+        "base": dataset.latest_version,
+    }
+    if request.upload:
+        work |= await _uploaded(request, call)
+    elif request.uri:
+        call.deps.networks.require_literal(parse_link(web_link(request.uri)), "uri")
+        work["uri"] = request.uri
+    else:
+        if org_of(request.secret) != call.org:
+            raise not_found(request.secret)
+        work |= {"secret": request.secret, "query": request.query}
+    return await _queue(call, IMPORT, dataset.name, work)
+
+
+async def _uploaded(request: pb.ImportVersionRequest, call: Call[App]) -> dict[str, str]:
     upload = await Uploads(call.uow).alive(request.upload, call.clock.now())
     upload.require_state(UploadState.COMMITTED)
     format_name = request.format or format_of(upload.file_name)
     if format_name is None:
         raise invalid_field("format", f"cannot be told from the file name {upload.file_name!r}")
-    work = {
-        "dataset": dataset.name,
-        "upload": upload.name,
-        "format": format_name,
-        # Rows of the version that is the latest now are not stored again; a retry takes the same one.
-        "base": dataset.latest_version,
-    }
-    return await _queue(call, IMPORT, dataset.name, work)
+    return {"upload": upload.name, "format": format_name}
 
 
 async def clean_version(request: pb.CleanVersionRequest, call: Call[App]) -> task_pb2.Task:

@@ -13,17 +13,19 @@ from libs.common.db.uow import Database, UnitOfWork
 from libs.common.domain import Parent, Secrecy, inherit_secrecy
 from libs.common.ids import resource_id, uuid7
 from libs.common.tasks import Task, TaskKind
+from services.dataset.config import DatasetSettings, networks
 from services.dataset.domain.exports import KEPT_TIME, Export, choices_digest
 from services.dataset.domain.human_work import WorkReport
 from services.dataset.domain.profiles import Profile
 from services.dataset.domain.tasks import CLEAN, EXPORT, IMPORT, PROFILE, SPLIT, WORK_REPORT
-from services.dataset.domain.uploads import Upload
 from services.dataset.domain.versions import Content, DatasetVersion, new_version
 from services.dataset.store.repositories import Datasets, DatasetVersions, Exports, Profiles, Uploads
 from services.dataset.store.work import WorkAssignments, WorkProjects, WorkReports
 
 # Longer than any task may take on data that fits one machine's disk.
 _GRANT_SECONDS = 24 * 3600
+# What a name in a lineage may have; a link may be longer.
+_NAME_CHARACTERS = 512
 
 
 class Kinds:
@@ -33,12 +35,14 @@ class Kinds:
         database: The service's.
         blobs: The service's.
         clock: Gives the times of versions.
+        settings: Say how far imports reach outside.
     """
 
-    def __init__(self, database: Database, blobs: BlobStore, clock: Clock) -> None:
+    def __init__(self, database: Database, blobs: BlobStore, clock: Clock, settings: DatasetSettings) -> None:
         self._database = database
         self._blobs = blobs
         self._clock = clock
+        self._settings = settings
 
     def all(self) -> list[TaskKind]:
         """For the service's definition."""
@@ -55,17 +59,32 @@ class Kinds:
     async def _load_import(self, task: Task, _runtime: Any) -> dict[str, Any]:
         work = task.input
         async with self._database.system(read_only=True) as uow:
-            upload = await Uploads(uow).alive(work["upload"], self._clock.now())
+            upload = await Uploads(uow).alive(work["upload"], self._clock.now()) if "upload" in work else None
             base = await DatasetVersions(uow).find(work["base"]) if work["base"] else None
-        spec = {
-            "upload": upload.manifest_digest,
-            "upload_grant": await self._grant(upload.manifest_digest, task),
-            "file_name": upload.file_name,
-            "format": work["format"],
-        }
+        spec: dict[str, Any] = {"format": work["format"]}
+        if upload is None:
+            spec |= self._outside(work)
+        else:
+            digest = upload.manifest_digest
+            spec |= {"upload": digest, "upload_grant": await self._grant(digest, task), "file_name": upload.file_name}
         if base is not None:
             spec |= {"base": base.manifest_digest, "base_grant": await self._grant(base.manifest_digest, task)}
         return spec
+
+    def _outside(self, work: dict[str, Any]) -> dict[str, Any]:
+        """What an engine needs to fetch: the name of a secret, never what is in it."""
+        settings = self._settings
+        folder = settings.import_sqlite_folder
+        limits = {
+            "networks": networks(settings.import_networks),
+            "max_bytes": settings.import_max_bytes,
+            "max_seconds": settings.import_max_seconds,
+            "sqlite_folder": "" if folder is None else str(folder),
+        }
+        if "uri" in work:
+            return {"uri": work["uri"], **limits}
+        identity = settings.peers.get("identity", "")
+        return {"secret": work["secret"], "query": work["query"], "identity": identity, **limits}
 
     async def _load_version(self, task: Task, _runtime: Any) -> dict[str, Any]:
         async with self._database.system(read_only=True) as uow:
@@ -96,10 +115,18 @@ class Kinds:
         return await self._blobs.grant(manifest_digest, task.name, _GRANT_SECONDS)
 
     async def _apply_import(self, task: Task, result: dict[str, Any], uow: UnitOfWork) -> dict[str, Any]:
-        upload = await Uploads(uow).find(task.input["upload"])
-        parents = [_imported(upload)] if upload is not None else []
-        version = await self._publish(uow, task, task.input["dataset"], result, parents)
+        content = {name: value for name, value in result.items() if name != "origin"}
+        parents = await self._imported_from(task, result, uow)
+        version = await self._publish(uow, task, task.input["dataset"], content, parents)
         return {"version": version.name, "row_count": version.row_count}
+
+    @staticmethod
+    async def _imported_from(task: Task, result: dict[str, Any], uow: UnitOfWork) -> list[Parent]:
+        origin = result.get("origin")
+        if origin is not None:
+            return [Parent(origin["address"][:_NAME_CHARACTERS], origin["digest"], "imported_from")]
+        upload = await Uploads(uow).find(task.input["upload"])
+        return [Parent(upload.name, upload.digest, "imported_from")] if upload is not None else []
 
     async def _apply_clean(self, task: Task, result: dict[str, Any], uow: UnitOfWork) -> dict[str, Any]:
         if "sample_rows" in task.input:
@@ -202,7 +229,3 @@ class Kinds:
         )
         uow.emit("dataset.version.created", version, payload)
         return version
-
-
-def _imported(upload: Upload) -> Parent:
-    return Parent(upload.name, upload.digest, "imported_from")

@@ -185,3 +185,27 @@ def test_commands_have_names_that_people_would_guess() -> None:
         ("deployment", "stop"),
     }
     assert guessed <= names
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sent"),
+    [
+        (("https://data.example/rows.csv",), {"uri": "https://data.example/rows.csv"}),
+        (("webhdfs://nn:9870/a", "--format", "csv"), {"uri": "webhdfs://nn:9870/a", "format": "csv"}),
+        (("--secret", "pg", "--query", "SELECT 1"), {"secret": "orgs/acme/secrets/pg", "query": "SELECT 1"}),
+    ],
+)
+def test_an_import_takes_links_and_databases(
+    gateway: FakeGateway, arguments: tuple[str, ...], sent: dict[str, str]
+) -> None:
+    code, output = _run("dataset", "import", *arguments, "-d", "docs", "--no-watch")
+    assert code == 0, output
+    body = gateway.requests[-1].json
+    assert gateway.requests[-1].path == "/v1/orgs/acme/datasets/docs/versions:import"
+    assert {name: value for name, value in body.items() if value and name not in ("parent", "request_id")} == sent
+
+
+@pytest.mark.parametrize("arguments", [(), ("no-such-file.csv",), ("https://a.example/b", "--secret", "pg")])
+def test_an_import_without_one_source_is_refused_here(gateway: FakeGateway, arguments: tuple[str, ...]) -> None:
+    code, _ = _run("dataset", "import", *arguments, "-d", "docs")
+    assert (code, gateway.requests) == (session.MISUSED, [])

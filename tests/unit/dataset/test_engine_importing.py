@@ -19,15 +19,13 @@ from services.dataset.engines.lines import UnreadableFile
 from services.dataset.engines.writing import VersionWriter
 from tests.unit.dataset.memory import MemoryBlobs
 
-
-def context(format_name: str = "jsonl", **options: Any) -> LocalContext:
-    return LocalContext({"file_name": f"rows.{format_name}", "format": format_name}, **options)
+ROWS = ("rows.jsonl", "jsonl")
 
 
 def test_import_reports_the_first_errors_and_counts_all() -> None:
     data = b"".join(b"bad\n" if number % 2 else b'{"n": %d}\n' % number for number in range(600))
     writer = VersionWriter(MemoryBlobs())
-    report = importing.import_file(context(), io.BytesIO(data), writer)
+    report = importing.import_file(LocalContext({}), io.BytesIO(data), writer, *ROWS)
     assert (report["rows_in"], report["rows_out"], report["line_error_count"]) == (600, 300, 300)
     assert len(report["line_errors"]) == 100
     assert report["line_errors"][0]["line"] == 2
@@ -51,7 +49,8 @@ def test_import_hears_a_cancel(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(importing, "_REPORT_SECONDS", 0.0)
     data = b'{"a": 1}\n' * 5000
     with pytest.raises(EngineCancelled):
-        importing.import_file(context(cancel_when=lambda _: True), io.BytesIO(data), VersionWriter(MemoryBlobs()))
+        context = LocalContext({}, cancel_when=lambda _: True)
+        importing.import_file(context, io.BytesIO(data), VersionWriter(MemoryBlobs()), *ROWS)
 
 
 def test_import_runs_whole(tmp_path: Any) -> None:
@@ -110,7 +109,7 @@ def test_shards_give_what_one_process_gives(
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(sharded_import, "SHARD_BYTES", shard_bytes)
         try:
-            whole = importing.import_file(LocalContext(spec), io.BytesIO(data), writer)
+            whole = importing.import_file(LocalContext(spec), io.BytesIO(data), writer, *ROWS)
         except UnreadableFile:
             return
         expected = writer.finish()

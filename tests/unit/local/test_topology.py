@@ -76,3 +76,9 @@ def test_a_process_starts_from_what_the_runner_gives_and_not_from_the_shell(
     environment = {part.name: part for part in topology(home, Ports())}["dataset"].environment
     assert "ARGOSY_DRAIN_SECONDS" not in environment
     assert "HTTPS_PROXY" not in environment
+
+
+def test_an_operator_says_how_far_imports_reach(home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ARGOSY_DATASET_IMPORT_NETWORKS", "10.20.0.0/16")
+    environment = {part.name: part for part in topology(home, Ports())}["dataset-jobs"].environment
+    assert environment["ARGOSY_DATASET_IMPORT_NETWORKS"] == "10.20.0.0/16"
