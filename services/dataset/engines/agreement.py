@@ -115,8 +115,8 @@ def _most_probable(field: Field, items: Sequence[str], fit: Reliability) -> Json
     names = [field.choices[number] for number in fit.classes[best]]
     probabilities = np.take_along_axis(fit.posterior, best[:, None], axis=1)[:, 0].tolist()
     return {
-        items[item]: {"answer": name, "probability": probability}
-        for item, name, probability in zip(fit.items.tolist(), names, probabilities, strict=True)
+        items[int(item)]: {"answer": name, "probability": probability}
+        for item, name, probability in zip(fit.items, names, probabilities, strict=True)
     }
 
 
@@ -148,7 +148,7 @@ def _summarise_pairs(column: Column, paired: _Paired, workers: Sequence[str], se
     shown = np.lexsort((found, -sizes))[:_SHOWN_PAIRS]
     return [
         {
-            "workers": [workers[found[at] // count], workers[found[at] % count]],
+            "workers": [workers[int(worker)] for worker in divmod(found[at], count)],
             "measure": paired.name,
             **estimate(paired.rows[order[starts[at] : starts[at] + sizes[at]]], paired.formula, seed),
         }

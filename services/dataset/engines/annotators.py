@@ -123,7 +123,7 @@ def _reliability(
             continue
         low, high = fit.bounds
         for at, accuracy in enumerate(fit.accuracy()):
-            found[workers[fit.workers[at]]].append(
+            found[workers[int(fit.workers[at])]].append(
                 {
                     "field": field.name,
                     "accuracy": float(accuracy),

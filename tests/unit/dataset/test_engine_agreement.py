@@ -383,9 +383,9 @@ def test_the_most_probable_answers_beat_the_majority_when_there_are_bad_workers(
 
 
 def test_intervals_of_accuracy_hold_the_planted_ones() -> None:
-    accuracies = np.array([0.9, 0.85, 0.8, 0.75, 0.6])
+    accuracies = [0.9, 0.85, 0.8, 0.75, 0.6]
     held = [
-        (fit.bounds[0] <= accuracies) & (accuracies <= fit.bounds[1])
+        (fit.bounds[0] <= np.array(accuracies)) & (np.array(accuracies) <= fit.bounds[1])
         for fit in (fitted(simulated(confusions(accuracies, 3), 150, 3, seed)[1]) for seed in range(6))
     ]
     assert np.mean(held) >= 0.8
