@@ -168,6 +168,8 @@ class Selection:
             index.size.copy(),
             index.source,
             index.position,
+            index.media_blobs,
+            index.media,
         )
         self._keep = np.ones(len(index), bool)
         self._tally = RuleTally(index, recipe.names)

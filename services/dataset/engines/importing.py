@@ -9,11 +9,13 @@ from typing import Any, BinaryIO
 from libs.common.blobs import BlobStore, Json
 from libs.compute.context import EngineContext, EngineError
 from libs.compute.versions import load_index
+from services.dataset.domain.formats import ARCHIVES
 from services.dataset.engines.access import StoreBlobs, joined_file
 from services.dataset.engines.formats import read_lines
 from services.dataset.engines.index import save
 from services.dataset.engines.intake import Intake
 from services.dataset.engines.lines import UnreadableFile
+from services.dataset.engines.media_import import import_archive
 from services.dataset.engines.report import version_result
 from services.dataset.engines.sharded_import import SHARDED, import_shards
 from services.dataset.engines.unpacking import codec_of
@@ -30,7 +32,8 @@ def run(ctx: EngineContext) -> dict[str, Any]:
     """Imports one file.
 
     The spec names `upload` and `upload_grant` (manifest of the file's pieces), `file_name`, `format`, and, when the
-    dataset has a version, `base` and `base_grant`, whose rows are referenced instead of stored again.
+    dataset has a version, `base` and `base_grant`, whose rows are referenced instead of stored again. With an archive,
+    `media_type` says what its files must be.
 
     Raises:
         EngineError: CONTENT_INVALID, when no row at all can be read.
@@ -48,7 +51,10 @@ def run(ctx: EngineContext) -> dict[str, Any]:
     else:
         with joined_file(uploads, manifest) as file:
             writer = VersionWriter(blobs, known)
-            report = import_file(ctx, file, writer)
+            if spec["format"] in ARCHIVES:
+                report = import_archive(ctx, file, writer, ctx.blobs_write)
+            else:
+                report = import_file(ctx, file, writer)
             index, new_bytes = writer.finish(), writer.new_bytes
     if not len(index):
         raise _nothing(spec["file_name"], report["line_errors"])

@@ -10,8 +10,8 @@ from argosy.dataset.v1 import dataset_service_pb2 as pb
 
 from libs.common.errors import invalid_field
 from libs.common.rpc.call import Call
-from services.dataset.domain.datasets import Dataset
-from services.dataset.domain.formats import format_of
+from services.dataset.domain.datasets import MEDIA_TYPES, Dataset
+from services.dataset.domain.formats import ARCHIVES, format_of
 from services.dataset.domain.recipes import DEFAULT_RECIPE
 from services.dataset.domain.tasks import CLEAN, IMPORT, SPLIT
 from services.dataset.domain.uploads import UploadState
@@ -36,10 +36,14 @@ async def import_version(request: pb.ImportVersionRequest, call: Call[App]) -> t
     format_name = request.format or format_of(upload.file_name)
     if format_name is None:
         raise invalid_field("format", f"cannot be told from the file name {upload.file_name!r}")
+    media_type = MEDIA_TYPES.get(dataset.type, "")
+    if format_name in ARCHIVES and not media_type:
+        raise invalid_field("format", "an archive becomes a version of a dataset of type IMAGE, AUDIO or VIDEO only")
     work = {
         "dataset": dataset.name,
         "upload": upload.name,
         "format": format_name,
+        "media_type": media_type,
         # Rows of the version that is the latest now are not stored again; a retry takes the same one.
         "base": dataset.latest_version,
     }

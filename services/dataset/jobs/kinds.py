@@ -56,6 +56,7 @@ class Kinds:
             "upload_grant": await self._grant(upload.manifest_digest, task),
             "file_name": upload.file_name,
             "format": work["format"],
+            "media_type": work.get("media_type", ""),
         }
         if base is not None:
             spec |= {"base": base.manifest_digest, "base_grant": await self._grant(base.manifest_digest, task)}
