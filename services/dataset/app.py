@@ -13,7 +13,7 @@ from libs.common.service import Runtime, ServiceDefinition
 from libs.common.tasks import TaskKind, Tasks
 from services.dataset.clients.rows import VersionRows
 from services.dataset.config import DatasetSettings
-from services.dataset.handlers import cleaning, datasets, profiles, rows, tasks, uploads, versions
+from services.dataset.handlers import augmentation, cleaning, datasets, profiles, rows, tasks, uploads, versions
 from services.dataset.jobs.kinds import Kinds
 from services.dataset.jobs.sweep import sweep_forever
 
@@ -41,7 +41,7 @@ DEFINITION = ServiceDefinition(
     name="dataset",
     build=build,
     protos=[dataset_service_pb2.DESCRIPTOR.services_by_name["DatasetService"]],
-    handlers=[cleaning, datasets, versions, profiles, rows, tasks, uploads],
+    handlers=[augmentation, cleaning, datasets, versions, profiles, rows, tasks, uploads],
     settings=DatasetSettings,
     migrations=Path(__file__).parent / "migrations",
     task_kinds=lambda app: app.kinds,

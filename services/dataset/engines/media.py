@@ -9,6 +9,9 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -17,13 +20,30 @@ from services.dataset.engines.media_child import CPU_SECONDS
 
 # Of one file, from the request to the answer; more than the processor time, because other processes want the processor.
 WALL_SECONDS = 180.0
-# An answer is a few numbers.
-_MOST_ANSWER = 64 * 1024
+# An answer is a few numbers, and those of boxes.
+_MOST_ANSWER = 8 * 1024 * 1024
+_PIPE_BYTES = 64 * 1024
 # Columns that a child may give a row, and the longest text among them.
 FACTS = ("width", "height", "duration", "sample_rate", "channels", "frames", "fps", "codec")
 _LONGEST_TEXT = 32
+_NO_ANSWER = "the decoder gave no answer that can be understood"
 
 Facts = dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Augmented:
+    """What became of a file.
+
+    Attributes:
+        facts: those of `FACTS` that apply.
+        boxes: each as it lies now; None for one that is not on the image any more.
+        applied: operators that changed it; without any, nothing was written.
+    """
+
+    facts: Facts
+    boxes: list[list[float] | None]
+    applied: list[str]
 
 
 class MediaError(Exception):
@@ -66,7 +86,23 @@ class MediaChild:
         Raises:
             MediaError: The file is broken, or decoding it went beyond a limit.
         """
-        return _checked(self._ask({"path": str(path), "media_type": media_type})["facts"])
+        return _checked(self._ask({"path": str(path), "media_type": media_type}).get("facts"))
+
+    def augment(
+        self, path: Path, out: Path, media_type: str, steps: Sequence[Facts], boxes: Sequence[Sequence[float]]
+    ) -> Augmented:
+        """Changes a file at random and writes the result to `out`; see `media_augmentation.augment_file`.
+
+        Raises:
+            MediaError: As `probe`, or the file cannot be changed.
+        """
+        request = {"path": str(path), "out": str(out), "media_type": media_type, "steps": steps, "boxes": boxes}
+        answer = self._ask(request)
+        moved, applied = answer.get("boxes"), answer.get("applied")
+        if not isinstance(moved, list) or len(moved) != len(boxes) or not isinstance(applied, list):
+            raise MediaError(_NO_ANSWER)
+        known = {step["operator"] for step in steps}
+        return Augmented(_checked(answer.get("facts")), moved, [name for name in applied if name in known])
 
     def _ask(self, request: dict[str, Any]) -> dict[str, Any]:
         process = self._process = self._process or _start()
@@ -89,7 +125,7 @@ class MediaChild:
         while not line.endswith(b"\n"):
             if not select.select([descriptor], [], [], max(0.0, end - time.monotonic()))[0]:
                 raise ValueError("too late")
-            piece = os.read(descriptor, _MOST_ANSWER)
+            piece = os.read(descriptor, _PIPE_BYTES)
             line += piece
             if not piece or len(line) > _MOST_ANSWER:
                 raise ValueError("no answer")
@@ -109,6 +145,13 @@ class MediaChild:
         if late:
             return f"decoding it takes longer than {self._wall_seconds:g} s"
         return f"the decoder crashed ({signal.Signals(-code).name if code < 0 else f'exit code {code}'})"
+
+
+@lru_cache(maxsize=1)
+def worker_child() -> MediaChild:
+    """The child of this process, for functions that are called again and again in one worker, one at a time. It ends
+    with the worker, whose end closes its standard input."""
+    return MediaChild()
 
 
 def _ends(process: subprocess.Popen[bytes]) -> bool:
@@ -146,7 +189,7 @@ def _start() -> subprocess.Popen[bytes]:
 def _checked(facts: object) -> Facts:
     """The columns among what a child said."""
     if not isinstance(facts, dict):
-        raise MediaError("the decoder gave no answer that can be understood")
+        raise MediaError(_NO_ANSWER)
     found: Facts = {}
     for name in FACTS:
         value = facts.get(name)

@@ -55,7 +55,13 @@ def _answer(request: dict[str, Any]) -> dict[str, Any]:
     _, most = resource.getrlimit(resource.RLIMIT_CPU)
     resource.setrlimit(resource.RLIMIT_CPU, (int(time.process_time()) + 1 + CPU_SECONDS, most))
     try:
-        return {"facts": decoding.facts_of(Path(request["path"]), request["media_type"])}
+        path, media_type = Path(request["path"]), request["media_type"]
+        if "out" not in request:
+            return {"facts": decoding.facts_of(path, media_type)}
+        from services.dataset.engines.media_augmentation import augment_file
+
+        done = augment_file(path, Path(request["out"]), media_type, request["steps"], request["boxes"])
+        return {"facts": done.facts, "boxes": done.boxes, "applied": done.applied}
     except decoding.BadMedia as error:
         return {"error": str(error)}
     except MemoryError:

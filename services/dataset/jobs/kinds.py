@@ -6,14 +6,14 @@ from typing import Any
 
 from argosy.dataset.v1 import dataset_events_pb2
 
-from libs.common.blobs import BlobStore
+from libs.common.blobs import BlobStore, nested_manifests
 from libs.common.clock import Clock
 from libs.common.db.uow import Database, UnitOfWork
 from libs.common.domain import Parent, Secrecy
 from libs.common.ids import uuid7
 from libs.common.tasks import Task, TaskKind
 from services.dataset.domain.profiles import Profile
-from services.dataset.domain.tasks import CLEAN, IMPORT, PROFILE, SPLIT
+from services.dataset.domain.tasks import AUGMENT, CLEAN, IMPORT, PROFILE, SPLIT
 from services.dataset.domain.uploads import Upload
 from services.dataset.domain.versions import Content, DatasetVersion, new_version
 from services.dataset.store.repositories import Datasets, DatasetVersions, Profiles, Uploads
@@ -43,6 +43,7 @@ class Kinds:
             TaskKind(IMPORT, self._load_import, f"{engines}.importing:run", self._apply_import),
             TaskKind(CLEAN, self._load_version, f"{engines}.cleaning:run", self._apply_clean),
             TaskKind(SPLIT, self._load_version, f"{engines}.splitting:run", self._apply_split),
+            TaskKind(AUGMENT, self._load_augment, f"{engines}.augmenting:run", self._apply_augment),
             TaskKind(PROFILE, self._load_version, f"{engines}.profile:run", self._apply_profile),
         ]
 
@@ -68,6 +69,11 @@ class Kinds:
         digest = version.manifest_digest
         return {**task.input, "version": digest, "grant": await self._grant(digest, task)}
 
+    async def _load_augment(self, task: Task, runtime: Any) -> dict[str, Any]:
+        spec = await self._load_version(task, runtime)
+        media = nested_manifests(await self._blobs.load_manifest(spec["version"]))
+        return {**spec, "media_grant": await self._grant(media[0], task) if media else ""}
+
     async def _grant(self, manifest_digest: str, task: Task) -> str:
         return await self._blobs.grant(manifest_digest, task.name, _GRANT_SECONDS)
 
@@ -82,6 +88,12 @@ class Kinds:
             return result
         before = await DatasetVersions(uow).get(task.input["version"])
         parents = [before.as_parent("cleaned_from")]
+        version = await self._publish(uow, task, before.parent, result, parents, before.secrecy)
+        return {"version": version.name, "row_count": version.row_count}
+
+    async def _apply_augment(self, task: Task, result: dict[str, Any], uow: UnitOfWork) -> dict[str, Any]:
+        before = await DatasetVersions(uow).get(task.input["version"])
+        parents = [before.as_parent("augmented_from")]
         version = await self._publish(uow, task, before.parent, result, parents, before.secrecy)
         return {"version": version.name, "row_count": version.row_count}
 
