@@ -29,8 +29,8 @@ from services.dataset.engines.text_augmentation import augment_text
 from services.dataset.engines.texts import Change, Texts
 from services.dataset.engines.writing import VersionWriter
 
-# Rows of one shard: half a second of work. Of rows with files few, because a shard comes back with the new files.
-_TEXT_ROWS, _MEDIA_ROWS = 4096, 32
+# Rows of one shard. Of rows with files few, because a shard comes back with the new files.
+_SHARD_ROWS = {"text": 4096, "image": 32, "audio": 8, "video": 1}
 # Rule in the report under which copies are that could not be made.
 _FAILED = "not_augmented"
 # Endings of the files that are written, by the codec of the original; the others by the kind of file.
@@ -85,7 +85,7 @@ def run(ctx: EngineContext) -> dict[str, Any]:
     blobs = StoreBlobs(ctx.blobs_write, store)
     reader = VersionReader(load_index(store.load_manifest_sync(spec["version"]), blobs), blobs)
     merged = _Merged(reader, ctx.blobs_write, [step["operator"] for step in spec["recipe"]["steps"]])
-    total, size = len(reader.index), _TEXT_ROWS if spec["media_type"] == "text" else _MEDIA_ROWS
+    total, size = len(reader.index), _SHARD_ROWS[spec["media_type"]]
     shards = [(spec, start, min(total, start + size)) for start in range(0, total, size)]
 
     media = ctx.blobs_read(spec["media_grant"]) if spec["media_grant"] else None

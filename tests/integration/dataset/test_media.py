@@ -203,7 +203,7 @@ def test_images_are_copied_with_their_boxes(store: BlobStore, monkeypatch: pytes
     failed = next(rule for rule in result["report"]["rules"] if rule["rule"] == "not_augmented")
     assert failed["dropped"] == 2
     assert "four numbers" in failed["examples"][0]["reason"]
-    monkeypatch.setattr(augmenting, "_MEDIA_ROWS", 1)
+    monkeypatch.setitem(augmenting._SHARD_ROWS, "image", 1)
     assert run(store, version, "image", recipe)["manifest_digest"] == result["manifest_digest"]
     # The files of originals and copies are kept.
     store.collect_sync([result["manifest_digest"]], [], -1)

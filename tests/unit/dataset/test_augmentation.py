@@ -229,7 +229,7 @@ def test_a_copy_depends_on_nothing_around_it(store: BlobStore, monkeypatch: pyte
     rows = [{"text": sample(number)} for number in range(30)]
     recipe = {"seed": 3, "copies": 2, "steps": ["delete_words", "misspell", "delete_words"]}
     whole = run(store, version_of(store, rows), "text", recipe)
-    monkeypatch.setattr(augmenting, "_TEXT_ROWS", 7)
+    monkeypatch.setitem(augmenting._SHARD_ROWS, "text", 7)
     assert run(store, version_of(store, rows), "text", recipe)["content_digest"] == whole["content_digest"]
     one = rows_of(store, run(store, version_of(store, rows[11:12]), "text", recipe))
     assert one == rows_of(store, whole)[33:36]

@@ -290,7 +290,7 @@ def test_good_archives_are_read_whole(monkeypatch: pytest.MonkeyPatch) -> None:
     assert [entry.name for entry in read_tar(io.BytesIO(tarred(*entries)))] == list(files)
 
 
-def test_streamed_and_large_zips_are_read() -> None:
+def test_streamed_and_large_zips_are_read(monkeypatch: pytest.MonkeyPatch) -> None:
     class Pipe(io.RawIOBase):
         """Cannot seek, so sizes stand behind the data."""
 
@@ -310,6 +310,13 @@ def test_streamed_and_large_zips_are_read() -> None:
         with file.open(zipfile.ZipInfo("b.txt"), "w", force_zip64=True) as entry:
             entry.write(b"large")
     assert contents(pipe.data) == {"a.txt": b"streamed", "b.txt": b"large"}
+    # With so low a limit, zipfile writes the directory of a large archive.
+    monkeypatch.setattr(zipfile, "ZIP_FILECOUNT_LIMIT", 1)
+    large = zipped(GOOD, ("b.txt", b"b"))
+    assert b"PK\x06\x06" in large
+    assert contents(patched(large, END, 8, b"\xff\xff\xff\xff")) == {GOOD[0]: GOOD[1], "b.txt": b"b"}
+    with pytest.raises(UnreadableFile, match="large one"):
+        contents(patched(large.replace(b"PK\x06\x06", b"PK\x06\x09"), END, 8, b"\xff\xff\xff\xff"))
 
 
 @given(st.data())
