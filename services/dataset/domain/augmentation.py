@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from services.dataset.domain.operators import Operator, Parameter, as_mapping, invalid
+from services.dataset.domain.operators import Kind, Operator, Parameter, as_mapping, invalid
 from services.dataset.domain.recipes import Step, read_steps
 
 # More copies than that teach a model the operators.
@@ -63,7 +63,7 @@ def _whole(value: object, field: str, least: int, most: int) -> int:
     return value
 
 
-def _parameter(name: str, kind: Any, default: Any, description: str, choices: tuple[str, ...] = ()) -> Parameter:
+def _parameter(name: str, kind: Kind, default: Any, description: str, choices: tuple[str, ...] = ()) -> Parameter:
     return Parameter(name, kind, default, description, choices, optional=False)
 
 

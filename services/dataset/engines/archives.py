@@ -81,8 +81,8 @@ def read_zip(file: BinaryIO, limits: Limits = LIMITS) -> Iterator[Entry]:
         BrokenOff: The rest would go beyond the limits.
     """
     directory = _find_directory(file)
-    if directory.count > limits.entries:
-        raise UnreadableFile(f"{directory.count:,} entries, at most {limits.entries:,} are read")
+    if directory.entries > limits.entries:
+        raise UnreadableFile(f"{directory.entries:,} entries, at most {limits.entries:,} are read")
     starts = array("q", sorted(member.offset for member in _members(file, directory)))
     names = _Names(limits)
     total = 0
@@ -216,7 +216,7 @@ class _Directory(NamedTuple):
 
     start: int
     size: int
-    count: int
+    entries: int
 
 
 class _Member(NamedTuple):
@@ -278,7 +278,7 @@ def _find_directory64(file: BinaryIO, end: int) -> tuple[int, int, int, int, int
 
 def _members(file: BinaryIO, directory: _Directory) -> Iterator[_Member]:
     at, end = directory.start, directory.start + directory.size
-    for _ in range(directory.count):
+    for _ in range(directory.entries):
         # Others read other places of the file between two entries.
         file.seek(at)
         record = file.read(_MEMBER.size)

@@ -31,7 +31,7 @@ def store(tmp_path: Path) -> BlobStore:
 
 def parameters(media_type: str, operator: str, **given_values: Any) -> dict[str, Any]:
     """All parameters of an operator."""
-    return AUGMENTATIONS[media_type][operator].read(given_values, "recipe")
+    return AUGMENTATIONS[media_type][operator].read(dict[object, object](given_values), "recipe")
 
 
 def random(seed: int = 0) -> np.random.Generator:
@@ -200,7 +200,7 @@ def test_every_kind_of_image_can_be_changed(operator: str, mode: str) -> None:
 
 
 def run(store: BlobStore, version: str, media_type: str, recipe: dict[str, Any]) -> dict[str, Any]:
-    spec = {"version": version, "grant": "", "media_type": media_type, "text_column": "text"}
+    spec: dict[str, Any] = {"version": version, "grant": "", "media_type": media_type, "text_column": "text"}
     spec["recipe"] = read_augmentation(recipe, media_type).to_json()
     spec["media_grant"] = "" if media_type == "text" else "all"
     return augmenting.run(LocalContext(spec, blobs_write=store, blobs_read=store))
@@ -227,7 +227,7 @@ def test_originals_stay_beside_their_copies(store: BlobStore) -> None:
 
 def test_a_copy_depends_on_nothing_around_it(store: BlobStore, monkeypatch: pytest.MonkeyPatch) -> None:
     rows = [{"text": sample(number)} for number in range(30)]
-    recipe = {"seed": 3, "copies": 2, "steps": ["delete_words", "misspell", "delete_words"]}
+    recipe: dict[str, Any] = {"seed": 3, "copies": 2, "steps": ["delete_words", "misspell", "delete_words"]}
     whole = run(store, version_of(store, rows), "text", recipe)
     monkeypatch.setitem(augmenting._SHARD_ROWS, "text", 7)
     assert run(store, version_of(store, rows), "text", recipe)["content_digest"] == whole["content_digest"]
