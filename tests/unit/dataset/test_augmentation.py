@@ -31,7 +31,7 @@ def store(tmp_path: Path) -> BlobStore:
 
 def parameters(media_type: str, operator: str, **given_values: Any) -> dict[str, Any]:
     """All parameters of an operator."""
-    return AUGMENTATIONS[media_type][operator].read(dict[object, object](given_values), "recipe")
+    return AUGMENTATIONS[media_type][operator].read({**given_values}, "recipe")
 
 
 def random(seed: int = 0) -> np.random.Generator:
