@@ -186,6 +186,18 @@ def test_a_size_that_lies_is_noticed() -> None:
         assert found["good.txt"] == b"good bytes"
 
 
+def test_a_bomb_that_says_it_is_small_is_not_unpacked() -> None:
+    plain = zipped(("a.txt", bytes(20 * 1024 * 1024)))
+    small = struct.pack("<L", 1000)
+    lying = patched(patched(plain, LOCAL, 22, small), CENTRAL, 24, small)
+    unpacked = 0
+    for entry in read_zip(io.BytesIO(lying)):
+        with pytest.raises(BadEntry, match="checksum"):
+            for chunk in entry.chunks:
+                unpacked += len(chunk)
+    assert unpacked == 0
+
+
 @pytest.mark.parametrize(
     ("data", "reason"),
     [
