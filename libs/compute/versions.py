@@ -1,7 +1,8 @@
 """How a dataset version lies in the blob store, for all who read one: engines of training and evaluation by a grant.
 
 A version is a manifest (JSON) that names, as its first blob, an index (Arrow IPC: row_id, part, slot, size, source,
-position) and behind it the parts (Arrow IPC files of rows). Versions share parts. The service `dataset` alone writes
+position, and media where rows have files) and behind it the parts (Arrow IPC files of rows). Where rows have files, a
+manifest of those comes last. Versions share parts. The service `dataset` alone writes
 them.
 """
 
@@ -17,7 +18,7 @@ import orjson
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from libs.common.blobs import BlobStore, Json, manifest_digests
+from libs.common.blobs import BlobStore, Json, manifest_digests, nested_manifests
 
 FORMAT = "argosy.rows/1"
 
@@ -66,6 +67,8 @@ class VersionIndex:
         size: (n,) int32, bytes of canonical content.
         source: (n,) int32, into `sources`.
         position: (n,) int64, line or row in the source.
+        media_blobs: digests of the files that rows have: images, sound, films.
+        media: (n,) int32, into `media_blobs`, -1 for a row without; None where no row has one.
     """
 
     parts: list[str] = field(default_factory=list)
@@ -77,6 +80,8 @@ class VersionIndex:
     size: np.ndarray = field(default_factory=lambda: np.zeros(0, np.int32))
     source: np.ndarray = field(default_factory=lambda: np.zeros(0, np.int32))
     position: np.ndarray = field(default_factory=lambda: np.zeros(0, np.int64))
+    media_blobs: list[str] = field(default_factory=list)
+    media: np.ndarray | None = None
 
     def __len__(self) -> int:
         return len(self.part)
@@ -98,11 +103,18 @@ class VersionIndex:
             self.size[rows],
             self.source[rows],
             self.position[rows],
+            self.media_blobs,
+            None if self.media is None else self.media[rows],
         )
 
     def id_of(self, row: int) -> str:
         """Row id in hexadecimal."""
         return self.row_ids[row].tobytes().hex()
+
+    def media_of(self, row: int) -> str | None:
+        """Digest of the row's file, if it has one."""
+        at = -1 if self.media is None else int(self.media[row])
+        return self.media_blobs[at] if at >= 0 else None
 
 
 def load_index(manifest: Json, blobs: Readable) -> VersionIndex:
@@ -113,11 +125,16 @@ def load_index(manifest: Json, blobs: Readable) -> VersionIndex:
     """
     digest, parts = _digests(manifest)
     table = pa.ipc.open_file(pa.BufferReader(blobs.read(digest))).read_all()
-    return _index(manifest, parts, table)
+    index = _index(manifest, parts, table)
+    for media in nested_manifests(manifest):
+        index.media_blobs = manifest_digests(orjson.loads(blobs.read(media)))
+        index.media = table.column("media").to_numpy()
+    return index
 
 
 def load_window(manifest: Json, open_blob: Callable[[str], BinaryIO], start: int, stop: int) -> VersionIndex:
-    """The index of rows [start, stop) alone; of the rest of the index at most a segment on each side is read.
+    """The index of rows [start, stop) alone, without their files; of the rest of the index at most a segment on each
+    side is read.
 
     Args:
         manifest: of the version.
@@ -142,7 +159,8 @@ def load_window(manifest: Json, open_blob: Callable[[str], BinaryIO], start: int
 def _digests(manifest: Json) -> tuple[str, list[str]]:
     if manifest.get("format") != FORMAT:
         raise ValueError(f"manifest of unknown format {manifest.get('format')!r}")
-    index, *parts = manifest_digests(manifest)
+    media = nested_manifests(manifest)
+    index, *parts = (digest for digest in manifest_digests(manifest) if digest not in media)
     return index, parts
 
 

@@ -15,6 +15,7 @@ from libs.common.tasks import TaskKind, Tasks
 from services.dataset.clients.rows import VersionRows
 from services.dataset.config import NETWORKS_SETTING, DatasetSettings, networks
 from services.dataset.handlers import (
+    augmentation,
     catalogue,
     cleaning,
     datasets,
@@ -63,6 +64,7 @@ DEFINITION = ServiceDefinition(
         human_work_service_pb2.DESCRIPTOR.services_by_name["HumanWorkService"],
     ],
     handlers=[
+        augmentation,
         catalogue,
         cleaning,
         datasets,

@@ -40,6 +40,7 @@ NAMELESS = {
     "ExchangeKey": "the key",
     "GetJwks": "public keys",
     "DescribeCleaning": "the same for everybody",
+    "DescribeAugmentation": "the same for everybody",
     "WatchRevocations": "only services",
     "RecordUsage": "only services that meter",
     "WatchEndpoints": "only services that ask replicas",

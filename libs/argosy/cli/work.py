@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import enum
 from contextlib import suppress
 from pathlib import Path
 from typing import Annotated, Any
@@ -43,6 +44,16 @@ def _follow(client: Client, started: Any, follow: bool, as_json: bool) -> Any:
     return started
 
 
+class DatasetKind(enum.StrEnum):
+    """What the rows of a dataset are."""
+
+    text = "text"
+    table = "table"
+    image = "image"
+    audio = "audio"
+    video = "video"
+
+
 @dataset.command("import")
 def import_rows(
     name: Annotated[str, typer.Option("--dataset", "-d", help="Id of the dataset; made if there is none.")],
@@ -56,10 +67,11 @@ def import_rows(
     format: Annotated[
         str,
         typer.Option(
-            help="jsonl, json, csv, tsv, parquet, xlsx, text, else from the file's name; openai, alpaca, sharegpt, "
-            "dpo, coco, label-studio."
+            help="jsonl, json, csv, tsv, parquet, xlsx, text, zip, tar, else from the file's name; openai, alpaca, "
+            "sharegpt, dpo, coco, label-studio."
         ),
     ] = "",
+    type: Annotated[DatasetKind, typer.Option(help="Of a dataset that is made.")] = DatasetKind.text,
     follow: WatchOption = True,
     as_json: JsonOption = False,
 ) -> None:
@@ -69,7 +81,9 @@ def import_rows(
         full = session.full_name(name, _DATASET)
         with suppress(Conflict):
             client.dataset.create_dataset(
-                parent=session.organization(), dataset_id=full.split("/")[-1], dataset={"type": "DATASET_TYPE_TEXT"}
+                parent=session.organization(),
+                dataset_id=full.split("/")[-1],
+                dataset={"type": f"DATASET_TYPE_{type.name.upper()}"},
             )
         if secret:
             given = {"secret": session.full_name(secret, "orgs/*/secrets/*"), "query": query}
@@ -132,6 +146,39 @@ def clean(
 
 
 @dataset.command()
+def augment(
+    version: Annotated[str, typer.Argument(help="DATASET/VERSION, or DATASET for its newest one.")],
+    recipe: Annotated[
+        Path, typer.Option(exists=True, dir_okay=False, help="A YAML file: see `argosy dataset augmentations`.")
+    ],
+    text_column: str = "text",
+    follow: WatchOption = True,
+    as_json: JsonOption = False,
+) -> None:
+    """Add copies of rows, changed at random by a recipe with a seed; the originals stay beside them."""
+    with session.session(_PATIENCE) as client:
+        name = _newest(client, version)
+        started = client.dataset.augment_version(name=name, text_column=text_column, recipe=_read(recipe))
+        _follow(client, started, follow, as_json)
+        if follow and not as_json:
+            parent = client.dataset.get_dataset(name=name.split("/versions/")[0])
+            made = client.dataset.get_dataset_version(name=parent.latest_version)
+            _report(session.short_name(made.name), made.report)
+
+
+@dataset.command()
+def augmentations(as_json: JsonOption = False) -> None:
+    """The operators that augmentation recipes are made of, by kind of data."""
+    with session.session() as client:
+        catalogue = client.dataset.describe_augmentation()
+    if as_json:
+        session.show(catalogue, as_json)
+        return
+    for media in catalogue.media:
+        session.console.print(_operators(media.media_type, media.operators))
+
+
+@dataset.command()
 def recipes(
     name: Annotated[str, typer.Argument(help="Recipe to print as YAML; without it, all recipes and operators.")] = "",
     as_json: JsonOption = False,
@@ -154,14 +201,19 @@ def recipes(
     for recipe in catalogue.recipes:
         table.add_row(recipe.name, recipe.description)
     session.console.print(table)
-    table = Table(title="operators")
+    session.console.print(_operators("operators", catalogue.operators))
+
+
+def _operators(title: str, operators: Any) -> Table:
+    """Operators of recipes with their parameters."""
+    table = Table(title=title)
     for column in ("name", "what it does", "parameters with their defaults"):
         table.add_column(column)
-    for operator in catalogue.operators:
+    for operator in operators:
         parameters = [f"{p.name}: {_default(p.default)}" for p in operator.parameters]
         source = f"\n[dim]{escape(operator.source)}[/]" if operator.source else ""
         table.add_row(operator.name, escape(operator.description) + source, "\n".join(parameters))
-    session.console.print(table)
+    return table
 
 
 @dataset.command()

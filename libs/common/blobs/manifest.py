@@ -22,6 +22,12 @@ def canonical(manifest: Json) -> bytes:
     return orjson.dumps(manifest, option=orjson.OPT_SORT_KEYS)
 
 
+def nested_manifests(manifest: Json) -> list[str]:
+    """Those of the blobs that are manifests themselves: what they name lives as long as this one, but a grant for this
+    one does not open it."""
+    return [entry["sha256"] for entry in manifest.get("blobs", ()) if entry.get("manifest")]
+
+
 def manifest_digests(manifest: Json) -> list[str]:
     """SHA-256 of the blobs that a manifest names: the field `sha256` of every entry of its list `blobs`."""
     return [entry["sha256"] for entry in manifest.get("blobs", ())]

@@ -21,7 +21,7 @@ import orjson
 from libs.common.blobs import frames
 from libs.common.blobs.folder import Folder, storage_errors
 from libs.common.blobs.grants import Grant, GrantedFile, expiry
-from libs.common.blobs.manifest import Json, canonical, is_digest, manifest_digests
+from libs.common.blobs.manifest import Json, canonical, is_digest, manifest_digests, nested_manifests
 from libs.common.clock import Clock, SystemClock
 from libs.common.domain import DomainError
 from libs.common.secrets import Keyring, SecretError
@@ -274,7 +274,10 @@ class BlobStore:
         live = set(blobs)
         for digest in manifests:
             live.add(digest)
-            live.update(manifest_digests(self.load_manifest_sync(digest)))
+            manifest = self.load_manifest_sync(digest)
+            live.update(manifest_digests(manifest))
+            for nested in nested_manifests(manifest):
+                live.update(manifest_digests(self.load_manifest_sync(nested)))
         deleted = 0
         with storage_errors("garbage"):
             for path in self._garbage(live):

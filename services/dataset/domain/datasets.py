@@ -14,6 +14,10 @@ UNDELETE_TIME = timedelta(days=30)
 _ROLE_ADMIN, _ROLE_SYSTEM = 4, 5
 
 
+# What the files of a dataset must be, by its type (value of `DatasetType`); the other types have no files.
+MEDIA_TYPES = {1: "image", 3: "video", 4: "audio"}
+
+
 class Visibility(enum.IntEnum):
     """Who sees a dataset; numbers as in dataset.proto."""
 

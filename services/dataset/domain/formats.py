@@ -1,4 +1,4 @@
-"""Formats of files that can be imported."""
+"""Formats of files that can be imported: rows, and archives of images, sound and films."""
 
 from __future__ import annotations
 
@@ -13,10 +13,15 @@ _ENDINGS = {
     ".xlsx": "xlsx",
     ".txt": "text",
     ".text": "text",
+    ".zip": "zip",
+    ".tar": "tar",
+    ".tgz": "tar",
 }
 # Files may be compressed as a whole.
 _COMPRESSED = (".gz", ".zst")
-FORMATS = tuple(dict.fromkeys(_ENDINGS.values()))
+# Archives, whose files become rows; the other formats have rows.
+ARCHIVES = ("zip", "tar")
+FORMATS = tuple(dict.fromkeys(meant for meant in _ENDINGS.values() if meant not in ARCHIVES))
 
 
 def format_of(file_name: str) -> str | None:

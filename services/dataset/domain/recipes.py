@@ -9,7 +9,7 @@ from typing import Any
 
 from services.dataset.domain.expressions import expression_columns
 from services.dataset.domain.fields import as_list, as_mapping, invalid
-from services.dataset.domain.operators import OPERATORS
+from services.dataset.domain.operators import OPERATORS, Operator
 
 # Stop words, terminal marks and phrases depend on it.
 LANGUAGES = ("en", "zh")
@@ -70,22 +70,37 @@ def read_recipe(given: object) -> Recipe:
     language = recipe.get("language", "en")
     if not isinstance(language, str) or language not in LANGUAGES:
         raise invalid("recipe.language", f"is one of {', '.join(LANGUAGES)}")
-    steps = as_list(recipe.get("steps"))
-    if steps is None or not 1 <= len(steps) <= _MOST_STEPS:
-        raise invalid("recipe.steps", f"is a list of 1 to {_MOST_STEPS} operators")
-    read = [_read_step(step, f"recipe.steps[{number}]") for number, step in enumerate(steps)]
+    read = read_steps(recipe.get("steps"), OPERATORS, "DescribeCleaning")
     _check_order(read)
     return Recipe(tuple(read), language, str(recipe.get("description", ""))[:1000])
 
 
-def _read_step(given: object, field: str) -> Step:
+def read_steps(given: object, operators: Mapping[str, Operator], catalogue: str) -> list[Step]:
+    """The steps of a recipe.
+
+    Args:
+        given: `steps`, as YAML gives it.
+        operators: those that there are, by name.
+        catalogue: RPC that describes them.
+
+    Raises:
+        DomainError: INVALID_FIELD, naming the place.
+    """
+    steps = as_list(given)
+    if steps is None or not 1 <= len(steps) <= _MOST_STEPS:
+        raise invalid("recipe.steps", f"is a list of 1 to {_MOST_STEPS} operators")
+    return [_read_step(step, f"recipe.steps[{number}]", operators, catalogue) for number, step in enumerate(steps)]
+
+
+def _read_step(given: object, field: str, operators: Mapping[str, Operator], catalogue: str) -> Step:
     step = {given: None} if isinstance(given, str) else as_mapping(given)
     if step is None or len(step) != 1:
         raise invalid(field, "is the name of an operator, or one name with its parameters")
     name, value = next(iter(step.items()))
-    operator = OPERATORS.get(name) if isinstance(name, str) else None
+    operator = operators.get(name) if isinstance(name, str) else None
     if operator is None:
-        raise invalid(field, f"there is no operator {str(name)[:64]!r}{_meant(str(name))}; see DescribeCleaning")
+        meant = _meant(str(name), operators)
+        raise invalid(field, f"there is no operator {str(name)[:64]!r}{meant}; see {catalogue}")
     parameters = as_mapping({} if value is None else value)
     if parameters is None:
         raise invalid(f"{field}.{name}", "parameters are a mapping of names to values")
@@ -141,8 +156,8 @@ def _check_type(step: Step, column: str, kind: str, place: str) -> None:
         raise invalid(place, f"{column[:64]} has the type {kind}, which {value!r} is not")
 
 
-def _meant(name: str) -> str:
-    close = difflib.get_close_matches(name[:64], OPERATORS, n=1)
+def _meant(name: str, operators: Mapping[str, Operator]) -> str:
+    close = difflib.get_close_matches(name[:64], operators, n=1)
     return f" (is it {close[0]}?)" if close else ""
 
 

@@ -200,6 +200,8 @@ class Selection:
             index.size.copy(),
             index.source,
             index.position,
+            index.media_blobs,
+            index.media,
         )
         # Of a recipe that may change types: what the rows hold now.
         self._columns: dict[str, str] = {}

@@ -11,11 +11,13 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 from libs.common.blobs import BlobStore, Json, manifest_digests
 from libs.compute.context import EngineContext, EngineError
 from libs.compute.versions import VersionIndex, load_index
+from services.dataset.domain.formats import ARCHIVES
 from services.dataset.engines.access import StoreBlobs, joined_file
 from services.dataset.engines.formats import read_lines
 from services.dataset.engines.index import save
 from services.dataset.engines.intake import Intake
 from services.dataset.engines.lines import UnreadableFile
+from services.dataset.engines.media_import import import_archive
 from services.dataset.engines.report import version_result
 from services.dataset.engines.sharded_import import SHARDED, import_shards
 from services.dataset.engines.unpacking import codec_of
@@ -38,7 +40,8 @@ def run(ctx: EngineContext) -> dict[str, Any]:
 
     The spec names `upload` and `upload_grant` (manifest of the file's pieces), `file_name`, `format`, and, when the
     dataset has a version, `base` and `base_grant`, whose rows are referenced instead of stored again. Instead of an
-    upload it may have what `outside.open_source` takes. The result then has an `origin`: address and digest.
+    upload it may have what `outside.open_source` takes. The result then has an `origin`: address and digest. With an
+    archive, `media_type` says what its files must be.
 
     Raises:
         EngineError: CONTENT_INVALID, when no row at all can be read.
@@ -92,7 +95,7 @@ def _import_upload(ctx: EngineContext, known: VersionIndex | None, blobs: StoreB
         return _Imported(*import_shards(ctx, StoreBlobs(None, uploads), manifest, known, blobs), spec["file_name"])
     writer = VersionWriter(blobs, known)
     with joined_file(uploads, manifest_digests(manifest)) as file:
-        report = import_file(ctx, file, writer, spec["file_name"], spec["format"])
+        report = _read(ctx, file, writer, spec["file_name"], spec["format"])
     return _Imported(writer.finish(), report, writer.new_bytes, spec["file_name"])
 
 
@@ -111,7 +114,7 @@ def _import_outside(ctx: EngineContext, writer: VersionWriter) -> _Imported:
     digests = [piece["sha256"] for piece in fetched.pieces]
     with joined_file(ctx.blobs_write, digests) as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()
-        report = import_file(ctx, file, writer, fetched.file_name, format_name, FETCHED_SHARE)
+        report = _read(ctx, file, writer, fetched.file_name, format_name, FETCHED_SHARE)
     return _Imported(writer.finish(), report, writer.new_bytes, fetched.file_name, source.address, digest)
 
 
@@ -126,6 +129,14 @@ def _import_query(ctx: EngineContext, query: Query, writer: VersionWriter) -> di
             # Nobody knows how many rows there will be.
             ctx.progress(0.0, f"{len(writer):,} rows read", rows=len(writer))
     return intake.report()
+
+
+def _read(
+    ctx: EngineContext, file: BinaryIO, writer: VersionWriter, file_name: str, format_name: str, begin: float = 0.0
+) -> dict[str, Any]:
+    if format_name in ARCHIVES:
+        return import_archive(ctx, file, writer, file_name, format_name)
+    return import_file(ctx, file, writer, file_name, format_name, begin)
 
 
 def _comes_in_shards(store: BlobStore, manifest: Json, format_name: str) -> bool:

@@ -27,13 +27,18 @@ class Intake:
         self._failed = 0
         self.seen = 0
 
-    def add(self, line: Line, position: int) -> None:
-        """Adds a line; `position` is that of a row without one of its own."""
+    def add(self, line: Line, position: int, media: str = "") -> None:
+        """Adds a line.
+
+        Args:
+            position: Of a row without one of its own.
+            media: Digest of the file that the row has; empty: it has none.
+        """
         self.seen += 1
         error = line.error
         if line.row is not None:
             try:
-                self._writer.add(*split_provenance(line.row, self._file_name, position))
+                self._writer.add(*split_provenance(line.row, self._file_name, position), media)
             except RowError as reason:
                 error = str(reason)
         if error:

@@ -14,7 +14,7 @@ _MAGIC = {b"\x1f\x8b": "gzip", b"\x28\xb5\x2f\xfd": "zstd"}
 # Rows compress 5 to 40 times; a bomb of gzip reaches 1,030 times, one of zstd more than 10,000.
 MAX_RATIO = 200
 # Below this any ratio is taken: a small file of one repeated row is no attack.
-_FREE_BYTES = 64 * 1024 * 1024
+FREE_BYTES = 64 * 1024 * 1024
 # Unpacked at once; when the data is cut off, so much before the cut may be lost.
 _BUFFER = 16 * 1024
 
@@ -55,7 +55,7 @@ class _Unpacking(io.RawIOBase):
         except OSError as error:
             raise BrokenOff(f"the {self._codec} data is damaged or cut off") from error
         self._unpacked += len(data)
-        if self._unpacked > max(_FREE_BYTES, MAX_RATIO * self._file.tell()):
+        if self._unpacked > max(FREE_BYTES, MAX_RATIO * self._file.tell()):
             raise BrokenOff(f"the {self._codec} data unpacks to more than {MAX_RATIO} times its size")
         buffer[: len(data)] = data
         return len(data)

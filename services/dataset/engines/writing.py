@@ -99,6 +99,8 @@ class VersionWriter:
         self._ids = bytearray()
         self._part, self._slot, self._size, self._source = array("i"), array("i"), array("i"), array("i")
         self._position = array("q")
+        self._media_blobs: dict[str, int] = {}
+        self._media = array("i")
 
     def __len__(self) -> int:
         return len(self._part)
@@ -108,8 +110,11 @@ class VersionWriter:
         """Bytes of rows that no earlier version had."""
         return self._writer.new_bytes
 
-    def add(self, row: Row, source: str, position: int) -> None:
+    def add(self, row: Row, source: str, position: int, media: str = "") -> None:
         """Appends a row without provenance.
+
+        Args:
+            media: Digest of the file that the row has, which must be in the store; empty: it has none.
 
         Raises:
             RowError: The row cannot be kept; nothing has changed.
@@ -123,6 +128,7 @@ class VersionWriter:
         self._size.append(place.size)
         self._source.append(self._sources.setdefault(source, len(self._sources)))
         self._position.append(position)
+        self._media.append(self._media_blobs.setdefault(media, len(self._media_blobs)) if media else -1)
 
     def finish(self) -> VersionIndex:
         """Closes the last part and returns the index, not yet saved."""
@@ -137,4 +143,6 @@ class VersionWriter:
             size=np.array(self._size, np.int32),
             source=np.array(self._source, np.int32),
             position=np.array(self._position, np.int64),
+            media_blobs=list(self._media_blobs),
+            media=np.array(self._media, np.int32) if self._media_blobs else None,
         )

@@ -25,20 +25,24 @@ async def describe_cleaning(request: pb.DescribeCleaningRequest, call: Call[App]
         pb.CleaningRecipe(name=name, description=recipe.description, yaml=write_recipe(recipe))
         for name, recipe in BUILT_IN.items()
     ]
-    return pb.CleaningCatalogue(recipes=recipes, operators=[_operator(one) for one in OPERATORS.values()])
+    return pb.CleaningCatalogue(recipes=recipes, operators=[operator_message(one) for one in OPERATORS.values()])
 
 
 def parse_recipe(text: str) -> Recipe:
     """A recipe from YAML or from the name of a built-in one. Raises INVALID_FIELD, naming the place."""
+    return read_recipe(parse_yaml(text))
+
+
+def parse_yaml(text: str) -> object:
+    """Plain values from the YAML of a recipe. Raises INVALID_FIELD, naming the place."""
     try:
-        given = _Loader(text).get_single_data()
+        return _Loader(text).get_single_data()
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark
         place = f" in line {mark.line + 1}, column {mark.column + 1}" if mark is not None else ""
         raise invalid_field("recipe", f"is no YAML{place}: {error.problem}") from None
     except (yaml.YAMLError, ValueError, RecursionError):
         raise invalid_field("recipe", "is no YAML that a recipe can be") from None
-    return read_recipe(given)
 
 
 def write_recipe(recipe: Recipe) -> str:
@@ -58,7 +62,8 @@ class _Loader(yaml.SafeLoader):
         return super().compose_node(parent, index)
 
 
-def _operator(operator: Operator) -> pb.CleaningOperator:
+def operator_message(operator: Operator) -> pb.CleaningOperator:
+    """An operator for people who write recipes."""
     parameters = [
         pb.CleaningParameter(
             name=parameter.name,

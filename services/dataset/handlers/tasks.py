@@ -13,8 +13,8 @@ from libs.common.http.links import parse_link
 from libs.common.ids import org_of
 from libs.common.rpc.call import Call
 from services.dataset.clients.expressions import check_recipe
-from services.dataset.domain.datasets import Dataset
-from services.dataset.domain.formats import format_of
+from services.dataset.domain.datasets import MEDIA_TYPES, Dataset
+from services.dataset.domain.formats import ARCHIVES, format_of
 from services.dataset.domain.recipes import DEFAULT_RECIPE
 from services.dataset.domain.sources import web_link
 from services.dataset.domain.tasks import CLEAN, IMPORT, SPLIT
@@ -40,11 +40,12 @@ async def import_version(request: pb.ImportVersionRequest, call: Call[App]) -> t
     work = {
         "dataset": dataset.name,
         "format": request.format,
+        "media_type": MEDIA_TYPES.get(dataset.type, ""),
         # Rows of the version that is the latest now are not stored again; a retry takes the same one.
         "base": dataset.latest_version,
     }
     if request.upload:
-        work |= await _uploaded(request, call)
+        work |= await _uploaded(request, work["media_type"], call)
     elif request.uri:
         call.deps.networks.require_literal(parse_link(web_link(request.uri)), "uri")
         work["uri"] = request.uri
@@ -55,12 +56,14 @@ async def import_version(request: pb.ImportVersionRequest, call: Call[App]) -> t
     return await _queue(call, IMPORT, dataset.name, work)
 
 
-async def _uploaded(request: pb.ImportVersionRequest, call: Call[App]) -> dict[str, str]:
+async def _uploaded(request: pb.ImportVersionRequest, media_type: str, call: Call[App]) -> dict[str, str]:
     upload = await Uploads(call.uow).alive(request.upload, call.clock.now())
     upload.require_state(UploadState.COMMITTED)
     format_name = request.format or format_of(upload.file_name)
     if format_name is None:
         raise invalid_field("format", f"cannot be told from the file name {upload.file_name!r}")
+    if format_name in ARCHIVES and not media_type:
+        raise invalid_field("format", "an archive becomes a version of a dataset of type IMAGE, AUDIO or VIDEO only")
     return {"upload": upload.name, "format": format_name}
 
 

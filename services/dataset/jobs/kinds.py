@@ -7,7 +7,7 @@ from typing import Any
 
 from argosy.dataset.v1 import dataset_events_pb2
 
-from libs.common.blobs import BlobStore
+from libs.common.blobs import BlobStore, nested_manifests
 from libs.common.clock import Clock
 from libs.common.db.uow import Database, UnitOfWork
 from libs.common.domain import Parent, Secrecy, inherit_secrecy
@@ -17,7 +17,7 @@ from services.dataset.config import DatasetSettings, networks
 from services.dataset.domain.exports import KEPT_TIME, Export, choices_digest
 from services.dataset.domain.human_work import WorkReport
 from services.dataset.domain.profiles import Profile
-from services.dataset.domain.tasks import CLEAN, EXPORT, IMPORT, PROFILE, SPLIT, WORK_REPORT
+from services.dataset.domain.tasks import AUGMENT, CLEAN, EXPORT, IMPORT, PROFILE, SPLIT, WORK_REPORT
 from services.dataset.domain.versions import Content, DatasetVersion, new_version
 from services.dataset.store.repositories import Datasets, DatasetVersions, Exports, Profiles, Uploads
 from services.dataset.store.work import WorkAssignments, WorkProjects, WorkReports
@@ -51,6 +51,7 @@ class Kinds:
             TaskKind(IMPORT, self._load_import, f"{engines}.importing:run", self._apply_import),
             TaskKind(CLEAN, self._load_version, f"{engines}.cleaning:run", self._apply_clean),
             TaskKind(SPLIT, self._load_version, f"{engines}.splitting:run", self._apply_split),
+            TaskKind(AUGMENT, self._load_augment, f"{engines}.augmenting:run", self._apply_augment),
             TaskKind(PROFILE, self._load_version, f"{engines}.profile:run", self._apply_profile),
             TaskKind(WORK_REPORT, self._load_answers, f"{engines}.work_report:run", self._apply_work_report),
             TaskKind(EXPORT, self._load_export, f"{engines}.exporting:run", self._apply_export),
@@ -61,7 +62,7 @@ class Kinds:
         async with self._database.system(read_only=True) as uow:
             upload = await Uploads(uow).alive(work["upload"], self._clock.now()) if "upload" in work else None
             base = await DatasetVersions(uow).find(work["base"]) if work["base"] else None
-        spec: dict[str, Any] = {"format": work["format"]}
+        spec: dict[str, Any] = {"format": work["format"], "media_type": work.get("media_type", "")}
         if upload is None:
             spec |= self._outside(work)
         else:
@@ -111,6 +112,11 @@ class Kinds:
             split["grant"] = await self._grant(split["manifest"], task)
         return {**task.input, "splits": splits}
 
+    async def _load_augment(self, task: Task, runtime: Any) -> dict[str, Any]:
+        spec = await self._load_version(task, runtime)
+        media = nested_manifests(await self._blobs.load_manifest(spec["version"]))
+        return {**spec, "media_grant": await self._grant(media[0], task) if media else ""}
+
     async def _grant(self, manifest_digest: str, task: Task) -> str:
         return await self._blobs.grant(manifest_digest, task.name, _GRANT_SECONDS)
 
@@ -133,6 +139,12 @@ class Kinds:
             return result
         before = await DatasetVersions(uow).get(task.input["version"])
         parents = [before.as_parent("cleaned_from")]
+        version = await self._publish(uow, task, before.parent, result, parents, before.secrecy)
+        return {"version": version.name, "row_count": version.row_count}
+
+    async def _apply_augment(self, task: Task, result: dict[str, Any], uow: UnitOfWork) -> dict[str, Any]:
+        before = await DatasetVersions(uow).get(task.input["version"])
+        parents = [before.as_parent("augmented_from")]
         version = await self._publish(uow, task, before.parent, result, parents, before.secrecy)
         return {"version": version.name, "row_count": version.row_count}
 

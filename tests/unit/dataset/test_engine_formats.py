@@ -14,7 +14,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from services.dataset.domain.formats import FORMATS, format_of
+from services.dataset.domain.formats import ARCHIVES, FORMATS, format_of
 from services.dataset.engines import formats
 from services.dataset.engines.formats import read_lines
 from services.dataset.engines.lines import UnreadableFile
@@ -154,7 +154,7 @@ def test_parquet_values_become_json() -> None:
 )
 def test_the_name_tells_the_format(name: str, meant: str | None) -> None:
     assert format_of(name) == meant
-    assert meant is None or meant in FORMATS
+    assert meant is None or meant in (*FORMATS, *ARCHIVES)
 
 
 def test_json_documents() -> None:

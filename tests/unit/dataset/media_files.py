@@ -1,0 +1,48 @@
+"""Images, sounds and films made for tests."""
+
+from __future__ import annotations
+
+import io
+import tempfile
+import wave
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+
+def image(width: int = 32, height: int = 24, format: str = "PNG", mode: str = "RGB", **options: Any) -> bytes:
+    """A picture in which every place looks different."""
+    shape = (height, width, 3)
+    picture = Image.fromarray(np.random.default_rng(7).integers(0, 256, shape, np.uint8), "RGB").convert(mode)
+    buffer = io.BytesIO()
+    picture.save(buffer, format, **options)
+    return buffer.getvalue()
+
+
+def sound(seconds: float = 0.1, rate: int = 8000, channels: int = 1, width: int = 2) -> bytes:
+    """A tone of 440 Hz."""
+    frames = int(seconds * rate)
+    tone = np.sin(np.arange(frames) * 2 * np.pi * 440 / rate)
+    samples = np.repeat((tone * 0.5 * 2 ** (8 * width - 1)).astype(f"<i{width}"), channels)
+    buffer = io.BytesIO()
+    with wave.open(buffer, "wb") as file:
+        file.setnchannels(channels)
+        file.setsampwidth(width)
+        file.setframerate(rate)
+        file.writeframes(samples.tobytes())
+    return buffer.getvalue()
+
+
+def film(frames: int = 12, ending: str = "avi", code: str = "MJPG", size: tuple[int, int] = (64, 48)) -> bytes:
+    """Frames that grow brighter, ten a second."""
+    import cv2
+
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / f"film.{ending}"
+        writer = cv2.VideoWriter(str(path), cv2.CAP_FFMPEG, cv2.VideoWriter.fourcc(*code), 10, size)
+        for number in range(frames):
+            writer.write(np.full((size[1], size[0], 3), 20 + 10 * number, np.uint8))
+        writer.release()
+        return path.read_bytes()
