@@ -26,7 +26,7 @@ from services.dataset.engines.report import RuleTally, version_result
 from services.dataset.engines.rows import Row, RowError
 from services.dataset.engines.shards import map_shards
 from services.dataset.engines.text_augmentation import augment_text
-from services.dataset.engines.texts import Change, Texts
+from services.dataset.engines.texts import Change, Source, Texts
 from services.dataset.engines.writing import VersionWriter
 
 # Rows of one shard. Of rows with files few, because a shard comes back with the new files.
@@ -156,7 +156,7 @@ def _texts(reader: VersionReader, column: str, recipe: dict[str, Any], start: in
     originals = reader.texts(column, numbers)
     made = Copies(stop - start, [])
     for copy in range(1, recipe["copies"] + 1):
-        texts = Texts(originals)
+        texts = Texts(originals, Source.of_texts(originals))
         for at in range(stop - start):
             for step in _seeded(recipe, reader.index.id_of(start + at), copy):
                 random = np.random.default_rng(step["seed"])
