@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
 from pathlib import Path
 
 import polars as pl
@@ -131,7 +132,7 @@ def test_whatever_is_written_is_taken_or_refused(expression: str) -> None:
         return
 
 
-def compiled(*steps: dict[str, object]) -> Recipe:
+def compiled(*steps: Mapping[str, object]) -> Recipe:
     return Recipe.compile({"language": "en", "steps": list(steps)})
 
 
