@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
 from pathlib import Path
 
 import polars as pl
@@ -121,7 +122,7 @@ def test_what_cannot_be_read_is_told_soon(begin: str, end: str) -> None:
 _WORDS = ["n", "text", "'a'", "1", "(", ")", ",", "=", "-", "and", "in", "select", "from", "case", "end", '"x"', "cast"]
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(st.text(max_size=40) | st.lists(st.sampled_from([*_WORDS, *sorted(FUNCTIONS)]), max_size=9).map(" ".join))
 def test_whatever_is_written_is_taken_or_refused(expression: str) -> None:
     try:
@@ -131,7 +132,7 @@ def test_whatever_is_written_is_taken_or_refused(expression: str) -> None:
         return
 
 
-def compiled(*steps: dict[str, object]) -> Recipe:
+def compiled(*steps: Mapping[str, object]) -> Recipe:
     return Recipe.compile({"language": "en", "steps": list(steps)})
 
 
