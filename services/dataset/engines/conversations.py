@@ -214,7 +214,8 @@ def read_sharegpt(row: Row) -> Row:
 def _turn(turn: Any, place: str) -> tuple[str, str]:
     if not isinstance(turn, dict):
         raise Inexpressible(f"{place}: not an object")
-    role = _FROM_SHAREGPT.get(turn.get("from")) if isinstance(turn.get("from"), str) else None
+    speaker = turn.get("from")
+    role = _FROM_SHAREGPT.get(speaker) if isinstance(speaker, str) else None
     if role is None:
         raise Inexpressible(f"{place}.from: not one of {', '.join(_FROM_SHAREGPT)}")
     if not isinstance(turn.get("value"), str):

@@ -39,7 +39,7 @@ class ExportedFiles:
         """
         with self._store.writer() as writer:
             sink = _Raw(writer)
-            raw = io.BufferedWriter(cast("io.RawIOBase", sink), _BUFFER)
+            raw = cast("BinaryIO", io.BufferedWriter(sink, _BUFFER))
             file = _compressed(raw, compression)
             try:
                 yield file
@@ -77,10 +77,10 @@ class _Raw(io.RawIOBase):
         return len(data)
 
 
-def _compressed(raw: io.BufferedWriter, compression: str) -> BinaryIO:
+def _compressed(raw: BinaryIO, compression: str) -> BinaryIO:
     if compression == "gzip":
         packed = gzip.GzipFile(filename="", mode="wb", compresslevel=_GZIP_LEVEL, fileobj=raw, mtime=0)
         return cast("BinaryIO", packed)
     if compression == "zstd":
         return cast("BinaryIO", pa.CompressedOutputStream(pa.PythonFile(raw, "w"), "zstd"))
-    return cast("BinaryIO", raw)
+    return raw

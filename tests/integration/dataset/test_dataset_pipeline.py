@@ -243,7 +243,9 @@ async def test_an_export_imported_again_is_the_same_version(worker: Client) -> N
     plain.with_source = True
     assert (await export(worker, plain)).manifest_digest != made.manifest_digest
     folder = pb.ExportVersionRequest(
-        name=version.name, format="datasets", other_splits=[pb.ExportSplit(split="test", version=copy.name)]
+        name=version.name,
+        format="datasets",
+        other_splits=[pb.ExportSplit(split="test", version="orgs/acme/datasets/copy/versions/v1")],
     )
     assert sorted(await files_of(worker, await export(worker, folder))) == [
         "README.md",

@@ -42,7 +42,8 @@ BESIDE = st.dictionaries(st.sampled_from(["id", "lang", "score"]), st.integers(0
 @st.composite
 def with_tools(draw: st.DrawFn) -> list[dict[str, Any]]:
     """A conversation in which tools are called, one or several at once."""
-    messages, made, answered = [{"role": "user", "content": draw(TEXTS)}], 0, 0
+    messages: list[dict[str, Any]] = [{"role": "user", "content": draw(TEXTS)}]
+    made, answered = 0, 0
     for _ in range(draw(st.integers(1, 3))):
         calls = []
         for _ in range(draw(st.integers(1, 2))):

@@ -74,8 +74,11 @@ def test_security():
 def test_streams_and_files():
     watch = DOCUMENT["paths"]["/v1/orgs/{org}/{area}/tasks/{task}:watch"]["get"]["responses"]["200"]["content"]
     assert list(watch) == ["text/event-stream"]
-    path = "/v1/orgs/{org}/modelProjects/{modelProject}/versions/{version}:download"
-    assert list(DOCUMENT["paths"][path]["get"]["responses"]["200"]["content"]) == ["application/octet-stream"]
+    for path in (
+        "/v1/orgs/{org}/modelProjects/{modelProject}/versions/{version}:download",
+        "/v1/orgs/{org}/datasets/{dataset}/versions/{version}/exports/{export}:download",
+    ):
+        assert list(DOCUMENT["paths"][path]["get"]["responses"]["200"]["content"]) == ["application/octet-stream"]
 
 
 def test_every_schema_is_a_json_schema():
