@@ -4,7 +4,8 @@ killed."""
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
+from contextlib import closing
 from dataclasses import asdict, dataclass, field
 from typing import Protocol
 
@@ -17,8 +18,8 @@ FETCHED_SHARE = 0.5
 # What is lost at most when a task is killed, and how many pieces a checkpoint has to name: 3,200 of 100 GiB.
 _PIECE_BYTES = 32 * 1024 * 1024
 _REPORT_SECONDS = 0.5
-# Breaks in a row with less than this in between, and the first pause, which doubles: together seven seconds. The task's next
-# attempts are patient beyond that.
+# Breaks in a row with less than this in between, and the first pause, which doubles: together seven seconds. The
+# task's next attempts are patient beyond that.
 _MOST_BREAKS = 4
 _PROGRESS_BYTES = 1024 * 1024
 _FIRST_PAUSE = 1.0
@@ -71,7 +72,7 @@ class Source(Protocol):
         """For people and lineage; without anything secret."""
         ...
 
-    def read(self, fetched: Fetched, seconds: float) -> Iterator[bytes]:
+    def read(self, fetched: Fetched, seconds: float) -> Generator[bytes]:
         """The bytes behind those that have arrived, or, after `fetched.begin`, all of them.
 
         Args:
@@ -96,7 +97,8 @@ def fetch(ctx: EngineContext, source: Source) -> Fetched:
     while not fetched.complete:
         before = fetched.size
         try:
-            _receive(ctx, source, fetched, until)
+            with closing(source.read(fetched, max(0.0, until - time.monotonic()))) as chunks:
+                _receive(ctx, chunks, fetched)
             break
         except DomainError as error:
             if error.reason != "PEER_UNAVAILABLE":
@@ -127,9 +129,8 @@ def _resumed(ctx: EngineContext) -> Fetched:
     return fetched
 
 
-def _receive(ctx: EngineContext, source: Source, fetched: Fetched, until: float) -> None:
+def _receive(ctx: EngineContext, chunks: Iterator[bytes], fetched: Fetched) -> None:
     """Stores what comes until it ends or breaks."""
-    chunks = source.read(fetched, max(0.0, until - time.monotonic()))
     reported = 0.0
     ended = False
     while not ended:
