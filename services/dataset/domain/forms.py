@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any, TypeGuard
 
 from libs.common.domain import DomainError
+from services.dataset.domain.fields import as_list, as_mapping
 
 # Boxes of an answer; people draw fewer, models may propose many.
 MAX_BOXES = 1_000
@@ -75,20 +76,22 @@ class Field:
                 return self._fault_of_boxes(value)
 
     def _fault_of_choices(self, value: Any) -> str:
-        if not isinstance(value, list) or not all(choice in self.choices for choice in _items(value)):
+        given = as_list(value)
+        if given is None or not all(choice in self.choices for choice in given):
             return f"must be a list of {_listed(self.choices)}"
-        return "names a choice twice" if len(set(_items(value))) < len(_items(value)) else ""
+        return "names a choice twice" if len(set(given)) < len(given) else ""
 
     def _fault_of_boxes(self, value: Any) -> str:
-        if not isinstance(value, list):
+        given = as_list(value)
+        if given is None:
             return "must be a list of boxes"
-        if len(_items(value)) > MAX_BOXES:
+        if len(given) > MAX_BOXES:
             return f"has more than {MAX_BOXES:,} boxes"
-        for number, found in enumerate(_items(value)):
-            if not isinstance(found, dict) or found.get("label") not in self.choices:
+        for number, entry in enumerate(given):
+            found = as_mapping(entry) or {}
+            if found.get("label") not in self.choices:
                 return f"[{number}].label must be one of {_listed(self.choices)}"
-            box = found.get("box")
-            if not is_box(box):
+            if not is_box(found.get("box")):
                 return f"[{number}].box must be [x, y, width, height] in pixels, width and height above 0"
         return ""
 
@@ -134,10 +137,7 @@ class Form:
     @classmethod
     def from_json(cls, stored: dict[str, Any]) -> Form:
         """The form that `to_json` stored."""
-        fields = tuple(
-            Field(**{**given, "kind": FieldKind(given["kind"]), "choices": tuple(given["choices"])})
-            for given in stored["fields"]
-        )
+        fields = tuple(_field(given) for given in stored["fields"])
         return cls(fields, stored["instructions"], tuple(stored["shown"]))
 
 
@@ -157,17 +157,13 @@ def is_number(value: Any) -> TypeGuard[float]:
 
 def is_box(value: Any) -> TypeGuard[list[float]]:
     """Whether this is `[x, y, width, height]` with an area."""
-    return (
-        isinstance(value, list)
-        and len(_items(value)) == 4
-        and all(is_number(number) for number in _items(value))
-        and value[2] > 0
-        and value[3] > 0
-    )
+    sides = as_list(value) or []
+    return len(sides) == 4 and all(is_number(side) for side in sides) and sides[2] > 0 and sides[3] > 0
 
 
-def _items(value: list[Any]) -> list[Any]:
-    return value
+def _field(stored: dict[str, Any]) -> Field:
+    given = {**stored, "kind": FieldKind(stored["kind"]), "choices": tuple(stored["choices"])}
+    return Field(**given)
 
 
 def _listed(names: Iterable[str]) -> str:

@@ -6,7 +6,7 @@ import asyncio
 import sqlite3
 import ssl
 import time
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import closing, suppress
 from pathlib import Path
 from typing import Any
@@ -24,7 +24,7 @@ from services.dataset.engines.tables import json_value
 
 # Rows fetched at once: a row may have 8 MiB.
 _FETCHED_ROWS = 64
-_CONNECT_SECONDS = 15.0
+_CONNECT_SECONDS = 15
 _POSTGRES, _SQLITE = "postgresql", "sqlite"
 # The others are told that they are not read.
 _BACKENDS = (_POSTGRES, _SQLITE, "postgres", "mysql", "mariadb", "mssql", "oracle")
@@ -85,23 +85,25 @@ class Query:
             return f"sqlite:///{Path(self._url.database or '').name}"
         return f"{_POSTGRES}://{self._url.host}:{_port(self._url)}/{self._url.database}"
 
-    def rows(self) -> Iterator[Line]:
+    def rows(self) -> Generator[Line]:
         """The rows, numbered from 1.
 
         Raises:
             DomainError: INVALID_FIELD, the query is refused; PEER_UNAVAILABLE, the database is away.
             EngineError: DEADLINE_EXCEEDED.
         """
-        found = self._sqlite_rows() if self._url.get_backend_name() == _SQLITE else self._postgres_rows()
-        for number, row in enumerate(found, 1):
-            values = {name: json_value(value) for name, value in row}
-            if len(values) < len(row):
-                raise _refused("query", "names a column twice")
-            yield Line(number, values)
+        # Closed here, in this thread: a session that waits for the garbage collector holds its snapshot.
+        sqlite = self._url.get_backend_name() == _SQLITE
+        with closing(self._sqlite_rows() if sqlite else self._postgres_rows()) as found:
+            for number, row in enumerate(found, 1):
+                values = {name: json_value(value) for name, value in row}
+                if len(values) < len(row):
+                    raise _refused("query", "names a column twice")
+                yield Line(number, values)
 
     # PostgreSQL.
 
-    def _postgres_rows(self) -> Iterator[list[tuple[str, Any]]]:
+    def _postgres_rows(self) -> Generator[list[tuple[str, Any]]]:
         until = time.monotonic() + self._seconds
         with asyncio.Runner() as runner:
             connection = runner.run(self._connect())
@@ -181,7 +183,7 @@ class Query:
 
     # SQLite.
 
-    def _sqlite_rows(self) -> Iterator[list[tuple[str, Any]]]:
+    def _sqlite_rows(self) -> Generator[list[tuple[str, Any]]]:
         until = time.monotonic() + self._seconds
         path = self._sqlite_file()
         try:

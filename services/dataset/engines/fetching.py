@@ -4,7 +4,8 @@ killed."""
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
+from contextlib import closing
 from dataclasses import asdict, dataclass, field
 from typing import Protocol
 
@@ -71,7 +72,7 @@ class Source(Protocol):
         """For people and lineage; without anything secret."""
         ...
 
-    def read(self, fetched: Fetched, seconds: float) -> Iterator[bytes]:
+    def read(self, fetched: Fetched, seconds: float) -> Generator[bytes]:
         """The bytes behind those that have arrived, or, after `fetched.begin`, all of them.
 
         Args:
@@ -96,7 +97,8 @@ def fetch(ctx: EngineContext, source: Source) -> Fetched:
     while not fetched.complete:
         before = fetched.size
         try:
-            _receive(ctx, source, fetched, until)
+            with closing(source.read(fetched, max(0.0, until - time.monotonic()))) as chunks:
+                _receive(ctx, chunks, fetched)
             break
         except DomainError as error:
             if error.reason != "PEER_UNAVAILABLE":
@@ -127,9 +129,8 @@ def _resumed(ctx: EngineContext) -> Fetched:
     return fetched
 
 
-def _receive(ctx: EngineContext, source: Source, fetched: Fetched, until: float) -> None:
+def _receive(ctx: EngineContext, chunks: Iterator[bytes], fetched: Fetched) -> None:
     """Stores what comes until it ends or breaks."""
-    chunks = source.read(fetched, max(0.0, until - time.monotonic()))
     reported = 0.0
     ended = False
     while not ended:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import io
 import time
+from contextlib import closing
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, BinaryIO
 
@@ -113,7 +114,7 @@ def _import_outside(ctx: EngineContext, writer: VersionWriter) -> _Imported:
     format_name = ctx.spec["format"] or fetched.format_name()
     digests = [piece["sha256"] for piece in fetched.pieces]
     with joined_file(ctx.blobs_write, digests) as file:
-        digest = hashlib.file_digest(file, "sha256").hexdigest()
+        digest = hashlib.file_digest(file, "sha256").hexdigest()  # type: ignore[arg-type]
         report = _read(ctx, file, writer, fetched.file_name, format_name, FETCHED_SHARE)
     return _Imported(writer.finish(), report, writer.new_bytes, fetched.file_name, source.address, digest)
 
@@ -121,13 +122,14 @@ def _import_outside(ctx: EngineContext, writer: VersionWriter) -> _Imported:
 def _import_query(ctx: EngineContext, query: Query, writer: VersionWriter) -> dict[str, Any]:
     intake = Intake(writer, query.address)
     reported = time.monotonic()
-    for line in query.rows():
-        intake.add(line, line.number)
-        if time.monotonic() - reported > _REPORT_SECONDS:
-            reported = time.monotonic()
-            ctx.stop_if_cancelled()
-            # Nobody knows how many rows there will be.
-            ctx.progress(0.0, f"{len(writer):,} rows read", rows=len(writer))
+    with closing(query.rows()) as lines:
+        for line in lines:
+            intake.add(line, line.number)
+            if time.monotonic() - reported > _REPORT_SECONDS:
+                reported = time.monotonic()
+                ctx.stop_if_cancelled()
+                # Nobody knows how many rows there will be.
+                ctx.progress(0.0, f"{len(writer):,} rows read", rows=len(writer))
     return intake.report()
 
 

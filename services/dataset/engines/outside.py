@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from email.message import Message
 from urllib.parse import unquote
 
@@ -82,7 +82,7 @@ class WebFile:
     def address(self) -> str:
         return self._link.address
 
-    def read(self, fetched: Fetched, seconds: float) -> Iterator[bytes]:
+    def read(self, fetched: Fetched, seconds: float) -> Generator[bytes]:
         """See `Source.read`."""
         start = fetched.size if fetched.validator else 0
         headers = {"Range": f"bytes={start}-", "If-Range": fetched.validator} if start else {}
@@ -162,7 +162,7 @@ class HdfsFile:
         path = self._link.target.partition("?")[0].removeprefix("/webhdfs/v1")
         return f"{self._scheme}://{self._link.authority}{path}"
 
-    def read(self, fetched: Fetched, seconds: float) -> Iterator[bytes]:
+    def read(self, fetched: Fetched, seconds: float) -> Generator[bytes]:
         """See `Source.read`."""
         length, validator = self._status()
         if length > self._max_bytes:

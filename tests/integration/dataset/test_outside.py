@@ -5,12 +5,16 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 import hashlib
+import re
 import secrets
+import socket
+import threading
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
 import asyncpg
+import psutil
 import pytest
 from argosy.common.v1 import options_pb2, task_pb2
 from argosy.dataset.v1 import dataset_service_pb2 as pb
@@ -24,6 +28,7 @@ from deploy.local.postgres import ADMIN
 from deploy.local.postgres import Server as Postgres
 from libs.common.domain import DomainError
 from libs.common.http.links import Networks
+from libs.common.tasks import store
 from libs.common.testing.mesh import Mesh
 from libs.common.testing.ray import RunningRay
 from libs.common.testing.service import running_service
@@ -48,7 +53,7 @@ ROWS = 1000
         ({}, "source"),
         ({"uri": "http://127.0.0.1/rows.csv"}, "uri"),
         ({"uri": "http://169.254.169.254/latest"}, "uri"),
-        ({"uri": "http://user:password@data.example/rows.csv"}, "uri"),
+        ({"uri": "http://user:hidden@data.example/rows.csv"}, "uri"),
         ({"uri": "file:///etc/passwd"}, "uri"),
         ({"uri": "hdfs://namenode:8020/rows.csv"}, "uri"),
         ({"uri": "webhdfs://10.0.0.1:9870/rows.csv"}, "uri"),
@@ -62,7 +67,7 @@ async def test_imports_are_refused_before_they_are_queued(client: Client, fields
     await client.dataset("docs")
     error = await refusal(client.ImportVersion(pb.ImportVersionRequest(parent=DOCS, **fields)))  # type: ignore[arg-type]
     assert (error.reason, error.metadata["field"]) == ("INVALID_FIELD", field)
-    assert "password" not in error.message
+    assert "hidden" not in error.message
 
 
 async def test_a_secret_of_another_organization_is_not_there(client: Client) -> None:
@@ -255,6 +260,54 @@ async def test_a_link_becomes_a_version(outside: Client) -> None:
         task = await finished(outside, uri=server.url("/rows.jsonl", "ip6-localhost"))
         assert (task.state, task.error.reason) == (task_pb2.Task.STATE_FAILED, "INVALID_FIELD")
         assert "ARGOSY_DATASET_IMPORT_NETWORKS" in task.error.message or "no host" in task.error.message
+
+
+async def test_a_killed_worker_costs_no_byte_that_has_arrived(outside: Client, ray: RunningRay) -> None:
+    """kill -9 of the carrier in the middle: the next attempt asks for the rest, and the version is whole."""
+    await outside.dataset("docs")
+    data = b"".join(b'{"n": %d}\n' % number for number in range(20_000))
+    killed = threading.Event()
+
+    def answering(connection: socket.socket, head: str) -> None:
+        asked = re.search(r"Range: bytes=(\d+)-", head)
+        start = int(asked[1]) if asked else 0
+        if not start:
+            connection.sendall(answer(data, ETag='"1"')[:100_000])
+            return
+        killed.wait(60)
+        part = {"Content_Range": f"bytes {start}-{len(data) - 1}/{len(data)}"}
+        connection.sendall(answer(data[start:], "206 Partial Content", ETag='"1"', **part))
+
+    with web(answering) as server:
+        task = await outside.ImportVersion(pb.ImportVersionRequest(parent=DOCS, uri=server.url("/rows.jsonl")))
+        while len(server.heads) < 2 or not await checkpoint(outside, task.name):
+            await asyncio.sleep(0.2)
+        carriers = [process for process in processes(ray) if "TaskCarrier" in " ".join(process.cmdline())]
+        assert len(carriers) == 1
+        carriers[0].kill()
+        killed.set()
+        version = await version_of(outside, await outside.finish(task))
+        asked = [re.findall(r"Range: bytes=(\d+)-", head) for head in server.heads]
+    assert version.row_count == 20_000
+    assert version.lineage.parents[0].digest == hashlib.sha256(data).hexdigest()
+    assert asked[0] == []
+    assert asked[1] == asked[2] != []
+    assert 90_000 < int(asked[2][0]) < 100_000
+
+
+async def checkpoint(client: Client, task: str) -> Any:
+    """Where a task would go on."""
+    async with client.app.database.system(read_only=True) as uow:
+        return (await store.get(uow, task)).checkpoint
+
+
+def processes(ray: RunningRay) -> list[psutil.Process]:
+    """What belongs to this test's Ray, and to nobody else's."""
+    folder = str(ray.head.folder)
+    ours = [
+        process for process in psutil.process_iter(["cmdline"]) if folder in " ".join(process.info["cmdline"] or [])
+    ]
+    return list({child.pid: child for process in ours for child in process.children(recursive=True)}.values())
 
 
 async def test_a_query_becomes_a_version_and_its_password_stays_secret(
