@@ -294,7 +294,8 @@ def _report(title: str, report: Any) -> None:
         table.add_row(rule.rule, f"{rule.dropped:,}", f"{rule.changed:,}", escape(_example(rule)))
     if report.line_error_count:
         lines = ", ".join(str(error.line) for error in report.line_errors[:5])
-        table.add_row("cannot be read", f"{report.line_error_count:,}", "", f"line {lines}")
+        first = report.line_errors[0].error
+        table.add_row("cannot be read", f"{report.line_error_count:,}", "", escape(f"line {lines}; {first}"))
     session.console.print(table)
     near = report.near_duplicates
     if near.planted_pairs:
