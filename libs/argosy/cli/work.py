@@ -435,7 +435,8 @@ def _report(title: str, report: Any) -> None:
         table.add_row(name, f"{rule.dropped:,}", f"{rule.changed:,}", escape(_example(rule)))
     if report.line_error_count:
         lines = ", ".join(str(error.line) for error in report.line_errors[:5])
-        table.add_row("cannot be read", f"{report.line_error_count:,}", "", f"line {lines}")
+        first = report.line_errors[0].error
+        table.add_row("cannot be read", f"{report.line_error_count:,}", "", escape(f"line {lines}; {first}"))
     session.console.print(table)
     for rule in report.rules:
         for fitted in rule.fitted:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Iterator
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +17,10 @@ from libs.common.domain import DomainError
 from libs.compute.context import EngineError, LocalContext
 from libs.compute.versions import VersionIndex, VersionReader, load_index
 from services.dataset.domain.recipes import read_recipe
-from services.dataset.engines import cleaning, importing
+from services.dataset.engines import cleaning, importing, media_import
 from services.dataset.engines.access import StoreBlobs
 from services.dataset.engines.index import save
+from services.dataset.engines.media import MediaChild
 from tests.unit.dataset.media_files import image, sound
 from tests.unit.dataset.test_engine_archives import tarred, zipped
 
@@ -25,6 +28,18 @@ from tests.unit.dataset.test_engine_archives import tarred, zipped
 @pytest.fixture
 def store(tmp_path: Path) -> BlobStore:
     return BlobStore(f"file://{tmp_path}")
+
+
+@pytest.fixture(scope="module")
+def child() -> Iterator[MediaChild]:
+    with MediaChild() as running:
+        yield running
+
+
+@pytest.fixture(autouse=True)
+def one_child_for_all(child: MediaChild, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A child a test would take as long as all else that is tested here."""
+    monkeypatch.setattr(media_import, "MediaChild", lambda: nullcontext(child))
 
 
 def imported(store: BlobStore, archive: bytes, media_type: str = "image", format: str = "zip") -> dict[str, Any]:
