@@ -157,12 +157,13 @@ def is_number(value: Any) -> TypeGuard[float]:
 
 def is_box(value: Any) -> TypeGuard[list[float]]:
     """Whether this is `[x, y, width, height]` with an area."""
-    sides = as_list(value) or []
-    return len(sides) == 4 and all(is_number(side) for side in sides) and sides[2] > 0 and sides[3] > 0
+    given = as_list(value) or []
+    sides = [side for side in given if is_number(side)]
+    return len(given) == len(sides) == 4 and sides[2] > 0 and sides[3] > 0
 
 
 def _field(stored: dict[str, Any]) -> Field:
-    given = {**stored, "kind": FieldKind(stored["kind"]), "choices": tuple(stored["choices"])}
+    given: dict[str, Any] = {**stored, "kind": FieldKind(stored["kind"]), "choices": tuple(stored["choices"])}
     return Field(**given)
 
 

@@ -39,6 +39,7 @@ def _new_item(project: WorkProject, form: Form, given: work_pb.WorkItem, number:
     place, now = f"items[{number}]", call.clock.now()
     project.item_count += 1
     standard = from_proto(given)
+    standard["secrecy"] = inherit_secrecy(standard["secrecy"], project.secrecy)
     return WorkItem(
         uid=uuid7(),
         name=f"{project.name}/items/{project.item_count}",
@@ -46,7 +47,7 @@ def _new_item(project: WorkProject, form: Form, given: work_pb.WorkItem, number:
         update_time=now,
         creator=call.principal.subject,
         state=ItemState.OPEN,
-        **standard | {"secrecy": inherit_secrecy(standard["secrecy"], project.secrecy)},
+        **standard,
         subject=given.subject,
         payload=from_struct(given.payload, f"{place}.payload", _MOST_PAYLOAD),
         gold=_answer(form, given, "gold", place),

@@ -182,7 +182,7 @@ async def test_a_share_lets_read_and_not_write(client: Client) -> None:
 async def test_datasets_are_found_by_what_they_are(client: Client) -> None:
     await client.dataset("news", display_name="Daily NEWS", labels={"team": "a"}, project_space="press")
     await client.dataset("photos", type=dataset_pb2.DATASET_TYPE_IMAGE, description="100% of the news photos, 猫")
-    for wanted, names in (
+    searches: list[tuple[dict[str, Any], set[str]]] = [
         ({"search": "news"}, {"news", "photos"}),
         ({"search": "news daily"}, {"news"}),
         ({"search": "猫"}, {"photos"}),
@@ -193,7 +193,8 @@ async def test_datasets_are_found_by_what_they_are(client: Client) -> None:
         ({"labels": {"team": "a"}}, {"news"}),
         ({"labels": {"team": "b"}}, set()),
         ({"project_space": "press", "search": "daily"}, {"news"}),
-    ):
+    ]
+    for wanted, names in searches:
         found = await client.ListDatasets(pb.ListDatasetsRequest(parent="orgs/acme", **wanted))
         assert {dataset.name.rsplit("/", 1)[1] for dataset in found.datasets} == names, wanted
 

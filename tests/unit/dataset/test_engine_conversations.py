@@ -45,7 +45,7 @@ def with_tools(draw: st.DrawFn) -> list[dict[str, Any]]:
     messages: list[dict[str, Any]] = [{"role": "user", "content": draw(TEXTS)}]
     made, answered = 0, 0
     for _ in range(draw(st.integers(1, 3))):
-        calls = []
+        calls: list[dict[str, Any]] = []
         for _ in range(draw(st.integers(1, 2))):
             made += 1
             arguments = to_json(draw(st.dictionaries(st.text(max_size=3), st.integers(-99, 99) | TEXTS, max_size=2)))

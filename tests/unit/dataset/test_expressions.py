@@ -196,7 +196,7 @@ def test_a_wrong_type_is_told_before_anything_runs() -> None:
 
 def test_rows_do_not_grow_without_end(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(texts, "_MOST_GROWTH", 100_000)
-    doubling = {"operator": "compute", "column": "text", "value": "text || text"}
+    doubling: dict[str, object] = {"operator": "compute", "column": "text", "value": "text || text"}
     recipe = compiled(*[doubling] * 64)
     with pytest.raises(StoppedAt, match="larger by 100,000 bytes") as caught:
         recipe.apply(["a" * 100] * 300, source([{"text": "a" * 100}] * 300))
