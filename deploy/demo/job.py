@@ -226,12 +226,15 @@ class Job:
             "answer_column": "package",
             "answers": self.labels,
         }
-        self.screen.say("a first try, tuned for a few steps, to show what a gate is for")
+        self.screen.say("beside it a first try, tuned for a few steps, to show what a gate is for")
         first = {**scale.tune, **tune, "steps": scale.first_try}
-        self.first_try = self._run_training("first-try", [first], workers=1).model_version
         phases = [{**scale.pretrain, "method": "METHOD_PRETRAIN"}, {**scale.tune, **tune}]
+        # Both at once: most of what a run of a few steps needs is the start of its worker.
+        attempt = self._start_training("first-try", [first], workers=1)
+        run = self._start_training("full", phases, workers=2)
         curve: list[Any] = []
-        run = self._run_training("full", phases, workers=2, curve=curve)
+        self.first_try = self._trained(attempt, "training first-try").model_version
+        run = self._trained(run, "training full", curve)
         self.model = run.model_version
         results = dict(run.results)
         self.summary["training"] = {
@@ -247,9 +250,7 @@ class Job:
         for name in sorted(results):
             self.screen.tell(f"  {name:<36} {results[name]:,.3f}")
 
-    def _run_training(
-        self, name: str, phases: list[dict[str, Any]], workers: int, curve: list[Any] | None = None
-    ) -> Any:
+    def _start_training(self, name: str, phases: list[dict[str, Any]], workers: int) -> Any:
         training = self.alice.training.create_training(
             parent=ORG,
             training_id=f"{name}-{self.run_id}",
@@ -266,15 +267,19 @@ class Job:
                 },
             },
         )
-        run = self.alice.training.run_training(name=training.name, run_id="run1")
-        self._finish(run.task, f"training {name}", curve)
+        return self.alice.training.run_training(name=training.name, run_id="run1")
+
+    def _trained(self, run: Any, label: str, curve: list[Any] | None = None) -> Any:
+        self._finish(run.task, label, curve)
         return self.alice.training.get_training_run(name=run.name)
 
     def _evaluate(self) -> None:
-        tried = self._run_evaluation(
-            "first-try", self.first_try, min(200, self.scale.max_rows), masked=False, margin=0.5
-        )
-        found = self._run_evaluation("full", self.model, self.scale.max_rows, masked=True, margin=self.scale.margin)
+        few, many = min(200, self.scale.max_rows), self.scale.max_rows
+        # Both at once: each needs a replica, whose start keeps one CPU busy.
+        attempt = self._start_evaluation("first-try", self.first_try, few, masked=False, margin=0.5)
+        full = self._start_evaluation("full", self.model, many, masked=True, margin=self.scale.margin)
+        tried = self._evaluated(attempt, "evaluating first-try")
+        found = self._evaluated(full, "evaluating full")
         report = found.report
         rows = [("model", report.score), ("model, package names masked", report.masked_score)]
         rows += [(name.replace("_", " "), score) for name, score in sorted(report.baselines.items())]
@@ -298,8 +303,8 @@ class Job:
         assert report.verdict.open, f"the gate stayed shut: {report.verdict.reason}"
         assert not tried.report.verdict.open, "the gate opened for the first try"
 
-    def _run_evaluation(self, name: str, model: str, rows: int, *, masked: bool, margin: float) -> Any:
-        made = self.alice.eval.create_evaluation(
+    def _start_evaluation(self, name: str, model: str, rows: int, *, masked: bool, margin: float) -> Any:
+        return self.alice.eval.create_evaluation(
             parent=ORG,
             evaluation_id=f"{name}-{self.run_id}",
             evaluation={
@@ -320,8 +325,10 @@ class Job:
                 },
             },
         )
-        self._finish(made.task, f"evaluating {name}")
-        return finished_evaluation(self.alice, made.name)
+
+    def _evaluated(self, evaluation: Any, label: str) -> Any:
+        self._finish(evaluation.task, label)
+        return finished_evaluation(self.alice, evaluation.name)
 
     def _deploy(self) -> None:
         config = self.alice.deploy.create_deployment_config(

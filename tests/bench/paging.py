@@ -199,7 +199,7 @@ async def list_datasets(caller: Caller, count: int) -> dict[str, float]:
         "list_first_ms": await p99(listing()),
         "list_forward_ms": await p99(forward),
         "filter_type_ms": await p99(listing(type=3)),
-        "filter_label_ms": await p99(listing(labels={"team": "t42"})),
+        "filter_label_ms": await p99(listing(labels=["team=t42"])),
         "filter_space_ms": await p99(listing(project_space="space 7")),
         "search_frequent_ms": await p99(listing(search="photos harbour")),
         "search_rare_ms": await p99(search_rare),

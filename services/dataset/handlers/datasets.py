@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 from argosy.dataset.v1 import dataset_events_pb2, dataset_pb2
@@ -51,11 +52,15 @@ async def list_datasets(request: pb.ListDatasetsRequest, call: Call[App]) -> pb.
         page_size(request.page_size),
         PageToken.decode(request),
         request.show_deleted,
-        Wanted(request.search, request.type, request.project_space, dict(request.labels)),
+        Wanted(request.search, request.type, request.project_space, _labels(request.labels)),
     )
     return pb.ListDatasetsResponse(
         datasets=[message(dataset) for dataset in found], next_page_token=PageToken.encode(request, position)
     )
+
+
+def _labels(given: Iterable[str]) -> dict[str, str]:
+    return {name: value for name, _, value in (label.partition("=") for label in given)}
 
 
 async def create_dataset(request: pb.CreateDatasetRequest, call: Call[App]) -> dataset_pb2.Dataset:

@@ -2,20 +2,15 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import AsyncIterator, Iterator
-from contextlib import AbstractAsyncContextManager
 from pathlib import Path
-from typing import Any
 
 import pytest
-from dataset_client import Client
+from dataset_client import Client, dataset_service
 
 from deploy.local.nats import Server
 from libs.common.testing.mesh import Mesh
 from libs.common.testing.ray import RunningRay, ray_head
-from libs.common.testing.service import running_service
-from services.dataset.app import DEFINITION
 
 
 @pytest.fixture(scope="module")
@@ -24,12 +19,6 @@ def ray() -> Iterator[RunningRay]:
         for name, value in running.environment.items():
             patch.setenv(name, value)
         yield running
-
-
-def dataset_service(mesh: Mesh, folder: Path, database_url: str, **settings: Any) -> AbstractAsyncContextManager[Any]:
-    """The service, with the mesh's keys instead of a running identity."""
-    definition = dataclasses.replace(DEFINITION, jwks=lambda _: mesh.jwks())
-    return running_service(definition, mesh, database_url=database_url, blob_root=f"file://{folder}/blobs", **settings)
 
 
 @pytest.fixture

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
+from contextlib import AbstractAsyncContextManager
+from pathlib import Path
 from typing import Any
 
 import grpc
@@ -18,7 +21,8 @@ from argosy.dataset.v1 import dataset_service_pb2 as pb
 from libs.common.errors import ArgosyError, from_rpc_error
 from libs.common.service import RunningService
 from libs.common.testing.mesh import Mesh
-from services.dataset.app import App
+from libs.common.testing.service import running_service
+from services.dataset.app import DEFINITION, App
 
 DEADLINE = 30.0
 
@@ -97,6 +101,12 @@ class Client:
         task = await self.finish(await self.ImportVersion(pb.ImportVersionRequest(parent=dataset, upload=upload.name)))
         assert task.state == task_pb2.Task.STATE_SUCCEEDED, task
         return await self.GetDatasetVersion(pb.GetDatasetVersionRequest(name=str(task.result["version"])))
+
+
+def dataset_service(mesh: Mesh, folder: Path, database_url: str, **settings: Any) -> AbstractAsyncContextManager[Any]:
+    """The service, with the mesh's keys instead of a running identity."""
+    definition = dataclasses.replace(DEFINITION, jwks=lambda _: mesh.jwks())
+    return running_service(definition, mesh, database_url=database_url, blob_root=f"file://{folder}/blobs", **settings)
 
 
 def append(name: str, data: bytes, offset: int, size: int) -> pb.AppendUploadRequest:

@@ -190,8 +190,8 @@ async def test_datasets_are_found_by_what_they_are(client: Client) -> None:
         ({"search": "1_0"}, set()),
         ({"search": "ne\\"}, set()),
         ({"type": dataset_pb2.DATASET_TYPE_IMAGE}, {"photos"}),
-        ({"labels": {"team": "a"}}, {"news"}),
-        ({"labels": {"team": "b"}}, set()),
+        ({"labels": ["team=a"]}, {"news"}),
+        ({"labels": ["team=b"]}, set()),
         ({"project_space": "press", "search": "daily"}, {"news"}),
     ]
     for wanted, names in searches:

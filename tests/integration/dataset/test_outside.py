@@ -19,8 +19,7 @@ import pytest
 from argosy.common.v1 import options_pb2, task_pb2
 from argosy.dataset.v1 import dataset_service_pb2 as pb
 from argosy.identity.v1 import identity_pb2, identity_service_pb2, identity_service_pb2_grpc
-from conftest import dataset_service
-from dataset_client import DEADLINE, Client, refusal
+from dataset_client import DEADLINE, Client, dataset_service, refusal
 from sqlalchemy import text
 
 from deploy.local.nats import Server

@@ -237,7 +237,7 @@ def test_json_arrays_are_read_as_they_were_written(rows: list[Any], size: int, i
 
 
 def test_a_deeply_nested_row_is_an_error_of_that_row() -> None:
-    for depth in (300, 900, 1_000_000):
+    for depth in (300, 900, 100_000):
         (row,) = values(b'[{"a": ' + b"[" * depth + b"]" * depth + b"}]", "json")
         if depth < 1024:
             with pytest.raises(RowError, match=r"deep|ecursion"):

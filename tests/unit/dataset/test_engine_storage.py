@@ -40,7 +40,7 @@ def ids_of(rows: list[dict[str, Any]]) -> list[bytes]:
     return [row_id(canonical(split_provenance(dict(row), "f", 1)[0])[1]) for row in rows]
 
 
-@settings(max_examples=120, deadline=None)
+@settings(max_examples=40, deadline=None)
 @given(ROWS)
 def test_no_row_is_lost_doubled_or_changed(rows: list[dict[str, Any]]) -> None:
     blobs = MemoryBlobs()
@@ -52,7 +52,7 @@ def test_no_row_is_lost_doubled_or_changed(rows: list[dict[str, Any]]) -> None:
     assert saved.byte_count == sum(len(canonical(row)[1]) for row in stored)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=40, deadline=None)
 @given(ROWS)
 def test_the_same_rows_have_the_same_digests(rows: list[dict[str, Any]]) -> None:
     first, second = write_rows(MemoryBlobs(), rows)[0], write_rows(MemoryBlobs(), rows)[0]
@@ -61,7 +61,7 @@ def test_the_same_rows_have_the_same_digests(rows: list[dict[str, Any]]) -> None
     assert (turned.content_digest == first.content_digest) == (ids_of(rows) == ids_of(rows[::-1]))
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=40, deadline=None)
 @given(ROWS, st.lists(st.integers(0, 24), max_size=10))
 def test_a_known_row_is_not_stored_again(rows: list[dict[str, Any]], again: list[int]) -> None:
     blobs = MemoryBlobs()

@@ -43,10 +43,10 @@ def test_a_cut_file_gives_what_was_before(pack: Callable[[bytes], bytes]) -> Non
 
 @pytest.mark.parametrize("pack", [gzip.compress, zstd])
 def test_a_bomb_is_not_unpacked(pack: Callable[[bytes], bytes], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(unpacking, "FREE_BYTES", 1 << 20)
-    bomb = pack(b'{"n": 1}\n' * 2_000_000)
+    monkeypatch.setattr(unpacking, "FREE_BYTES", 1 << 16)
+    bomb = pack(b'{"n": 1}\n' * 400_000)
     *rows, last = values(bomb, "jsonl")
-    assert len(rows) < 1_000_000
+    assert len(rows) < 200_000
     assert f"more than {unpacking.MAX_RATIO} times" in last
 
 
