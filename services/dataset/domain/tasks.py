@@ -3,3 +3,4 @@
 IMPORT, CLEAN, SPLIT, PROFILE = "dataset.import", "dataset.clean", "dataset.split", "dataset.profile"
 WORK_REPORT = "dataset.work_report"
 EXPORT = "dataset.export"
+LEAKAGE = "dataset.leakage"
