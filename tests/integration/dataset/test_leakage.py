@@ -59,7 +59,8 @@ async def test_leaks_on_ray_are_those_of_one_process_and_asking_again_is_free(wo
     assert (await worker.CheckLeakage(pb.CheckLeakageRequest(**asked))).name == task.name
     # The same rows under another name are the same question; another threshold is not.
     same = await worker.imported("orgs/acme/datasets/copy", lines("text", tests))
-    assert (await worker.GetLeakageCheck(pb.GetLeakageCheckRequest(**asked | {"name": same.name}))).task == task.name
+    again = pb.GetLeakageCheckRequest(name=same.name, train_version=train.name, train_text_column="body")
+    assert (await worker.GetLeakageCheck(again)).task == task.name
     other = await worker.CheckLeakage(pb.CheckLeakageRequest(**asked, near_duplicate_threshold=0.9))
     assert other.name != task.name
 
