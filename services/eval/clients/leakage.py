@@ -39,12 +39,11 @@ async def _leakage(
     channels: Channels, test: str, train: str, text_column: str, stop_if_cancelled: Callable[[], None]
 ) -> Leakage:
     datasets, tasks = channels.stub(DatasetServiceStub, "dataset"), channels.stub(TaskServiceStub, "dataset")
-    asked = {"name": test, "train_version": train, "text_column": text_column}
+    wanted = dataset_service_pb2.CheckLeakageRequest(name=test, train_version=train, text_column=text_column)
+    get = dataset_service_pb2.GetLeakageCheckRequest(name=test, train_version=train, text_column=text_column)
     org = org_of(test)
     try:
-        task = await datasets.CheckLeakage(
-            dataset_service_pb2.CheckLeakageRequest(**asked), metadata=await channels.as_service(org)
-        )
+        task = await datasets.CheckLeakage(wanted, metadata=await channels.as_service(org))
         while task.state < task_pb2.Task.STATE_SUCCEEDED:
             stop_if_cancelled()
             await asyncio.sleep(_BEAT_SECONDS)
@@ -52,9 +51,7 @@ async def _leakage(
             task = await tasks.GetTask(request, metadata=await channels.as_service(org))
         if task.state != task_pb2.Task.STATE_SUCCEEDED:
             return Leakage(train, problem=task.error.message or "the comparison was cancelled")
-        found = await datasets.GetLeakageCheck(
-            dataset_service_pb2.GetLeakageCheckRequest(**asked), metadata=await channels.as_service(org)
-        )
+        found = await datasets.GetLeakageCheck(get, metadata=await channels.as_service(org))
     except ArgosyError as error:
         if not error.is_reason(*_NOT_COMPARABLE):
             raise

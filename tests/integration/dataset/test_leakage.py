@@ -57,6 +57,11 @@ async def test_leaks_on_ray_are_those_of_one_process_and_asking_again_is_free(wo
     assert any(log.body.startswith("3 shards on Ray") for log in logs.logs), logs
 
     assert (await worker.CheckLeakage(pb.CheckLeakageRequest(**asked))).name == task.name
+    # Evaluation asks for its gates as itself, for whoever created the versions.
+    peer = Client(worker.mesh, worker.service, "eval", subject="services/eval")
+    assert (await peer.CheckLeakage(pb.CheckLeakageRequest(**asked))).name == task.name
+    assert (await peer.GetTask(task_service_pb2.GetTaskRequest(name=task.name))).state == task.state
+    await peer.close()
     # The same rows under another name are the same question; another threshold is not.
     same = await worker.imported("orgs/acme/datasets/copy", lines("text", tests))
     again = pb.GetLeakageCheckRequest(name=same.name, train_version=train.name, train_text_column="body")
