@@ -307,6 +307,48 @@ def split(
         _follow(client, started, follow, as_json)
 
 
+@dataset.command()
+def leakage(
+    train: Annotated[str, typer.Argument(help="Training version: DATASET/VERSION, or DATASET for its newest one.")],
+    test: Annotated[str, typer.Argument(help="Test version: DATASET/VERSION, or DATASET for its newest one.")],
+    text_column: Annotated[str, typer.Option(help="Column of the test version.")] = "text",
+    train_text_column: Annotated[str, typer.Option(help="Column of the training version, where it is another.")] = "",
+    threshold: Annotated[float, typer.Option(min=0.01, max=1, help="Similarity from which rows are the same.")] = 0.8,
+    as_json: JsonOption = False,
+) -> None:
+    """Count the test rows that a training version has too, exactly or nearly."""
+    with session.session(_PATIENCE) as client:
+        asked = {
+            "name": _newest(client, test),
+            "train_version": _newest(client, train),
+            "text_column": text_column,
+            "train_text_column": train_text_column,
+            "near_duplicate_threshold": threshold,
+        }
+        started = client.dataset.check_leakage(**asked)
+        watch(client, started.name, session.errors_console if as_json else session.console)
+        found = client.dataset.get_leakage_check(**asked)
+        if as_json:
+            session.show(found, as_json)
+            return
+        names = [session.short_name(name) for name in (found.test_version, found.train_version)]
+        leaked = found.exact_rows + found.near_rows
+        session.console.print(
+            f"{leaked:,} of {found.test_rows:,} rows of {names[0]} ({found.leaked_share:.2%}) are in {names[1]} "
+            f"({found.train_rows:,} rows): {found.exact_rows:,} exactly, {found.near_rows:,} nearly"
+        )
+        table = Table(title="the first of them")
+        for column in ("similarity", "test row", "training row"):
+            table.add_column(column)
+        for pair in found.examples:
+            sides = ((pair.test_row_id, pair.test_text), (pair.train_row_id, pair.train_text))
+            texts = [f"{row_id[:12]} {escape(' '.join(text.split())[:60])}" for row_id, text in sides]
+            table.add_row(f"{pair.similarity:.2f}", *texts)
+        if found.examples:
+            session.console.print(table)
+        _recall(found.near_duplicates)
+
+
 @dataset.command("export")
 def export_version(
     version: Annotated[str, typer.Argument(help="DATASET/VERSION, or DATASET for its newest one.")],
@@ -446,7 +488,11 @@ def _report(title: str, report: Any) -> None:
                 f"{rule.rule}, {escape(fitted.column)}: {fitted.values:,} values, {fitted.missing:,} missing; "
                 f"{escape(mode)}{figures}"
             )
-    near = report.near_duplicates
+    _recall(report.near_duplicates)
+
+
+def _recall(near: Any) -> None:
+    """How sure it is that near-duplicates were found, where that was measured."""
     if near.planted_pairs:
         found, planted = near.found_pairs, near.planted_pairs
         curve = "  ".join(f"{at.similarity:g}: {at.probability:.3f}" for at in near.curve if 0.5 <= at.similarity < 1)

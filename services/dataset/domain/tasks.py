@@ -4,3 +4,4 @@ IMPORT, CLEAN, SPLIT, PROFILE = "dataset.import", "dataset.clean", "dataset.spli
 WORK_REPORT = "dataset.work_report"
 EXPORT = "dataset.export"
 AUGMENT = "dataset.augment"
+LEAKAGE = "dataset.leakage"

@@ -85,33 +85,34 @@ def find_repeats(
 def find_leaks(
     sets: np.ndarray,
     bands: np.ndarray,
-    is_test: np.ndarray,
+    is_reference: np.ndarray,
     threshold: float,
     texts: Texts,
     progress: Progress = lambda _: None,
 ) -> list[Alike]:
-    """Which training texts are near-duplicates of a test text; `row` is the training text, `other` the test text.
+    """Which texts are near-duplicates of a reference text; `row` is the text, `other` the reference text.
 
-    Args are those of `find_repeats`; `is_test` is (n,) bool.
+    A split takes such training rows out, with the test rows for reference; a check of leakage counts test rows, with
+    the training rows for reference. Args are those of `find_repeats`; `is_reference` is (n,) bool.
     """
     leaks: dict[int, Alike] = {}
     for group in buckets(sets):
-        tests = group[is_test[group]]
-        if sets[group[0]] and len(tests):
-            leaks.update({int(row): Alike(int(row), int(tests[0]), 1.0) for row in group[~is_test[group]]})
+        references = group[is_reference[group]]
+        if sets[group[0]] and len(references):
+            leaks.update({int(row): Alike(int(row), int(references[0]), 1.0) for row in group[~is_reference[group]]})
     open_rows = np.flatnonzero(sets != 0)
     groups: list[tuple[np.ndarray, np.ndarray]] = []
     for band in bands:
         for group in _groups(band, open_rows):
-            tests, trains = _distinct(group[is_test[group]], sets), group[~is_test[group]]
-            if len(tests) and len(trains):
-                groups.append((trains, tests))
+            references, others = _distinct(group[is_reference[group]], sets), group[~is_reference[group]]
+            if len(references) and len(others):
+                groups.append((others, references))
     candidates = np.unique(np.concatenate([part for group in groups for part in group])) if groups else np.zeros(0, int)
     shingles = Shingles(candidates, texts, lambda share: progress(0.5 * share))
     known: dict[tuple[int, int], float] = {}
-    for at, (trains, tests) in enumerate(groups):
-        for row in trains:
-            if int(row) not in leaks and (leak := _leak(int(row), tests, sets, threshold, shingles, known)):
+    for at, (others, references) in enumerate(groups):
+        for row in others:
+            if int(row) not in leaks and (leak := _leak(int(row), references, sets, threshold, shingles, known)):
                 leaks[leak.row] = leak
         if at % 1000 == 0:
             progress(0.5 + 0.5 * at / len(groups))
@@ -120,21 +121,20 @@ def find_leaks(
 
 def _leak(
     row: int,
-    tests: np.ndarray,
+    references: np.ndarray,
     sets: np.ndarray,
     threshold: float,
     shingles: Shingles,
     known: dict[tuple[int, int], float],
 ) -> Alike | None:
-    """The first test text that the training text is like. Equal training texts are compared once, by the hash of
-    their set."""
-    for test in tests:
-        key = (int(sets[row]), int(test))
+    """The first reference text that the text is like. Equal texts are compared once, by the hash of their set."""
+    for reference in references:
+        key = (int(sets[row]), int(reference))
         similarity = known.get(key)
         if similarity is None:
-            similarity = known[key] = shingles.similarity(row, int(test))
+            similarity = known[key] = shingles.similarity(row, int(reference))
         if similarity >= threshold:
-            return Alike(row, int(test), similarity)
+            return Alike(row, int(reference), similarity)
     return None
 
 

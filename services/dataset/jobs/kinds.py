@@ -16,10 +16,20 @@ from libs.common.tasks import Task, TaskKind
 from services.dataset.config import DatasetSettings, networks
 from services.dataset.domain.exports import KEPT_TIME, Export, choices_digest
 from services.dataset.domain.human_work import WorkReport
+from services.dataset.domain.leakage import LeakageCheck
 from services.dataset.domain.profiles import Profile
-from services.dataset.domain.tasks import AUGMENT, CLEAN, EXPORT, IMPORT, PROFILE, SPLIT, WORK_REPORT
+from services.dataset.domain.tasks import (
+    AUGMENT,
+    CLEAN,
+    EXPORT,
+    IMPORT,
+    LEAKAGE,
+    PROFILE,
+    SPLIT,
+    WORK_REPORT,
+)
 from services.dataset.domain.versions import Content, DatasetVersion, new_version
-from services.dataset.store.repositories import Datasets, DatasetVersions, Exports, Profiles, Uploads
+from services.dataset.store.repositories import Datasets, DatasetVersions, Exports, LeakageChecks, Profiles, Uploads
 from services.dataset.store.work import WorkAssignments, WorkProjects, WorkReports
 
 # Longer than any task may take on data that fits one machine's disk.
@@ -55,6 +65,7 @@ class Kinds:
             TaskKind(PROFILE, self._load_version, f"{engines}.profile:run", self._apply_profile),
             TaskKind(WORK_REPORT, self._load_answers, f"{engines}.work_report:run", self._apply_work_report),
             TaskKind(EXPORT, self._load_export, f"{engines}.exporting:run", self._apply_export),
+            TaskKind(LEAKAGE, self._load_leakage, f"{engines}.leakage:run", self._apply_leakage),
         ]
 
     async def _load_import(self, task: Task, _runtime: Any) -> dict[str, Any]:
@@ -116,6 +127,15 @@ class Kinds:
         spec = await self._load_version(task, runtime)
         media = nested_manifests(await self._blobs.load_manifest(spec["version"]))
         return {**spec, "media_grant": await self._grant(media[0], task) if media else ""}
+
+    async def _load_leakage(self, task: Task, _runtime: Any) -> dict[str, Any]:
+        spec = dict(task.input)
+        async with self._database.system(read_only=True) as uow:
+            for side in ("test", "train"):
+                spec[side] = (await DatasetVersions(uow).get(task.input[f"{side}_version"])).manifest_digest
+        for side in ("test", "train"):
+            spec[f"{side}_grant"] = await self._grant(spec[side], task)
+        return spec
 
     async def _grant(self, manifest_digest: str, task: Task) -> str:
         return await self._blobs.grant(manifest_digest, task.name, _GRANT_SECONDS)
@@ -208,6 +228,24 @@ class Kinds:
         )
         await Exports(uow).insert(export)
         return {"export": export.name, "manifest_digest": export.manifest_digest}
+
+    async def _apply_leakage(self, task: Task, result: dict[str, Any], uow: UnitOfWork) -> dict[str, Any]:
+        versions = [await DatasetVersions(uow).get(task.input[f"{side}_version"]) for side in ("test", "train")]
+        checks, now, found = LeakageChecks(uow), self._clock.now(), result["leakage"]
+        # Somebody may have asked the same at the same time; the answer is the same too.
+        if await checks.find(task.input["check"]) is None:
+            check = LeakageCheck(
+                uid=uuid7(),
+                name=task.input["check"],
+                create_time=now,
+                update_time=now,
+                creator=task.creator,
+                secrecy=inherit_secrecy(*(version.secrecy for version in versions)),
+                figures=found,
+                task=task.name,
+            )
+            await checks.insert(check)
+        return {name: found[name] for name in ("exact_rows", "near_rows", "test_rows", "leaked_share")}
 
     async def _publish(
         self,

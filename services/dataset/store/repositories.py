@@ -13,6 +13,7 @@ from libs.common.db.repository import Repository
 from libs.common.domain import DomainError
 from services.dataset.domain.datasets import Dataset, Visibility, sees_all, share_names
 from services.dataset.domain.exports import Export
+from services.dataset.domain.leakage import LeakageCheck
 from services.dataset.domain.profiles import Profile
 from services.dataset.domain.uploads import Upload, UploadPart, UploadState
 from services.dataset.domain.versions import DatasetVersion
@@ -135,6 +136,11 @@ class Profiles(Repository[Profile]):
             return
         before.figures, before.task, before.update_time = profile.figures, profile.task, profile.update_time
         await self.save(before)
+
+
+class LeakageChecks(Repository[LeakageCheck]):
+    table = tables.leakage_checks
+    entity = LeakageCheck
 
 
 class Exports(Repository[Export]):

@@ -68,6 +68,10 @@ profiles = resource_table(
     metadata, "profiles", Column("figures", JSONB, nullable=False), Column("task", Text, nullable=False)
 )
 
+leakage_checks = resource_table(
+    metadata, "leakage_checks", Column("figures", JSONB, nullable=False), Column("task", Text, nullable=False)
+)
+
 exports = resource_table(
     metadata,
     "exports",

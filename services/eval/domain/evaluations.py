@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -16,6 +17,9 @@ RUNNING = "RUNNING"
 SUCCEEDED = "SUCCEEDED"
 FAILED = "FAILED"
 CANCELLED = "CANCELLED"
+
+# Share of the test rows that may be in the training data: a few rows that everybody writes alike move no score.
+MOST_LEAKED = 0.01
 
 GATE_PENDING = "PENDING"
 GATE_RECORDED = "RECORDED"
@@ -60,7 +64,9 @@ class Evaluation(Resource):
     def figures(self) -> dict[str, float]:
         """The numbers behind the verdict, for the model version."""
         score, majority = self.report["score"], self.report["baselines"]["majority"]
+        leaked = [one["leaked_share"] for one in self.report.get("leakage", ()) if not one["problem"]]
         return {
+            **({"leaked_share": max(leaked)} if leaked else {}),
             "score": score["value"],
             "lower": score["lower"],
             "upper": score["upper"],
@@ -90,11 +96,43 @@ class Verdict:
     margin: float
 
 
-def decide(gate: str, score: Share, majority: Share, margin: float) -> Verdict:
-    """Opens if even the lower bound of the score beats the majority class by more than the margin."""
+@dataclass(frozen=True, slots=True)
+class Leakage:
+    """How much of the test version is in one version that the model was trained on.
+
+    Attributes:
+        leaked_share: rows that are in it exactly or nearly, of all test rows.
+        problem: why the two could not be compared; empty if they were.
+    """
+
+    train_version: str
+    test_rows: int = 0
+    exact_rows: int = 0
+    near_rows: int = 0
+    leaked_share: float = 0.0
+    problem: str = ""
+
+
+def decide(gate: str, score: Share, majority: Share, margin: float, leakage: Sequence[Leakage] = ()) -> Verdict:
+    """Opens if even the lower bound of the score beats the majority class by more than the margin, and the model was
+    not trained on the test rows.
+
+    Args:
+        gate: name of the gate.
+        score: of the model.
+        majority: of the strongest constant answer.
+        margin: by which it must be better.
+        leakage: one entry for each version that the model is known to be trained on; none: nothing is known.
+    """
     needed = majority.value + margin
     opens = score.lower > needed
     rule = f"lower bound of the 95 % interval of exact match > majority class + {margin:.3f}"
     sign = ">" if opens else "<="
     reason = f"{score.lower:.4f} {sign} {majority.value:.4f} + {margin:.3f} = {needed:.4f}"
+    if leakage:
+        rule += f"; at most {MOST_LEAKED:.0%} of the test rows in any training version"
+    for one in leakage:
+        opens = opens and not one.problem and one.leaked_share <= MOST_LEAKED
+        said = f"not compared: {one.problem}" if one.problem else f"{one.leaked_share:.2%} of the test rows"
+        reason += f"; {one.train_version}: {said}"
     return Verdict(gate, opens, rule, reason, margin)

@@ -17,9 +17,10 @@ import orjson
 from tokenizers import Tokenizer
 
 from libs.compute.context import EngineContext, EngineError, EngineInterrupted
+from services.eval.clients.leakage import leakage_of
 from services.eval.clients.replicas import MeshAccess, Replica, ReplicaLost, leased_replica, tokenizer_file
 from services.eval.domain.answers import is_right, masked, masker
-from services.eval.domain.evaluations import decide
+from services.eval.domain.evaluations import Leakage, decide
 from services.eval.domain.statistics import compare, wilson
 from services.eval.engines import baselines
 from services.eval.engines.prompts import fit
@@ -101,6 +102,10 @@ async def _evaluate(ctx: EngineContext, spec: Spec, asked: list[Question]) -> di
         # The baselines are fitted while the replica starts.
         fitting = asyncio.get_running_loop().run_in_executor(None, _fit_baselines, ctx, spec, asked)
         tokenizer = Tokenizer.from_buffer(await tokenizer_file(channels, model_version))
+        ctx.progress(0.03, "comparing the test rows with the training data")
+        leakage = await leakage_of(
+            channels, ctx.spec["dataset"]["name"], ctx.spec["trained_on"], spec.text_column, ctx.stop_if_cancelled
+        )
         ctx.progress(0.05, "starting the evaluation replica")
         async with leased_replica(channels, model_version, ctx.spec["evaluation"]) as replica:
             known = await fitting
@@ -112,7 +117,7 @@ async def _evaluate(ctx: EngineContext, spec: Spec, asked: list[Question]) -> di
                 hidden = await asker.ask([masked(q.text, pattern) for q in asked], 0.6, 0.95)
     finally:
         await channels.close()
-    return _report(ctx, spec, asked, known, plain, hidden, asker.rows_per_second)
+    return _report(ctx, spec, asked, known, plain, hidden, leakage, asker.rows_per_second)
 
 
 def _fit_baselines(ctx: EngineContext, spec: Spec, asked: list[Question]) -> Baselines:
@@ -183,6 +188,7 @@ def _report(
     known: Baselines,
     plain: list[str],
     hidden: list[str] | None,
+    leakage: list[Leakage],
     rows_per_second: float,
 ) -> dict[str, Any]:
     """The fields of EvaluationReport as JSON, and where the samples lie."""
@@ -204,13 +210,14 @@ def _report(
             for q, actual, ok in zip(asked, plain, right, strict=True)
             if not ok
         ][:_EXAMPLES],
+        "leakage": [asdict(one) for one in leakage],
         "rows_per_second": rows_per_second,
     }
     if hidden is not None:
         marks = _marks(asked, hidden)
         report["masked_score"] = asdict(wilson(sum(marks), len(marks)))
     if spec.gate:
-        verdict = decide(spec.gate, score, wilson(sum(others["majority"]), len(asked)), spec.gate_margin)
+        verdict = decide(spec.gate, score, wilson(sum(others["majority"]), len(asked)), spec.gate_margin, leakage)
         report["verdict"] = asdict(verdict)
     blob = ctx.blobs_write.put_sync(_lines(asked, plain, right))
     report["samples_digest"] = blob.sha256

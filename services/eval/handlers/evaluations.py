@@ -7,10 +7,12 @@ from typing import TYPE_CHECKING
 import orjson
 from argosy.eval.v1 import eval_pb2
 from argosy.eval.v1 import eval_service_pb2 as pb
+from argosy.training.v1 import training_pb2
 from google.protobuf import json_format
 
 from libs.common.db.mapping import from_proto, to_proto
 from libs.common.domain import DomainError, Parent, inherit_secrecy
+from libs.common.errors import ArgosyError
 from libs.common.ids import resource_id, uuid7
 from libs.common.rpc.call import Call
 from libs.common.rpc.pagination import PageToken, page_size
@@ -84,13 +86,30 @@ async def create_evaluation(request: pb.CreateEvaluationRequest, call: Call[App]
         model_digest=model.manifest_digest,
         traceparent=call.traceparent,
     )
-    task = await deps.tasks.create(
-        call.uow, evaluation.org, TASK_KIND, evaluation.name, {"evaluation": evaluation.name}, call.principal.subject
-    )
+    work = {"evaluation": evaluation.name, "trained_on": await _trained_on(model, call)}
+    task = await deps.tasks.create(call.uow, evaluation.org, TASK_KIND, evaluation.name, work, call.principal.subject)
     evaluation.task = task.name
     await Evaluations(call.uow).insert(evaluation)
     call.uow.emit("eval.evaluation.created", evaluation)
     return message(evaluation)
+
+
+async def _trained_on(model: training_pb2.ModelVersion, call: Call[App]) -> list[str]:
+    """The dataset versions that a model and the models that it was fine-tuned from were trained on, as far as known."""
+    found: list[str] = []
+    for parent in model.lineage.parents:
+        if parent.relation == "trained_on":
+            found.append(parent.name)
+        elif parent.relation == "fine_tuned_from":
+            try:
+                base = await call.deps.training.model_version(parent.name, call.forward())
+            except ArgosyError as error:
+                # What a model that is gone has learned, nobody knows any more.
+                if not error.is_reason("NOT_FOUND"):
+                    raise
+                continue
+            found += await _trained_on(base, call)
+    return list(dict.fromkeys(found))
 
 
 def _require(wanted: eval_pb2.Evaluation) -> None:

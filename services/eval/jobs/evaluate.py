@@ -49,6 +49,7 @@ class Evaluate:
             "spec": evaluation.spec,
             "dataset": dataset,
             "baseline": baseline,
+            "trained_on": task.input["trained_on"],
             "mesh": {"pki_dir": str(settings.pki_dir), "home": str(settings.home), "peers": settings.peers},
         }
 

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import sys
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import grpc
 import orjson
 import pytest
+from argosy.common.v1 import resource_pb2, task_pb2, task_service_pb2_grpc
 from argosy.dataset.v1 import dataset_pb2, dataset_service_pb2, dataset_service_pb2_grpc
 from argosy.deploy.v1 import (
     deploy_pb2,
@@ -30,6 +31,7 @@ from libs.common.config import CommonSettings
 from libs.common.errors import ArgosyError, not_found
 from libs.common.rpc.client import Channels
 from libs.common.service import RunningService
+from libs.common.tasks import store as task_store
 from libs.common.testing.mesh import Mesh
 from libs.common.testing.service import running_service
 from services.eval.app import DEFINITION
@@ -60,6 +62,7 @@ class Peers(
     deploy_service_pb2_grpc.DeployServiceServicer,
     model_service_pb2_grpc.ModelServiceServicer,
     dataset_service_pb2_grpc.DatasetServiceServicer,
+    task_service_pb2_grpc.TaskServiceServicer,
     inference_service_pb2_grpc.InferenceServiceServicer,
 ):
     """Deploy with one replica, training with one model, dataset with two versions, and the replica."""
@@ -72,6 +75,9 @@ class Peers(
         self.refuses_gates = False
         self.broken = False
         self.dies = False
+        self.leaked = 0
+        self.trained_on: list[str] = []
+        self.checked: list[str] = []
 
     async def LeaseReplica(self, request: Any, context: Any) -> deploy_pb2.Replica:
         self.leased.append(request.holder)
@@ -90,7 +96,9 @@ class Peers(
     async def GetModelVersion(self, request: Any, context: Any) -> training_pb2.ModelVersion:
         if request.name != MODEL:
             await fail(context, not_found(request.name))
-        return training_pb2.ModelVersion(name=MODEL, manifest_digest="d" * 64)
+        parents = [resource_pb2.Parent(name=name, relation="trained_on") for name in self.trained_on]
+        lineage = resource_pb2.Lineage(parents=parents)
+        return training_pb2.ModelVersion(name=MODEL, manifest_digest="d" * 64, lineage=lineage)
 
     async def DownloadModelFile(
         self, request: Any, context: Any
@@ -111,6 +119,18 @@ class Peers(
         if request.name not in (TEST, TRAIN):
             await fail(context, not_found(request.name))
         return dataset_pb2.DatasetVersion(name=request.name, manifest_digest="e" * 64)
+
+    async def CheckLeakage(self, request: Any, context: Any) -> task_pb2.Task:
+        if request.train_version != TRAIN:
+            await fail(context, not_found(request.train_version))
+        self.checked.append(f"{request.name} in {request.train_version} by {request.text_column}")
+        return task_pb2.Task(name="orgs/acme/dataset/tasks/t", state=task_pb2.Task.STATE_QUEUED)
+
+    async def GetTask(self, request: Any, context: Any) -> task_pb2.Task:
+        return task_pb2.Task(name=request.name, state=task_pb2.Task.STATE_SUCCEEDED)
+
+    async def GetLeakageCheck(self, request: Any, context: Any) -> dataset_pb2.LeakageCheck:
+        return dataset_pb2.LeakageCheck(test_rows=120, exact_rows=self.leaked, leaked_share=self.leaked / 120)
 
     async def GrantRead(self, request: Any, context: Any) -> dataset_service_pb2.GrantReadResponse:
         return dataset_service_pb2.GrantReadResponse(manifest_digest="e" * 64, grant="grant")
@@ -136,7 +156,10 @@ async def peers(mesh: Mesh) -> AsyncIterator[Peers]:
     peers, identity = Peers(), Identity(mesh)
     servers = {
         "identity": lambda s: token_service_pb2_grpc.add_TokenServiceServicer_to_server(identity, s),
-        "dataset": lambda s: dataset_service_pb2_grpc.add_DatasetServiceServicer_to_server(peers, s),
+        "dataset": lambda s: (
+            dataset_service_pb2_grpc.add_DatasetServiceServicer_to_server(peers, s),
+            task_service_pb2_grpc.add_TaskServiceServicer_to_server(peers, s),
+        ),
         "training": lambda s: model_service_pb2_grpc.add_ModelServiceServicer_to_server(peers, s),
         "deploy": lambda s: deploy_service_pb2_grpc.add_DeployServiceServicer_to_server(peers, s),
         "replica": lambda s: inference_service_pb2_grpc.add_InferenceServiceServicer_to_server(peers, s),
@@ -146,7 +169,9 @@ async def peers(mesh: Mesh) -> AsyncIterator[Peers]:
         yield peers
 
 
-async def evaluate(mesh: Mesh, folder: Path, **spec: Any) -> tuple[int, dict[str, Any], str]:
+async def evaluate(
+    mesh: Mesh, folder: Path, trained_on: Sequence[str] = (), **spec: Any
+) -> tuple[int, dict[str, Any], str]:
     """Runs the engine in a process of its own, as Ray would: exit status, result, what it complained about."""
     store = BlobStore(f"file://{folder}/blobs")
     # Two of three test rows are of `ship`, which is the rarest class of the rows learned from.
@@ -161,6 +186,7 @@ async def evaluate(mesh: Mesh, folder: Path, **spec: Any) -> tuple[int, dict[str
         "spec": {"prompt_template": TEMPLATE, "answers": sorted(WORDS), "gate": "release", "gate_margin": 0.1} | spec,
         "dataset": {"name": TEST, "manifest": write_version(store, asked), "grant": "unused"},
         "baseline": {"name": TRAIN, "manifest": write_version(store, learned), "grant": "unused"},
+        "trained_on": list(trained_on),
         "mesh": {"pki_dir": str(mesh.pki), "home": str(folder), "peers": mesh.peers},
     }
     process = await asyncio.create_subprocess_exec(
@@ -198,6 +224,23 @@ async def test_the_gate_stays_shut_within_the_margin(mesh: Mesh, peers: Peers, t
     assert result["report"]["verdict"]["open"] is False
 
 
+async def test_the_gate_stays_shut_for_a_model_that_has_learned_the_test_rows(
+    mesh: Mesh, peers: Peers, tmp_path: Path
+) -> None:
+    for leaked, is_open in ((1, True), (2, False)):
+        peers.leaked = leaked
+        status, result, complaint = await evaluate(mesh, tmp_path, [TRAIN])
+        assert status == 0, complaint
+        report = result["report"]
+        assert report["leakage"][0]["exact_rows"] == leaked
+        assert report["verdict"]["open"] is is_open, report["verdict"]
+    assert peers.checked == [f"{TEST} in {TRAIN} by text"] * 2
+    status, result, complaint = await evaluate(mesh, tmp_path, ["orgs/acme/datasets/gone/versions/1"])
+    assert status == 0, complaint
+    assert result["report"]["verdict"]["open"] is False
+    assert "does not exist" in result["report"]["leakage"][0]["problem"]
+
+
 async def test_a_replica_that_fails_is_given_back(mesh: Mesh, peers: Peers, tmp_path: Path) -> None:
     peers.broken = True
     status, _, complaint = await evaluate(mesh, tmp_path)
@@ -232,7 +275,9 @@ async def channels(mesh: Mesh, service: RunningService[Any]) -> AsyncIterator[Ch
     await channels.close()
 
 
-async def test_evaluations_that_cannot_run_are_refused_and_leave_nothing(mesh: Mesh, channels: Channels) -> None:
+async def test_evaluations_that_cannot_run_are_refused_and_leave_nothing(
+    mesh: Mesh, peers: Peers, service: RunningService[Any], channels: Channels
+) -> None:
     stub, metadata = channels.stub(eval_service_pb2_grpc.EvalServiceStub, "eval"), mesh.metadata()
 
     async def create(spec: Any = None, **fields: str) -> eval_pb2.Evaluation:
@@ -260,9 +305,12 @@ async def test_evaluations_that_cannot_run_are_refused_and_leave_nothing(mesh: M
         assert named in raised.value.message
     listed = eval_service_pb2.ListEvaluationsRequest(parent="orgs/acme")
     assert not (await stub.ListEvaluations(listed, metadata=metadata)).evaluations
+    peers.trained_on = [TRAIN]
     made = await create()
     assert (made.model_digest, [p.relation for p in made.lineage.parents]) == ("d" * 64, ["evaluates", "evaluated_on"])
-    assert made.task
+    assert service.app is not None
+    async with service.app.database.system(read_only=True) as uow:
+        assert (await task_store.get(uow, made.task)).input["trained_on"] == [TRAIN]
     with pytest.raises(ArgosyError) as raised:
         await stub.ListSamples(eval_service_pb2.ListSamplesRequest(parent=made.name), metadata=metadata)
     assert raised.value.reason == "STATE_CONFLICT"

@@ -209,3 +209,28 @@ def test_an_import_takes_links_and_databases(
 def test_an_import_without_one_source_is_refused_here(gateway: FakeGateway, arguments: tuple[str, ...]) -> None:
     code, _ = _run("dataset", "import", *arguments, "-d", "docs")
     assert (code, gateway.requests) == (session.MISUSED, [])
+
+
+def test_leakage_is_told_in_a_line_and_shown_as_pairs(gateway: FakeGateway) -> None:
+    task = {"name": "orgs/acme/dataset/tasks/t", "state": "STATE_SUCCEEDED"}
+    pair = {"test_row_id": "a" * 64, "train_row_id": "b" * 64, "test_text": "seen before", "similarity": 0.9}
+    found = {
+        "test_version": "orgs/acme/datasets/test/versions/v1",
+        "train_version": "orgs/acme/datasets/train/versions/v2",
+        "test_rows": "200",
+        "train_rows": "9000",
+        "exact_rows": "2",
+        "near_rows": "1",
+        "leaked_share": 0.015,
+        "examples": [pair],
+        "near_duplicates": {"threshold": 0.8, "planted_pairs": 100, "found_pairs": 99, "expected_recall": 0.9995},
+    }
+    gateway.respond = lambda request: Answer(body=json.dumps(found if ":leakage" in request.path else task).encode())
+    code, output = _run("dataset", "leakage", "train/v2", "test/v1", "--train-text-column", "body")
+    assert code == 0, output
+    told = " ".join(output.split())
+    assert "3 of 200 rows of test/v1 (1.50%) are in train/v2 (9,000 rows): 2 exactly, 1 nearly" in told
+    assert "seen before" in output
+    assert "99 of 100 planted copies found" in told
+    assert gateway.requests[0].path == "/v1/orgs/acme/datasets/test/versions/v1:checkLeakage"
+    assert json.loads(gateway.requests[0].body)["train_text_column"] == "body"

@@ -8,7 +8,7 @@ import pytest
 from libs.common.domain import DomainError
 from services.eval.domain import evaluations
 from services.eval.domain.answers import is_right, masked, masker
-from services.eval.domain.evaluations import decide
+from services.eval.domain.evaluations import Leakage, decide
 from services.eval.domain.statistics import compare, mcnemar, wilson
 from tests.unit.factories import resource_fields
 
@@ -95,6 +95,19 @@ def test_the_gate_needs_the_lower_bound_above_the_margin() -> None:
     assert "0.100" in open_verdict.rule
     shut = decide("release", wilson(280, 1000), majority, 0.1)
     assert not shut.open  # 0.28 is above 0.26, its lower bound is not
+
+
+def test_the_gate_stays_shut_when_the_model_has_learned_the_test_rows() -> None:
+    score, majority = wilson(480, 1000), wilson(160, 1000)
+    few, many = Leakage("few", 1000, 4, 6, 0.01), Leakage("many", 1000, 10, 1, 0.011)
+    assert decide("release", score, majority, 0.1, [few]).open
+    shut = decide("release", score, majority, 0.1, [few, many])
+    assert not shut.open
+    assert shut.rule.endswith("at most 1% of the test rows in any training version")
+    assert "many: 1.10% of the test rows" in shut.reason
+    unknown = decide("release", score, majority, 0.1, [Leakage("gone", problem="gone does not exist.")])
+    assert not unknown.open
+    assert "gone: not compared: gone does not exist." in unknown.reason
 
 
 def test_life_cycle() -> None:

@@ -1,0 +1,59 @@
+"""How much of the test rows a model has learned from, asked of dataset. Runs inside the engine, as `replicas` does."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Sequence
+
+from argosy.common.v1 import task_pb2, task_service_pb2
+from argosy.common.v1.task_service_pb2_grpc import TaskServiceStub
+from argosy.dataset.v1 import dataset_service_pb2
+from argosy.dataset.v1.dataset_service_pb2_grpc import DatasetServiceStub
+
+from libs.common.errors import ArgosyError
+from libs.common.ids import org_of
+from libs.common.rpc.client import Channels
+from services.eval.domain.evaluations import Leakage
+
+_BEAT_SECONDS = 0.5
+# What no repetition would change: a version is gone, or lacks the column.
+_NOT_COMPARABLE = ("NOT_FOUND", "INVALID_FIELD")
+
+
+async def leakage_of(
+    channels: Channels, test: str, trained_on: Sequence[str], text_column: str, stop_if_cancelled: Callable[[], None]
+) -> list[Leakage]:
+    """What dataset says about a test version and each version that the model was trained on.
+
+    Args:
+        channels: ways of the service eval.
+        test: version with the test rows.
+        trained_on: versions, in the order of the answers.
+        text_column: column with the input, in all of them.
+        stop_if_cancelled: raises when the evaluation is to end.
+    """
+    return [await _leakage(channels, test, train, text_column, stop_if_cancelled) for train in trained_on]
+
+
+async def _leakage(
+    channels: Channels, test: str, train: str, text_column: str, stop_if_cancelled: Callable[[], None]
+) -> Leakage:
+    datasets, tasks = channels.stub(DatasetServiceStub, "dataset"), channels.stub(TaskServiceStub, "dataset")
+    wanted = dataset_service_pb2.CheckLeakageRequest(name=test, train_version=train, text_column=text_column)
+    get = dataset_service_pb2.GetLeakageCheckRequest(name=test, train_version=train, text_column=text_column)
+    org = org_of(test)
+    try:
+        task = await datasets.CheckLeakage(wanted, metadata=await channels.as_service(org))
+        while task.state < task_pb2.Task.STATE_SUCCEEDED:
+            stop_if_cancelled()
+            await asyncio.sleep(_BEAT_SECONDS)
+            request = task_service_pb2.GetTaskRequest(name=task.name)
+            task = await tasks.GetTask(request, metadata=await channels.as_service(org))
+        if task.state != task_pb2.Task.STATE_SUCCEEDED:
+            return Leakage(train, problem=task.error.message or "the comparison was cancelled")
+        found = await datasets.GetLeakageCheck(get, metadata=await channels.as_service(org))
+    except ArgosyError as error:
+        if not error.is_reason(*_NOT_COMPARABLE):
+            raise
+        return Leakage(train, problem=error.message)
+    return Leakage(train, found.test_rows, found.exact_rows, found.near_rows, found.leaked_share)
