@@ -45,10 +45,13 @@ _YES = ("but", "但是", "但", "只要", "以外", "之外", "外")
 _STOP = (";", "；", "。", ". ", "!", "！")
 # Words that ask, count or point, and say nothing of what is to be found.
 _FILLER = frozenset(
-    "mark find label box detect locate annotate outline draw show identify select please all every each any the a an of"
-    " in on and or also as well around me for to image images picture pictures photo bounding boxes them"
-    " 请 标注 标出 标记 框出 找出 找到 检测 圈出 选出 图中 图片 图像 图里 画面 里 中 中的 所有 全部 每个 每一个 一切"
-    " 的 和 与 及 以及 或 或者 还有 个 出 把 将 都 并 、 ， , ： : . ? ？".split()
+    re.findall(
+        r"\S+",
+        "mark find label box detect locate annotate outline draw show identify select please all every each any the a"
+        " an of in on and or also as well around me for to image images picture pictures photo bounding boxes them"
+        " 请 标注 标出 标记 框出 找出 找到 检测 圈出 选出 图中 图片 图像 图里 画面 里 中 中的 所有 全部 每个 每一个"
+        " 一切 的 和 与 及 以及 或 或者 还有 个 出 把 将 都 并 、 ， , ： : . ? ？",
+    )
 )
 
 
