@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +11,7 @@ import pytest
 import torch
 
 from libs.common.domain import DomainError
+from services.dataset.domain.targets import read_targets
 from services.dataset.engines.boxes import iou
 from services.dataset.engines.detection import scenes as drawing
 from services.dataset.engines.detection.acceptance import Judged, judge, report
@@ -22,6 +24,7 @@ from services.dataset.engines.detection.builtin import (
     save_detector,
 )
 from services.dataset.engines.detection.network import Network, corners
+from services.dataset.engines.detection.proposing import propose
 from services.dataset.engines.detection.repeats import without_repeats
 from services.dataset.engines.detection.scenes import SHAPE_NAMES, SIDE, Scene, draw, held_out
 from services.dataset.engines.detection.training import _truth, _turned
@@ -210,3 +213,39 @@ def test_three_right_boxes_are_no_proof() -> None:
     assert report(judged, 0.9)["auto_accept"] is None
     assert report(judged, 0.9)["rows"][-1]["precision"] == {"value": None, "low": None, "high": None}
     assert report(judged, 0.9)["rows"][0]["recall"] == {"value": None, "low": None, "high": None}
+
+
+class Known:
+    """A detector that finds what it is told."""
+
+    def __init__(self, **found: list[tuple[float, float]]) -> None:
+        self._found = found
+
+    def detect(self, images: Sequence[np.ndarray], prompts: Sequence[str]) -> list[list[Found]]:
+        def answer(prompt: str) -> Found:
+            given = np.array(self._found.get(prompt.replace(" ", "_"), [])).reshape(-1, 2)
+            left = given[:, :1]
+            return Found(np.concatenate([left, left * 0, left + 10, left * 0 + 5], axis=1), given[:, 1])
+
+        return [[answer(prompt) for prompt in prompts] for _ in images]
+
+
+def test_proposals_leave_out_what_the_request_leaves_out() -> None:
+    detector = Known(red=[(0, 0.9), (50, 0.8), (90, 0.2)], triangle=[(1, 0.7), (50, 0.4)], ring=[(70, 0.6)])
+    (found,) = propose(
+        detector, [np.zeros((9, 9, 3), np.uint8)], read_targets("除了三角形以外的所有红色图形和圆环"), 0.3
+    )
+    # At 0 is a triangle; at 50 there is rather none; what is at 90 has too low a score.
+    assert found == [
+        {"label": "red", "box": [50, 0, 10, 5], "score": 0.8},
+        {"label": "ring", "box": [70, 0, 10, 5], "score": 0.6},
+    ]
+
+
+def test_proposals_are_of_the_form_that_is_judged() -> None:
+    image = scenes(1, ~held_out())[0].image
+    found = propose(BuiltIn(eager()), [image, image], read_targets("all stars"), 0.02)
+    assert found[0]
+    judged = judge(found, [found[0], []])
+    assert judged.objects == len(found[0])
+    assert judged.right.sum() == len(found[0])

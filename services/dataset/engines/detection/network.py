@@ -57,7 +57,7 @@ class Network(nn.Module):
         # Exponentials of 1.2 are three cells, half of a usual object.
         nn.init.constant_(self.sides.bias, 1.2)  # pyright: ignore[reportArgumentType]
         # Convolutions on a CPU take a third less time when the channels of a pixel lie together, as images have them.
-        self.to(memory_format=torch.channels_last)
+        self.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         fine = self.fine(images - 0.5)
