@@ -26,8 +26,8 @@ from services.dataset.engines.detection.builtin import (
 from services.dataset.engines.detection.network import Network, corners
 from services.dataset.engines.detection.proposing import propose
 from services.dataset.engines.detection.repeats import without_repeats
-from services.dataset.engines.detection.scenes import SHAPE_NAMES, SIDE, Scene, draw, held_out
-from services.dataset.engines.detection.training import _truth, _turned
+from services.dataset.engines.detection.scenes import COLOUR_NAMES, SHAPE_NAMES, SIDE, Scene, draw, held_out
+from services.dataset.engines.detection.training import _truth, _turned, _word_loss
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -100,6 +100,17 @@ def test_cells_learn_the_object_that_they_are_on() -> None:
             np.array_equal(box, other) and shape == kind
             for other, kind in zip(drawn[image].boxes, drawn[image].shapes, strict=True)
         )
+
+
+def test_a_pair_that_training_lacks_is_no_negative() -> None:
+    """A blue square says of other shapes that it is none of them, but nothing of the star, which is never blue."""
+    blue, square, star = COLOUR_NAMES.index("blue"), SHAPE_NAMES.index("square"), SHAPE_NAMES.index("star")
+    logits = torch.zeros(1, len(SHAPE_NAMES), requires_grad=True)
+    absent = torch.from_numpy(held_out())[[blue]]
+    assert absent[0, star]
+    _word_loss(logits, torch.tensor([square]), absent).backward()
+    assert logits.grad is not None
+    assert ((logits.grad[0] == 0) == absent[0]).all()
 
 
 def test_corners_are_pixels() -> None:

@@ -107,7 +107,7 @@ def test_an_unknown_kind_is_refused(tmp_path: Path) -> None:
 
 def test_pickled_weights_are_not_read(tmp_path: Path) -> None:
     """A folder with pickled weights only, as older repositories of models have them."""
-    for name in ("config.json", "preprocessor_config.json", "pytorch_model.bin"):
+    for name in ("config.json", "pytorch_model.bin"):
         (tmp_path / name).write_text("{}")
     with pytest.raises(DomainError, match=r"lacks model\.safetensors"):
         open_detector("grounding-dino", tmp_path)

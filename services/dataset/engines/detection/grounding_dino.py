@@ -24,7 +24,7 @@ class GroundingDino:
     """
 
     def __init__(self, folder: Path) -> None:
-        require_files(folder, "config.json", "preprocessor_config.json", "model.safetensors")
+        require_files(folder, "config.json", "model.safetensors")
         transformers: Any = importlib.import_module("transformers")
         try:
             self._processor = transformers.AutoProcessor.from_pretrained(folder, local_files_only=True)
