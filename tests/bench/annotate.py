@@ -70,13 +70,14 @@ def rule_of(contour: np.ndarray, area: float) -> str:
     solidity = area / cv2.contourArea(cv2.convexHull(contour))
     _, sides, _ = cv2.minAreaRect(contour)
     filled, aspect = area / (sides[0] * sides[1]), max(sides) / min(sides)
-    if solidity < 0.82:
-        return "star" if solidity < 0.6 else "cross"
+    # Half-way between what these shapes give, drawn one or two to a scene.
+    if solidity < 0.85:
+        return "star" if filled < 0.6 else "cross"
     if aspect > 1.45:
-        return "rectangle" if filled > 0.89 else "ellipse"
-    if filled < 0.65:
+        return "rectangle" if filled > 0.83 else "ellipse"
+    if filled < 0.68:
         return "triangle"
-    return "circle" if filled < 0.88 else "square"
+    return "circle" if filled < 0.855 else "square"
 
 
 def as_found(boxes: list[tuple[float, list[float]]]) -> Found:
