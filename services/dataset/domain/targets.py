@@ -39,7 +39,7 @@ SHAPES = (
     ("ring", "annulus", "圆环", "环形"),
 )
 _ANY = ("everything", "object", "thing", "shape", "figure", "item", "物体", "图形", "东西", "形状", "目标")
-_NOT = ("but not", "and not", "not", "except for", "except", "excluding", "without", "apart from", "other than")
+_NOT = ("but not", "and not", "not", "except for", "except", "excluding", "no", "without", "apart from", "other than")
 _NOT_ZH = ("但不包括", "不包括", "不包含", "不要", "不标", "除去", "除了", "除")
 _YES = ("but", "但是", "但", "只要", "以外", "之外", "外")
 _STOP = (";", "；", "。", ". ", "!", "！")
@@ -114,7 +114,11 @@ class _Draft:
 
     def turn(self, leaving_out: bool) -> None:
         """Ends a part of the request; a colour without a shape stands for all that has it."""
+        found = self.excluded if self.leaving_out else self.targets
         if self.colours:
+            # `everything red` is what is red, not everything.
+            if found and found[-1] == Target():
+                found.pop()
             self.add("")
         self.leaving_out = leaving_out
 
@@ -134,6 +138,7 @@ def read_targets(request: str) -> Reading:
     if len(request) > MAX_REQUEST:
         raise invalid("request", f"is longer than {MAX_REQUEST:,} characters")
     draft = _Draft()
+    before = _Kind.FILLER
     for kind, word in _tokens(request.casefold()):
         match kind:
             case _Kind.COLOUR:
@@ -143,11 +148,13 @@ def read_targets(request: str) -> Reading:
             case _Kind.ANY:
                 draft.add("")
             case _Kind.NOT | _Kind.YES:
-                draft.turn(kind is _Kind.NOT)
+                # `everything but stars` leaves stars out; `no rings, but stars` does not.
+                draft.turn(kind is _Kind.NOT or (word == "but" and before is _Kind.ANY))
             case _Kind.UNKNOWN:
                 draft.unread.append(word)
             case _Kind.FILLER:
-                pass
+                continue
+        before = kind
     draft.turn(False)
     if not draft.targets:
         known = ", ".join(words[0] for words in (*COLOURS, *SHAPES))

@@ -23,7 +23,9 @@ TRIANGLE = Target("", "triangle")
         ("not triangles, but crosses", [Target("", "cross")], [TRIANGLE]),
         ("everything except black boxes of red", [Target()], [Target("black"), Target("red")]),
         ("Stars. Red stars, stars", [Target("", "star"), RED_STAR], []),
-        ("anything red", [Target("red")], []),
+        ("everything red", [Target("red")], []),
+        ("everything but red stars", [Target()], [RED_STAR]),
+        ("除了红色以外的所有图形", [Target()], [Target("red")]),
     ],
 )
 def test_requests_are_read(request_: str, targets: list[Target], excluded: list[Target]) -> None:
