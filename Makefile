@@ -31,7 +31,7 @@ STUBS := build/protos/argosy.binpb
 UNIT_LIBS := $(addprefix tests/unit/,common argosy compute local)
 TESTS_SLOW := $(wildcard tests/integration tests/security tests/fuzz tests/e2e tests/chaos)
 
-.PHONY: help setup check test chaos demo up down status logs doctor bench bench-rpc bench-gateway bench-dedup bench-import bench-clean bench-paging \
+.PHONY: help setup check test chaos demo up down status logs doctor bench bench-rpc bench-gateway bench-dedup bench-import bench-clean bench-paging bench-annotate \
 	fmt notices clean prerequisites check-format check-lint check-types check-protos check-imports check-unit \
 	check-libs check-contract
 
@@ -92,7 +92,7 @@ logs: setup ## follow the logs of all processes
 doctor: setup ## what is missing on this machine, and how to get it
 	@$(BIN)/argosy doctor
 
-bench: bench-rpc bench-gateway bench-dedup bench-import bench-clean bench-paging ## all benchmarks, into build/bench
+bench: bench-rpc bench-gateway bench-dedup bench-import bench-clean bench-paging bench-annotate ## all benchmarks, into build/bench
 
 bench-rpc: setup ## echo through the interceptor chain against bare grpc.aio
 	$(BIN)/python -m tests.bench.rpc
@@ -111,6 +111,9 @@ bench-clean: setup ## cleaning by recipes against datatrove and Data-Juicer
 
 bench-paging: setup ## lists, searches, pages of rows and items of work at size
 	$(BIN)/python -m tests.bench.paging
+
+bench-annotate: setup ## the built-in detector on pairs it never saw, against colour and contour rules
+	$(BIN)/python -m tests.bench.annotate
 
 fmt: setup ## format the code and repair what the linter can
 	$(BIN)/ruff check --fix --quiet . || true

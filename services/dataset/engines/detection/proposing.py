@@ -1,0 +1,49 @@
+"""From a request that was read to boxes that people correct."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+
+from services.dataset.domain.targets import Reading
+from services.dataset.engines.annotations.pictures import Object
+from services.dataset.engines.boxes import LEAST_IOU, iou
+from services.dataset.engines.detection.adapters import Detector
+from services.dataset.engines.detection.average_precision import Found
+
+# From here on an object is rather than not what was to be left out.
+_LEFT_OUT = 0.5
+
+
+def propose(
+    detector: Detector, images: Sequence[np.ndarray], reading: Reading, least_score: float
+) -> list[list[Object]]:
+    """Boxes for the targets of a reading, without those that are rather what it leaves out.
+
+    Args:
+        detector: what looks at the images.
+        images: (height, width, 3) uint8, RGB.
+        reading: what is to be found; an object that fits two targets is proposed for each.
+        least_score: of a proposal, 0 to 1.
+
+    Returns:
+        Image by image, objects with `label`, `box` (left, top, width, height in pixels) and `score`.
+
+    Raises:
+        DomainError: INVALID_FIELD, the detector has no answer to a target.
+    """
+    labels = [target.label for target in reading.targets]
+    found = detector.detect(images, [*labels, *(target.label for target in reading.excluded)])
+    return [list(_objects(labels, answers, least_score)) for answers in found]
+
+
+def _objects(labels: Sequence[str], answers: Sequence[Found], least_score: float) -> Iterator[Object]:
+    """Objects of an image; the answers after those to the labels are to what is left out."""
+    left_out = [answer.boxes[answer.scores >= _LEFT_OUT] for answer in answers[len(labels) :]]
+    excluded = np.concatenate([np.zeros((0, 4)), *left_out])
+    for label, answer in zip(labels, answers, strict=False):
+        for box, score in zip(answer.boxes, answer.scores, strict=True):
+            if score >= least_score and not (iou(np.broadcast_to(box, excluded.shape), excluded) >= LEAST_IOU).any():
+                left, top, right, bottom = (float(side) for side in box)
+                yield {"label": label, "box": [left, top, right - left, bottom - top], "score": float(score)}
