@@ -41,6 +41,7 @@ NAMELESS = {
     "GetJwks": "public keys",
     "DescribeCleaning": "the same for everybody",
     "DescribeAugmentation": "the same for everybody",
+    "DescribeWorkTemplates": "the same for everybody",
     "WatchRevocations": "only services",
     "RecordUsage": "only services that meter",
     "WatchEndpoints": "only services that ask replicas",

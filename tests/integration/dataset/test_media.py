@@ -20,6 +20,8 @@ from argosy.dataset.v1 import dataset_service_pb2 as pb
 from augment_worker import augmented_shard
 from dataset_client import Client, refusal
 from PIL import Image
+from test_augmentation import BOX, parameters, random, red_box, run, scene
+from test_engine_media_import import imported, opened, rows_of
 
 from libs.common.blobs import BlobStore, nested_manifests
 from libs.common.clock import SYSTEM_CLOCK
@@ -32,9 +34,7 @@ from services.dataset.engines.video_augmentation import VIDEO_OPERATIONS, read_f
 from services.dataset.handlers.augmentation import parse_augmentation
 from services.dataset.jobs import sweep
 from tests.unit.dataset.media_files import film, image, sound
-from tests.unit.dataset.test_augmentation import BOX, parameters, random, red_box, run, scene
 from tests.unit.dataset.test_engine_archives import zipped
-from tests.unit.dataset.test_engine_media_import import imported, opened, rows_of
 from tests.unit.dataset.test_engine_tasks import sample, version_of
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(150)]

@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
+from test_engine_media_import import opened, rows_of
 
 from libs.common.blobs import BlobStore
 from libs.common.domain import DomainError
@@ -20,7 +21,6 @@ from services.dataset.engines import augmenting
 from services.dataset.engines.image_augmentation import IMAGE_OPERATIONS, clipped, plain
 from services.dataset.engines.text_augmentation import TEXT_OPERATORS, augment_text
 from services.dataset.handlers.augmentation import parse_augmentation
-from tests.unit.dataset.test_engine_media_import import opened, rows_of
 from tests.unit.dataset.test_engine_tasks import sample, version_of
 
 
