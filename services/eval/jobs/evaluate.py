@@ -49,7 +49,8 @@ class Evaluate:
             "spec": evaluation.spec,
             "dataset": dataset,
             "baseline": baseline,
-            "trained_on": task.input["trained_on"],
+            # An evaluation that was queued before an upgrade does not say.
+            "trained_on": task.input.get("trained_on", []),
             "mesh": {"pki_dir": str(settings.pki_dir), "home": str(settings.home), "peers": settings.peers},
         }
 
