@@ -15,10 +15,20 @@ from typing import Any
 import grpc
 import psutil
 from argosy.common.v1 import event_pb2, options_pb2, task_service_pb2
-from argosy.dataset.v1 import dataset_pb2, dataset_service_pb2_grpc
+from argosy.dataset.v1 import (
+    catalogue_pb2,
+    catalogue_service_pb2,
+    catalogue_service_pb2_grpc,
+    dataset_pb2,
+    dataset_service_pb2_grpc,
+    human_work_pb2,
+    human_work_service_pb2_grpc,
+)
 from argosy.dataset.v1 import dataset_service_pb2 as pb
+from argosy.dataset.v1 import human_work_service_pb2 as work
 from argosy.identity.v1 import identity_pb2, identity_service_pb2
 from google.protobuf.descriptor import MethodDescriptor
+from google.protobuf.message import Message
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from hypothesis import HealthCheck, Phase, settings
 
@@ -114,8 +124,35 @@ class FuzzMesh:
         task = await stub.ImportVersion(pb.ImportVersionRequest(parent=dataset.name, upload=upload.name), **options)
         await self._carry_out(task.name)
         versions = await stub.ListDatasetVersions(pb.ListDatasetVersionsRequest(parent=dataset.name), **options)
-        for message in (dataset, upload, task, versions):
+        worked = await self._seed_work(versions.dataset_versions[0].name, options)
+        for message in (dataset, upload, task, versions, *worked):
             self.names.learn(message)
+
+    async def _seed_work(self, version: str, options: dict[str, Any]) -> list[Message]:
+        """A project with items, one of them taken, and a data product: what a call of random content does not make."""
+        human = human_work_service_pb2_grpc.HumanWorkServiceStub(self.channel("dataset", OPERATOR))
+        catalogue = catalogue_service_pb2_grpc.CatalogueServiceStub(self.channel("dataset", OPERATOR))
+        project = await human.CreateWorkProject(
+            work.CreateWorkProjectRequest(
+                parent="orgs/acme",
+                work_project_id="seed",
+                template="sentiment",
+                work_project=human_work_pb2.WorkProject(overlap=2),
+            ),
+            **options,
+        )
+        items = [human_work_pb2.WorkItem(subject=f"rows/{number}") for number in range(20)]
+        await human.AddWorkItems(work.AddWorkItemsRequest(parent=project.name, items=items), **options)
+        taken = await human.TakeWork(work.TakeWorkRequest(name=project.name), **options)
+        product = await catalogue.CreateDataProduct(
+            catalogue_service_pb2.CreateDataProductRequest(
+                parent="orgs/acme",
+                data_product_id="seed",
+                data_product=catalogue_pb2.DataProduct(dataset_version=version),
+            ),
+            **options,
+        )
+        return [project, taken, product]
 
     async def _carry_out(self, name: str) -> None:
         """Runs a task of dataset here, without Ray and without its worker."""
