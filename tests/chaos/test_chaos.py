@@ -37,13 +37,18 @@ def _come_to(summary: dict[str, Any]) -> dict[str, Any]:
         "score": evaluation["score"],
         "masked": evaluation["masked_score"],
         "samples": evaluation["samples_digest"],
-        "gate": evaluation["gate"],
-        "first_try": evaluation["first_try"],
+        "gate": _decided(evaluation["gate"]),
+        "first_try": {"score": evaluation["first_try"]["score"], "gate": _decided(evaluation["first_try"]["gate"])},
         "refusal": summary["deployment"]["refusal"]["reason"],
         "state": summary["deployment"]["state"],
         "answer": summary["answers"]["answer"],
         "app_answer": summary["answers"]["application"]["answer"],
     }
+
+
+def _decided(gate: dict[str, Any]) -> dict[str, Any]:
+    """A verdict without its reason, which names the run's datasets."""
+    return {name: value for name, value in gate.items() if name != "reason"}
 
 
 def _hurt(number: int, ward: Ward, calm: Calm, trial: Trial, todo: Plan, folder: Path) -> None:
