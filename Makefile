@@ -28,12 +28,12 @@ PROTOS := $(shell find protos -name '*.proto')
 INSTALLED := $(VENV)/.installed
 EDITABLE := $(VENV)/.editable
 STUBS := build/protos/argosy.binpb
-UNIT_LIBS := $(addprefix tests/unit/,common argosy compute local)
+UNIT_LARGE := tests/unit/dataset tests/unit/common
 TESTS_SLOW := $(wildcard tests/integration tests/security tests/fuzz tests/e2e tests/chaos)
 
 .PHONY: help setup check test chaos demo up down status logs doctor bench bench-rpc bench-gateway bench-dedup bench-import bench-clean bench-paging bench-annotate \
 	fmt notices clean prerequisites check-format check-lint check-types check-protos check-imports check-unit \
-	check-libs check-contract
+	check-unit-dataset check-unit-common check-contract
 
 help: ## list the commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -50,7 +50,8 @@ chaos: setup ## the full main job while everything is killed in turn; ARGOSY_CHA
 	ARGOSY_CHAOS=full $(BIN)/python -m pytest tests/chaos -s
 
 check: setup ## format, lint, types, contracts, imports, unit tests; under a minute
-	@$(MAKE) -j4 --output-sync=target check-types check-unit check-libs check-contract check-format check-lint check-protos check-imports
+	@$(MAKE) -j5 --output-sync=target check-unit-dataset check-unit check-unit-common check-types check-contract \
+		check-format check-lint check-protos check-imports
 
 check-format:
 	$(BIN)/ruff format --check --quiet .
@@ -59,7 +60,7 @@ check-lint:
 	$(BIN)/ruff check --quiet .
 
 check-types:
-	$(BIN)/pyright --warnings
+	$(BIN)/pyrefly check
 
 check-protos:
 	$(BIN)/buf lint $(STUBS) --path argosy
@@ -69,10 +70,10 @@ check-imports:
 	$(BIN)/lint-imports --no-cache
 
 check-unit:
-	$(BIN)/python -m pytest tests/unit $(addprefix --ignore=,$(UNIT_LIBS))
+	$(BIN)/python -m pytest tests/unit $(addprefix --ignore=,$(UNIT_LARGE))
 
-check-libs:
-	$(BIN)/python -m pytest $(UNIT_LIBS)
+check-unit-dataset check-unit-common:
+	$(BIN)/python -m pytest tests/unit/$(@:check-unit-%=%)
 
 check-contract:
 	$(BIN)/python -m pytest tests/contract

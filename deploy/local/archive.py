@@ -12,7 +12,7 @@ import json
 import os
 import shutil
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
@@ -110,7 +110,7 @@ def restore(home: Home, source: Path, say: mesh.Say) -> None:
 
 
 @contextmanager
-def _database(home: Home) -> Iterator[int]:
+def _database(home: Home) -> Generator[int]:
     """Port of the mesh's own PostgreSQL, which is started for the time of the block if it does not run."""
     ports = home.ports() or Ports()
     running = next((part for part in mesh.status(home) if part.name == "postgres" and part.pid), None)

@@ -48,5 +48,5 @@ def http(port: int, path: str, timeout: float = 2.0) -> str:
             return "" if answer.status == 200 else f"HTTP {answer.status}"
     except urllib.error.HTTPError as error:
         return f"HTTP {error.code}"
-    except (OSError, urllib.error.URLError) as error:
+    except OSError as error:
         return str(getattr(error, "reason", error))

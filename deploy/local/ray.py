@@ -17,7 +17,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Generator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -166,7 +166,7 @@ def _gone(process: subprocess.Popen[bytes], seconds: float) -> bool:
 
 
 @contextmanager
-def running(head: RayHead, log: Path | None = None) -> Iterator[subprocess.Popen[bytes]]:
+def running(head: RayHead, log: Path | None = None) -> Generator[subprocess.Popen[bytes]]:
     """A head for the time of the block."""
     process = head.start(log)
     try:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import binascii
 import os
 import secrets
 from collections.abc import Mapping
@@ -63,7 +62,7 @@ class Keyring:
             try:
                 key_id, encoded = words
                 keys[key_id] = base64.b64decode(encoded, validate=True)
-            except (ValueError, binascii.Error) as error:
+            except ValueError as error:
                 raise SecretError(f"key file {path} has a malformed line") from error
         return cls(keys, next(iter(keys), ""))
 

@@ -5,8 +5,6 @@
 Writes the seconds into seconds.json in the target.
 """
 
-# pyright: reportMissingImports=false
-
 from __future__ import annotations
 
 import json

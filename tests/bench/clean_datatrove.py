@@ -6,8 +6,6 @@ Writes the seconds into seconds.json in the target. `words` gives datatrove othe
 expression, and one for the ends of sentences.
 """
 
-# pyright: reportMissingImports=false
-
 from __future__ import annotations
 
 import json

@@ -18,7 +18,7 @@ import statistics
 import tempfile
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -81,7 +81,7 @@ class Peak:
 
 
 @contextmanager
-def uploaded(path: Path, folder: Path) -> Iterator[tuple[BlobStore, str]]:
+def uploaded(path: Path, folder: Path) -> Generator[tuple[BlobStore, str]]:
     """A store with the file in it, and the manifest of its pieces."""
     root = folder / "store"
     store = BlobStore(f"file://{root}")

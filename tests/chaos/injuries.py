@@ -10,7 +10,7 @@ import shutil
 import signal
 import subprocess
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -147,7 +147,7 @@ def _take_all(descriptor: int, place: Path) -> int:
 
 
 @contextmanager
-def small_disks(home: Home) -> Iterator[bool]:
+def small_disks(home: Home) -> Generator[bool]:
     """A file system of its own, and of limited size, for each store. Says whether this user may make them."""
     mounted: list[Path] = []
     try:

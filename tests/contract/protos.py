@@ -59,12 +59,12 @@ def comments() -> dict[str, str]:
 
 def policy(method: MethodDescriptor) -> options_pb2.Policy:
     """The policy of a method."""
-    return method.GetOptions().Extensions[options_pb2.policy]  # pyright: ignore[reportArgumentType]
+    return method.GetOptions().Extensions[options_pb2.policy]  # pyrefly: ignore[bad-index]
 
 
 def http(method: MethodDescriptor) -> str:
     """The HTTP verb and path of a method; empty if it has none."""
-    rule = method.GetOptions().Extensions[annotations_pb2.http]  # pyright: ignore[reportArgumentType]
+    rule = method.GetOptions().Extensions[annotations_pb2.http]  # pyrefly: ignore[bad-index]
     kind = rule.WhichOneof("pattern")
     return f"{kind.upper()} {getattr(rule, kind)}" if kind else ""
 
@@ -77,7 +77,7 @@ def reads(method: MethodDescriptor) -> bool:
 def rules(field: FieldDescriptor) -> validate_pb2.FieldRules | None:
     """The validation rules of a field, if it has any."""
     options = field.GetOptions()
-    return options.Extensions[validate_pb2.field] if options.HasExtension(validate_pb2.field) else None  # pyright: ignore[reportArgumentType]
+    return options.Extensions[validate_pb2.field] if options.HasExtension(validate_pb2.field) else None  # pyrefly: ignore[bad-index, bad-argument-type]
 
 
 def request_fields(

@@ -110,7 +110,7 @@ def _snake(name: str) -> str:
 def test_every_input_is_bounded(method: MethodDescriptor) -> None:
     """Strings and bytes have a length or a pattern, numbers a range, lists and maps a size, enums known values."""
     faults = [
-        f"{field.containing_type.name}.{field.name}"  # pyright: ignore[reportOptionalMemberAccess]
+        f"{field.containing_type.name}.{field.name}"  # pyrefly: ignore[missing-attribute]
         for field in request_fields(method.input_type, _is_output_only)
         if not _bounded(field)
     ]
@@ -120,9 +120,9 @@ def test_every_input_is_bounded(method: MethodDescriptor) -> None:
 def _is_output_only(field: FieldDescriptor) -> bool:
     message = field.containing_type
     # Only resources have output-only fields, and `uid` is what tells a resource.
-    if "uid" not in message.fields_by_name:  # pyright: ignore[reportOptionalMemberAccess]
+    if "uid" not in message.fields_by_name:  # pyrefly: ignore[missing-attribute]
         return False
-    return field.name in _OUTPUT_ONLY or field.name in _OUTPUT_ONLY_OF.get(message.name, ())  # pyright: ignore[reportOptionalMemberAccess]
+    return field.name in _OUTPUT_ONLY or field.name in _OUTPUT_ONLY_OF.get(message.name, ())  # pyrefly: ignore[missing-attribute]
 
 
 def _bounded(field: FieldDescriptor) -> bool:
@@ -176,7 +176,7 @@ def test_updates_say_what_and_of_which_version(method: MethodDescriptor) -> None
         return
     assert "update_mask" in method.input_type.fields_by_name
     resource = next(field.message_type for field in method.input_type.fields if field.number == 1)
-    assert "etag" in resource.fields_by_name  # pyright: ignore[reportOptionalMemberAccess]
+    assert "etag" in resource.fields_by_name  # pyrefly: ignore[missing-attribute]
 
 
 @ALL

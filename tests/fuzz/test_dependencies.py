@@ -6,7 +6,7 @@ import asyncio
 import hashlib
 import os
 import resource
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Generator
 from contextlib import contextmanager
 from typing import Any
 
@@ -135,7 +135,7 @@ async def _unpublished(mesh: FuzzMesh) -> int:
 
 
 @contextmanager
-def small_files() -> Iterator[None]:
+def small_files() -> Generator[None]:
     """Files of this process may not grow beyond a mebibyte: what a full disk is to a store of larger parts."""
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (_LIMIT, hard))

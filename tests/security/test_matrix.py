@@ -72,7 +72,8 @@ def good(world: World, rpc: Rpc, **claims: Any) -> Metadata:
     if "now" in claims:
         claims["now"] = world.mesh.clock.now().timestamp() + claims["now"]
     role = rpc.policy.role or options_pb2.ROLE_EDITOR
-    return bearer(world.mesh.token(**{"role": role, "audience": [rpc.audience]} | claims))
+    usual: dict[str, Any] = {"role": role, "audience": [rpc.audience]}
+    return bearer(world.mesh.token(**usual | claims))
 
 
 async def faults(

@@ -80,7 +80,7 @@ def _batches(items: Iterable[dict[str, Any]]) -> Iterator[list[dict[str, Any]]]:
         length = len(json.dumps(item))
         if batch and (len(batch) == _BATCH_ITEMS or size + length > _BATCH_BYTES):
             yield batch
-            batch, size = [], 0
+            batch, size = list[dict[str, Any]](), 0
         batch.append(item)
         size += length
     if batch:
@@ -214,7 +214,7 @@ def _box(field: work_pb.WorkField, text: str) -> dict[str, Any]:
     try:
         box = [float(side) for side in sides]
     except ValueError:
-        box = []
+        box = list[float]()
     if len(box) != 4:
         raise ValueError("boxes as LABEL X Y WIDTH HEIGHT, several with a semicolon between them")
     return {"label": _choice(field, label), "box": box}

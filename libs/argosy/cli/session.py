@@ -7,7 +7,7 @@ from __future__ import annotations
 import json
 import re
 import sys
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterable, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cache
 from typing import Any
@@ -34,7 +34,7 @@ class Misuse(Exception):
 
 
 @contextmanager
-def session(patience: float = 20.0) -> Iterator[Client]:
+def session(patience: float = 20.0) -> Generator[Client]:
     """A client for the time of one command; what goes wrong is printed for people and becomes the exit code."""
     try:
         with Client(policy=Policy(patience=patience)) as client:
@@ -163,7 +163,7 @@ _HIDDEN = {"uid", "etag", "lineage", "secrecy", "update_time", "labels", "creato
 def _telling(rows: Sequence[Mapping[str, Any]]) -> list[str]:
     found: dict[str, None] = {}
     for row in rows:
-        found.update(dict.fromkeys(name for name, value in row.items() if not isinstance(value, dict | list)))
+        found.update(dict.fromkeys(name for name, value in row.items() if not isinstance(value, (dict, list))))
     names = [name for name in found if name not in _HIDDEN]
     first = [name for name in ("name", "state", "display_name") if name in names]
     return (first + [name for name in names if name not in first])[:7]

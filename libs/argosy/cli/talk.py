@@ -37,7 +37,7 @@ def chat(
             "stream": True,
             "stream_options": {"include_usage": True},
         }
-        answer, usage, first, request_id = "", {}, 0.0, ""
+        answer, usage, first, request_id = "", dict[str, int](), 0.0, ""
         began = time.monotonic()
         try:
             with httpx.stream(
@@ -119,7 +119,7 @@ def tree_of(found: Any, limit: int = 60) -> Tree:
     branches: dict[str, Tree] = {}
     waiting = list(found.spans)[:limit]
     while waiting:
-        late = []
+        late: list[Any] = []
         for span in waiting:
             parent = span.parent_span_id
             if parent in branches or parent not in known or not parent:

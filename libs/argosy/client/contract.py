@@ -87,7 +87,7 @@ def areas() -> dict[str, dict[str, Method]]:
 
 
 def _service_modules() -> list[Any]:
-    modules = []
+    modules: list[Any] = []
     for area in pkgutil.iter_modules(argosy.__path__):
         try:
             package = importlib.import_module(f"argosy.{area.name}.v1")
@@ -155,7 +155,7 @@ def _plain(value: Any, field: FieldDescriptor | None = None) -> Any:
         return json_format.MessageToDict(value, preserving_proto_field_name=True)
     if isinstance(value, Mapping):
         return {key: _plain(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
+    if isinstance(value, (list, tuple)):
         return [_plain(item) for item in value]
     return value
 

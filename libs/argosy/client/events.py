@@ -28,7 +28,7 @@ class EventParser:
             if not self._data:
                 return None
             event = Event("\n".join(self._data), self._id, self._kind)
-            self._data, self._kind = [], ""
+            self._data, self._kind = list[str](), ""
             return event
         field, _, value = line.partition(":")
         value = value.removeprefix(" ")

@@ -6,7 +6,7 @@ import errno
 import os
 import tempfile
 import uuid
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
@@ -21,7 +21,7 @@ _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 
 
 @contextmanager
-def storage_errors(what: str) -> Iterator[None]:
+def storage_errors(what: str) -> Generator[None]:
     """Turns errors of the file system into reasons of the catalogue.
 
     Raises:
@@ -53,7 +53,7 @@ class Folder:
                 self._path("staging").mkdir(parents=True, exist_ok=True)
 
     @contextmanager
-    def staged(self) -> Iterator[tuple[BinaryIO, Path]]:
+    def staged(self) -> Generator[tuple[BinaryIO, Path]]:
         """A new nameless file for `publish`; it is removed on the way out unless it was published."""
         folder = self._path("staging") if self._local else Path(tempfile.gettempdir())
         path = folder / f"argosy-{uuid.uuid4().hex}"

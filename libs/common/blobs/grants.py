@@ -8,7 +8,6 @@ encryption at rest, files outside of it stay unreadable even for code that ignor
 from __future__ import annotations
 
 import base64
-import binascii
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 
@@ -77,7 +76,7 @@ class Grant:
                 document["key_id"],
                 _bytes(document["key"]),
             )
-        except (ValueError, KeyError, TypeError, AttributeError, binascii.Error) as error:
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise DomainError("GRANT_DENIED", "this is not a grant") from error
 
     def check(self, now: datetime) -> None:

@@ -227,7 +227,7 @@ class BlobStore:
     def grant_sync(self, manifest_digest: str, holder: str, ttl: float) -> str:
         """Blocking twin of `grant`."""
         self._owner_only()
-        files = {}
+        files: dict[str, GrantedFile] = {}
         for digest in {manifest_digest, *manifest_digests(self.load_manifest_sync(manifest_digest))}:
             file = self._locate(digest)
             files[digest] = GrantedFile(file.path, file.key)
@@ -463,7 +463,7 @@ def _together(chunks: Iterator[bytes]) -> Iterator[bytes]:
     for chunk in chunks:
         if size + len(chunk) > CHUNK and pieces:
             yield b"".join(pieces)
-            pieces, size = [], 0
+            pieces, size = list[bytes](), 0
         pieces.append(chunk)
         size += len(chunk)
     if pieces:

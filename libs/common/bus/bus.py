@@ -84,7 +84,7 @@ class Bus:
                 await self._reconnected()
                 await closed.wait()
                 _log.warning("the connection to NATS was closed")
-            except (NatsError, OSError, TimeoutError) as error:
+            except (NatsError, OSError) as error:
                 _log.warning("NATS does not answer: %s", error or type(error).__name__)
                 await asyncio.sleep(_RECONNECT_SECONDS)
             finally:
@@ -118,7 +118,7 @@ class Bus:
         jetstream = self._client.jetstream(timeout=_PUBLISH_SECONDS)
         try:
             await jetstream.publish(subject, body, stream=STREAM, headers={**headers, "Nats-Msg-Id": message_id})
-        except (NatsError, OSError, TimeoutError) as error:
+        except (NatsError, OSError) as error:
             # Its data may have been wiped under the connection.
             await self._ensure_stream()
             raise BusUnavailableError(str(error) or type(error).__name__) from error
@@ -160,5 +160,5 @@ class Bus:
             return
         try:
             await ensure_stream(self._client.jetstream(timeout=_PUBLISH_SECONDS))
-        except (NatsError, OSError, TimeoutError) as error:
+        except (NatsError, OSError) as error:
             _log.warning("the stream cannot be made: %s", error or type(error).__name__)

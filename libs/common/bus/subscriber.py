@@ -127,7 +127,7 @@ class Subscriber:
                     # Its own failure must not hide a cancellation.
                     with suppress(NatsError):
                         await consumer.unsubscribe()
-            except (NatsError, OSError, TimeoutError) as error:
+            except (NatsError, OSError) as error:
                 task = asyncio.current_task()
                 if task is not None and task.cancelling():
                     # nats-py turns a cancellation into "connection closed" when the connection closes at the same time.

@@ -6,7 +6,7 @@ import hashlib
 from dataclasses import dataclass
 
 from google.protobuf.message import Message
-from sqlalchemy import delete, func, select, text, update
+from sqlalchemy import ColumnElement, delete, func, select, text, update
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import AsyncConnection
 
@@ -83,7 +83,7 @@ async def prune(connection: AsyncConnection) -> int:
     return (await connection.execute(delete(idempotency).where(idempotency.c.create_time < limit))).rowcount
 
 
-def _of(org: str, key: RequestKey) -> tuple:
+def _of(org: str, key: RequestKey) -> tuple[ColumnElement[bool], ...]:
     return (
         idempotency.c.org == org,
         idempotency.c.method == key.method,

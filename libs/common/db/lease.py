@@ -79,7 +79,7 @@ async def claim(
     free = or_(columns.lease_expires_at.is_(None), columns.lease_expires_at < func.clock_timestamp())
     # SKIP LOCKED: two processes that claim at once take different rows instead of waiting for each other.
     chosen = select(columns.uid).where(free, *where).order_by(*order_by).limit(limit).with_for_update(skip_locked=True)
-    leases = []
+    leases: list[tuple[Lease, RowMapping]] = []
     for uid in (await connection.execute(chosen)).scalars().all():
         token = str(uuid.uuid4())
         values = {"lease_owner": owner, "lease_token": token, "lease_expires_at": _until(seconds)}
@@ -107,7 +107,7 @@ async def lock(connection: AsyncConnection, table: Table, lease: Lease) -> RowMa
 
 async def release(connection: AsyncConnection, table: Table, lease: Lease) -> bool:
     """Gives the row back; False when the lease was lost before."""
-    nothing = {"lease_owner": None, "lease_token": None, "lease_expires_at": None}
+    nothing: dict[str, None] = {"lease_owner": None, "lease_token": None, "lease_expires_at": None}
     return (await connection.execute(update(table).where(held(table, lease)).values(nothing))).rowcount == 1
 
 

@@ -48,7 +48,7 @@ async def migrate(url: str, migrations: Path) -> None:
             await connection.execute(text(f"SET LOCAL lock_timeout = '{_LOCK_SECONDS}s'"))
             await connection.execute(text("SELECT pg_advisory_xact_lock(:lock)"), {"lock": _LOCK})
             await connection.run_sync(_upgrade, migrations)
-    except (OSError, TimeoutError) as failure:
+    except OSError as failure:
         raise errors.unavailable() from failure
     except DomainError:
         raise

@@ -199,7 +199,7 @@ def _plain(value: Any) -> Any:
     """Dataclasses inside an entity are stored as JSON objects."""
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         return dataclasses.asdict(value)
-    if isinstance(value, list | tuple):
+    if isinstance(value, (list, tuple)):
         return [_plain(item) for item in value]
     return value
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import socket
 import ssl
 import zlib
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -257,7 +257,7 @@ class ExternalClient:
         self._clock = clock
 
     @contextmanager
-    def get(self, link: Link, headers: Mapping[str, str] | None = None, field: str = "uri") -> Iterator[Answer]:
+    def get(self, link: Link, headers: Mapping[str, str] | None = None, field: str = "uri") -> Generator[Answer]:
         """Asks for a link and follows its redirects.
 
         Args:
@@ -302,7 +302,7 @@ def _location(response: httpcore.Response) -> str | None:
 
 
 @contextmanager
-def _plain_errors(link: Link, field: str) -> Iterator[None]:
+def _plain_errors(link: Link, field: str) -> Generator[None]:
     """What httpcore raises, as errors for whoever gave the link."""
     try:
         yield

@@ -83,12 +83,12 @@ def match(services: Iterable[ServiceDescriptor], sources: Iterable[object]) -> l
 
 def bind(
     services: Sequence[ServiceDescriptor], sources: Sequence[object], host: Host
-) -> dict[str, grpc.RpcMethodHandler]:
+) -> dict[str, grpc.RpcMethodHandler[Any, Any]]:
     """The gRPC handlers of all RPCs by path, each with the whole chain around it. Raises BindingError."""
     return {method.policy.path: bind_method(method, handler, host) for method, handler in match(services, sources)}
 
 
-def bind_method(method: Method, handler: Handler, host: Host) -> grpc.RpcMethodHandler:
+def bind_method(method: Method, handler: Handler, host: Host) -> grpc.RpcMethodHandler[Any, Any]:
     """One RPC with the chain around its handler. Bytes go in and come out: parsing is a stage of the chain."""
     step = compile_chain(method, host, _innermost(method, handler, host))
     path, deps, clock = method.policy.path, host.deps, host.clock

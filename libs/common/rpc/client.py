@@ -401,6 +401,5 @@ class Channels:
 
     async def close(self) -> None:
         """Closes every connection; calls in flight end."""
-        targets, self._targets = list(self._targets.values()), {}
-        for target in targets:
-            await target.close()
+        while self._targets:
+            await self._targets.popitem()[1].close()

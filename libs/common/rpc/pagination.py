@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import binascii
 import hashlib
 
 import orjson
@@ -43,7 +42,7 @@ class PageToken:
             return ""
         try:
             content = orjson.loads(base64.b64decode(token + "=" * (-len(token) % 4), altchars=b"-_", validate=True))
-        except (ValueError, binascii.Error):
+        except ValueError:
             raise _invalid() from None
         if not (isinstance(content, list) and len(content) == 2 and content[0] == _digest(request)):
             raise _invalid()

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import random
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from opentelemetry import trace as api
@@ -17,6 +17,7 @@ from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.trace import Event, ReadableSpan, SpanProcessor, TracerProvider
 from opentelemetry.sdk.util.instrumentation import InstrumentationScope
 from opentelemetry.trace import SpanContext, SpanKind, Status, StatusCode
+from opentelemetry.util import types
 
 _SCOPE = InstrumentationScope("argosy")
 _UNSET = Status(StatusCode.UNSET)
@@ -39,37 +40,40 @@ class CallSpan(ReadableSpan, api.Span):
     ) -> None:
         # Not super().__init__(): it would fill the same fields from defaults first.
         self._name = name
-        self._context = SpanContext(parent.trace_id, random.getrandbits(64) or 1, False, _SAMPLED, parent.trace_state)
+        self._own = SpanContext(parent.trace_id, random.getrandbits(64) or 1, False, _SAMPLED, parent.trace_state)
+        self._context: SpanContext | None = self._own
         self._kind = SpanKind.SERVER
         self._instrumentation_info = None
         self._instrumentation_scope = _SCOPE
         self._parent = parent
         self._start_time = time.time_ns()
         self._end_time = None
-        self._attributes = dict(attributes)
-        self._events = []
+        self._known = dict(attributes)
+        self._attributes: types.Attributes = self._known
+        self._happened = list[Event]()
+        self._events: Sequence[Event] = self._happened
         self._links = ()
         self._resource = resource
         self._status = _UNSET
         self._processor = processor
 
     def get_span_context(self) -> SpanContext:
-        return self._context
+        return self._own
 
     def is_recording(self) -> bool:
         return self._end_time is None
 
     def set_attribute(self, key: str, value: Any) -> None:
-        if self._end_time is None and (key in self._attributes or len(self._attributes) < _MAX_ATTRIBUTES):
-            self._attributes[key] = value
+        if self._end_time is None and (key in self._known or len(self._known) < _MAX_ATTRIBUTES):
+            self._known[key] = value
 
     def set_attributes(self, attributes: Mapping[str, Any]) -> None:
         for key, value in attributes.items():
             self.set_attribute(key, value)
 
     def add_event(self, name: str, attributes: Any = None, timestamp: int | None = None) -> None:
-        if self._end_time is None and len(self._events) < _MAX_EVENTS:
-            self._events.append(Event(name, attributes, timestamp))
+        if self._end_time is None and len(self._happened) < _MAX_EVENTS:
+            self._happened.append(Event(name, attributes, timestamp))
 
     def add_link(self, context: SpanContext, attributes: Any = None) -> None:
         if self._end_time is None and len(self._links) < _MAX_EVENTS:

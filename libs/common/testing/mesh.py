@@ -55,11 +55,15 @@ class Mesh:
     ) -> str:
         """A valid token; `claims` are further arguments of `mint`, such as `ttl` and `api_key`."""
         now = self.clock.now().timestamp()
-        return mint(
-            self.signing_key,
-            **{"org": org, "subject": subject, "role": role, "audience": audience, "now": now, "token_id": uuid7()}
-            | claims,
-        )
+        usual: dict[str, Any] = {
+            "org": org,
+            "subject": subject,
+            "role": role,
+            "audience": audience,
+            "now": now,
+            "token_id": uuid7(),
+        }
+        return mint(self.signing_key, **usual | claims)
 
     def metadata(self, *args: Any, **claims: Any) -> tuple[tuple[str, str], ...]:
         """Call metadata with a token; arguments as for `token`."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 import socket
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -15,7 +15,7 @@ _PORTS = 4
 
 
 @contextmanager
-def ray_head(num_cpus: int = 8) -> Iterator[RunningRay]:
+def ray_head(num_cpus: int = 8) -> Generator[RunningRay]:
     """A Ray head with token authentication on free ports and in a folder of its own; killed at the end."""
     with tempfile.TemporaryDirectory(prefix="argosy-ray-", dir="/tmp", ignore_cleanup_errors=True) as folder:
         ray = RunningRay(RayHead(Path(folder), _free_ports(), num_cpus))

@@ -40,7 +40,7 @@ async def running_service(
     if definition.jwks is None and "identity" not in mesh.peers:
         # Nobody else is there to ask which keys sign the tokens of this mesh.
         definition = replace(definition, jwks=lambda app: mesh.jwks())
-    given = {
+    given: dict[str, Any] = {
         "listen": "127.0.0.1:0",
         "home": mesh.folder,
         "pki_dir": mesh.pki,

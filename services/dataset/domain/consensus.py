@@ -45,7 +45,7 @@ def likeness(asked: Field, one: Any, other: Any) -> float:
         case FieldKind.TEXT:
             return float(_normal(one) == _normal(other))
         case _:
-            return float(one == other)
+            return 1.0 if one == other else 0.0
 
 
 def is_right(form: Form, answer: Answer, gold: Answer) -> bool:

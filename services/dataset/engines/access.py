@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 from functools import lru_cache
 from typing import BinaryIO
@@ -74,7 +74,7 @@ def granted_version(grant: str, version: str) -> VersionReader:
 
 
 @contextmanager
-def joined_file(store: BlobStore, digests: list[str]) -> Iterator[BinaryIO]:
+def joined_file(store: BlobStore, digests: list[str]) -> Generator[BinaryIO]:
     """Blobs in order as one local file: Parquet is read from its end, and a file system read is the cheapest
     stream."""
     with tempfile.TemporaryFile() as file:

@@ -143,7 +143,7 @@ class Query:
             raise _refused("secret", f"{self.address} does not exist") from error
         except ssl.SSLCertVerificationError as error:
             raise _refused("secret", f"the certificate of {host} is not trusted") from error
-        except (OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError) as error:
+        except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError) as error:
             raise self._away() from error
 
     async def _declare(self, connection: asyncpg.Connection, until: float) -> None:

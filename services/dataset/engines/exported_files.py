@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import gzip
 import io
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 from typing import Any, BinaryIO, cast
 
@@ -30,7 +30,7 @@ class ExportedFiles:
         self._made: list[Json] = []
 
     @contextmanager
-    def new(self, path: str, compression: str = "") -> Iterator[BinaryIO]:
+    def new(self, path: str, compression: str = "") -> Generator[BinaryIO]:
         """A file to write; it is in the store when the block has ended well, and nowhere otherwise.
 
         Args:

@@ -155,7 +155,13 @@ def _evaluate(expression: str, columns: Mapping[str, list[Any]], kinds: Mapping[
             name: pl.Series(name, _typed(values, kinds[name]), types[kinds[name]]) for name, values in columns.items()
         }
         return pl.DataFrame(given).select(pl.sql_expr(expression).alias("value"))["value"]
-    except (pl.exceptions.PolarsError, pl.exceptions.PanicException, TypeError, OverflowError) as error:
+    # At run time a panic is a BaseException, whatever the stubs of polars say.
+    except (
+        pl.exceptions.PolarsError,
+        pl.exceptions.PanicException,  # pyrefly: ignore[unreachable-except-clause]
+        TypeError,
+        OverflowError,
+    ) as error:
         reason = str(error).split("\n\n")[0].replace("\n", " ")
         raise ExpressionFault(reason[:_LONGEST_REASON] or "cannot be computed") from None
 

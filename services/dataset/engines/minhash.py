@@ -10,7 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-from rensa import RMinHash  # pyright: ignore[reportAttributeAccessIssue]
+from rensa import RMinHash  # pyrefly: ignore[missing-module-attribute]
 
 from services.dataset.engines.word_table import mix
 

@@ -60,7 +60,7 @@ def canonical(row: Row) -> tuple[Row, bytes]:
         raise RowError(f"a column name must have 1 to {MAX_COLUMN_NAME} characters, none of them U+0000")
     try:
         content = orjson.dumps(plain, option=orjson.OPT_SORT_KEYS)
-    except (TypeError, orjson.JSONEncodeError) as error:
+    except TypeError as error:
         raise RowError(f"not representable as JSON: {error}") from error
     if len(content) > MAX_ROW_BYTES:
         raise RowError(f"longer than {MAX_ROW_BYTES} bytes")

@@ -75,7 +75,7 @@ async def clean_version(request: pb.CleanVersionRequest, call: Call[App]) -> tas
     # A second for the longest ones, in which this process has other calls to answer.
     recipe = await asyncio.to_thread(parse_recipe, request.recipe) if request.recipe.strip() else DEFAULT_RECIPE
     await asyncio.to_thread(check_recipe, recipe, {one["name"]: one["type"] for one in version.columns})
-    work = {"version": version.name, "text_column": column, "recipe": recipe.to_json()}
+    work: dict[str, Any] = {"version": version.name, "text_column": column, "recipe": recipe.to_json()}
     if request.sample_rows:
         work["sample_rows"] = request.sample_rows
     return await _queue(call, CLEAN, version.name, work)

@@ -119,6 +119,7 @@ async def create_work_project(request: pb.CreateWorkProjectRequest, call: Call[A
     given, now = request.work_project, call.clock.now()
     standard, parents = from_proto(given), await _source(given.source, call)
     secrecies = [parent.secrecy for parent in parents]
+    people: dict[str, Any] = {field: list(getattr(given, field)) for field in _PEOPLE}
     project = WorkProject(
         uid=uuid7(),
         name=f"{request.parent}/workProjects/{request.work_project_id or resource_id('wp')}",
@@ -127,7 +128,7 @@ async def create_work_project(request: pb.CreateWorkProjectRequest, call: Call[A
         creator=call.principal.subject,
         **standard | {"secrecy": inherit_secrecy(standard["secrecy"], *secrecies)},
         **{field: getattr(given, field) for field in (*_TEXTS, *_RULES)},
-        **{field: list(getattr(given, field)) for field in _PEOPLE},
+        **people,
         form=(await _form(request, call)).to_json(),
         overlap=given.overlap or 1,
         **_defaults(given),

@@ -8,7 +8,6 @@ left to json_format.
 from __future__ import annotations
 
 import base64
-import binascii
 import math
 import re
 from collections.abc import Mapping
@@ -239,7 +238,7 @@ def _bytes(value: str) -> bytes:
         # Both alphabets, with or without padding, as the mapping asks of readers.
         text = value.replace("-", "+").replace("_", "/").rstrip("=")
         return base64.b64decode(text + "=" * (-len(text) % 4), validate=True)
-    except (binascii.Error, ValueError):
+    except ValueError:
         raise _Fault("is not base64") from None
 
 
@@ -248,7 +247,10 @@ def _enum(descriptor: EnumDescriptor, value: Any) -> int:
         known = descriptor.values_by_name.get(value)
         if known is not None:
             return known.number
-    elif isinstance(value, int) and not isinstance(value, bool) and value in descriptor.values_by_number:
+    # Not values_by_number: it looks at the last 32 bits of a number only.
+    elif (
+        isinstance(value, int) and not isinstance(value, bool) and any(one.number == value for one in descriptor.values)
+    ):
         return value
     names = ", ".join(known.name for known in descriptor.values[:12])
     raise _Fault(f"must be one of {names}")

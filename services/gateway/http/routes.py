@@ -119,11 +119,12 @@ class RouteTable:
         if parts[0] or len(parts) < 2:
             return None
         parts[-1], _, verb = parts[-1].partition(":")
-        node: _Node | None = self._root
+        node = self._root
         for part in parts[1:]:
-            node = node.literals.get(part, node.wildcard if part else None)
-            if node is None:
+            below = node.literals.get(part, node.wildcard if part else None)
+            if below is None:
                 return None
+            node = below
         by_method = node.leaves.get(verb)
         if not by_method:
             return None

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 
 from google.protobuf.descriptor import Descriptor, FieldDescriptor
@@ -35,7 +35,7 @@ class EventWriter:
         self.started = False
 
     @asynccontextmanager
-    async def open(self) -> AsyncIterator[EventWriter]:
+    async def open(self) -> AsyncGenerator[EventWriter]:
         """Keeps the stream alive until the block ends."""
         async with Background("sse") as background:
             background.start(self._beat(), name="heartbeat")

@@ -56,7 +56,7 @@ async def record_usage(request: pb.RecordUsageRequest, call: Call[App]) -> pb.Re
 
 async def list_usage(request: pb.ListUsageRequest, call: Call[App]) -> pb.ListUsageResponse:
     start, size = int(PageToken.decode(request) or 0), page_size(request.page_size)
-    found = await UsageLedger(call.uow).list(
+    found = await UsageLedger(call.uow).page(
         org_of(request.parent),
         _moment(request.start_time, request.HasField("start_time")),
         _moment(request.end_time, request.HasField("end_time")),

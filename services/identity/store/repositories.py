@@ -156,14 +156,14 @@ class UsageLedger:
         statement = insert(tables.usage).values([asdict(entry) for entry in entries]).on_conflict_do_nothing()
         return (await (await self._uow.connection()).execute(statement)).rowcount
 
-    async def list(
+    async def page(
         self, org: str, start: datetime | None, end: datetime | None, limit: int, offset: int
     ) -> list[UsageEntry]:
         """Newest first."""
         query = select(tables.usage).where(*_within(org, start, end))
         query = query.order_by(tables.usage.c.time.desc(), tables.usage.c.id).limit(limit).offset(offset)
         rows = (await (await self._uow.connection()).execute(query)).mappings()
-        return [UsageEntry(**row) for row in rows]
+        return [UsageEntry(**dict[str, Any](row)) for row in rows]
 
     async def sums(self, org: str, start: datetime | None, end: datetime | None, group_by: str) -> list[UsageSum]:
         """Sums by `model`, `api_key` or `subject`, most requests first."""

@@ -87,14 +87,17 @@ def _fit(loop_config: Json, spec: TrainingSpec, folder: str, failure: list[BaseE
         TorchTrainer(
             worker_main,
             train_loop_config=loop_config,
-            scaling_config=ScalingConfig(
+            # ray.train has the classes of both its versions, as a switch of the environment says.
+            scaling_config=ScalingConfig(  # pyrefly: ignore[bad-argument-type]
                 num_workers=spec.workers,
                 use_gpu=spec.gpus_per_worker > 0,
                 resources_per_worker=worker_resources(spec),
             ),
             torch_config=TorchConfig(backend="nccl" if spec.gpus_per_worker else "gloo"),
-            run_config=RunConfig(
-                name="fit", storage_path=folder, failure_config=FailureConfig(max_failures=_MAX_FAILURES)
+            run_config=RunConfig(  # pyrefly: ignore[bad-argument-type]
+                name="fit",
+                storage_path=folder,
+                failure_config=FailureConfig(max_failures=_MAX_FAILURES),  # pyrefly: ignore[bad-argument-type]
             ),
         ).fit()
     except Exception as error:

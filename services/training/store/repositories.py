@@ -114,4 +114,5 @@ def _gate_to_json(gate: Gate) -> dict[str, Any]:
 
 
 def _gate_from_json(data: dict[str, Any]) -> Gate:
-    return Gate(**{**data, "decide_time": datetime.fromisoformat(data["decide_time"])})
+    data = data | {"decide_time": datetime.fromisoformat(data["decide_time"])}
+    return Gate(**data)

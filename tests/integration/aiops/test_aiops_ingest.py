@@ -10,7 +10,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Generator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -35,7 +35,7 @@ from libs.common.testing.mesh import Mesh
 from libs.common.testing.service import running_service
 from services.aiops.app import DEFINITION
 from tests.conftest import free_port
-from tests.integration.app.stubs import Identity, served
+from tests.integration.app.stubs import Add, Identity, served
 
 PROTOBUF = {"content-type": "application/x-protobuf"}
 
@@ -106,7 +106,7 @@ async def mesh(tmp_path: Path) -> AsyncIterator[Mesh]:
     """A mesh with an identity that knows the key `ak_<org>` of each organization."""
     mesh = Mesh(tmp_path)
     identity = Identity(mesh)
-    add = {"identity": lambda s: token_service_pb2_grpc.add_TokenServiceServicer_to_server(identity, s)}
+    add: dict[str, Add] = {"identity": lambda s: token_service_pb2_grpc.add_TokenServiceServicer_to_server(identity, s)}
     async with served(mesh, add):
         yield mesh
 
@@ -192,7 +192,7 @@ async def test_impossible_times_do_not_block_the_store(rig: Rig) -> None:
 
 
 @contextmanager
-def full_disk(limit: int = 300) -> Iterator[None]:
+def full_disk(limit: int = 300) -> Generator[None]:
     """No file of this process grows beyond `limit` bytes."""
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     previous = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from collections.abc import AsyncGenerator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Any
 
@@ -56,7 +56,7 @@ class Identity(token_service_pb2_grpc.TokenServiceServicer):
 
 
 @asynccontextmanager
-async def served(mesh: Mesh, servers: dict[str, Add]) -> AsyncIterator[dict[str, str]]:
+async def served(mesh: Mesh, servers: dict[str, Add]) -> AsyncGenerator[dict[str, str]]:
     """Starts a server for each name, with the certificate of that name; their addresses, which the mesh knows too."""
     async with AsyncExitStack() as stack:
         addresses: dict[str, str] = {}

@@ -27,7 +27,7 @@ from libs.common.rpc.client import Channels
 from libs.common.testing.mesh import Mesh
 from libs.common.testing.service import running_service
 from services.app.app import DEFINITION
-from tests.integration.app.stubs import Identity, served
+from tests.integration.app.stubs import Add, Identity, served
 
 DEPLOYMENT = "orgs/acme/deployments/llm"
 PROMPT = "orgs/acme/prompts/sort"
@@ -107,7 +107,7 @@ class Rig:
 async def rig(tmp_path: Path, database_url: str, nats_server: nats.Server) -> AsyncIterator[Rig]:
     mesh = Mesh(tmp_path)
     identity, replica, deploy = Identity(mesh), Replica(), Deploy()
-    servers = {
+    servers: dict[str, Add] = {
         "identity": lambda s: token_service_pb2_grpc.add_TokenServiceServicer_to_server(identity, s),
         "replica": lambda s: inference_service_pb2_grpc.add_InferenceServiceServicer_to_server(replica, s),
         "deploy": lambda s: deploy_service_pb2_grpc.add_DeployServiceServicer_to_server(deploy, s),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import secrets
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -88,7 +88,7 @@ async def bus_server(nats_server: nats.Server) -> AsyncIterator[nats.Server]:
 @asynccontextmanager
 async def running(
     database: Database, reader: Reader, url: str, readers_url: str = "", **options: Any
-) -> AsyncIterator[Producers]:
+) -> AsyncGenerator[Producers]:
     """The relay of the producer and the subscriber of the reader, as their processes run them."""
     producers = Producers(database)
     out, back = Bus(url, "notes"), Bus(readers_url or url, "reader")

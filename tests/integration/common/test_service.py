@@ -123,7 +123,7 @@ class Rig:
     async def health(self) -> int:
         async with self.mesh.channel("dataset") as channel:
             stub = health_pb2_grpc.HealthStub(channel)
-            return (await stub.Check(health_pb2.HealthCheckRequest(), timeout=5)).status  # pyright: ignore[reportAttributeAccessIssue]
+            return (await stub.Check(health_pb2.HealthCheckRequest(), timeout=5)).status  # pyrefly: ignore[missing-attribute]
 
 
 @pytest.fixture
@@ -282,11 +282,11 @@ async def test_reflection_lists_the_services(rig: Rig) -> None:
     from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 
     async with rig.mesh.channel("dataset") as channel:
-        stub = reflection_pb2_grpc.ServerReflectionStub(channel)  # pyright: ignore[reportArgumentType]
+        stub = reflection_pb2_grpc.ServerReflectionStub(channel)  # pyrefly: ignore[bad-argument-type]
         request = reflection_pb2.ServerReflectionRequest(list_services="")
-        async for answer in stub.ServerReflectionInfo(iter([request]), timeout=5):  # pyright: ignore[reportCallIssue]
+        async for answer in stub.ServerReflectionInfo(iter([request]), timeout=5):  # pyrefly: ignore[not-callable]
             names = {service.name for service in answer.list_services_response.service}
-    assert {"argosy.common.v1.TaskService", "argosy.common.v1.EventService", "grpc.health.v1.Health"} <= names  # pyright: ignore[reportPossiblyUnboundVariable]
+    assert {"argosy.common.v1.TaskService", "argosy.common.v1.EventService", "grpc.health.v1.Health"} <= names  # pyrefly: ignore[unbound-name]
 
 
 async def test_unknown_method_is_unimplemented(rig: Rig) -> None:

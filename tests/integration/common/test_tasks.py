@@ -7,7 +7,7 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -69,7 +69,7 @@ class Shared:
 
 
 @asynccontextmanager
-async def working(database: Database, driver: RayDriver, blobs: BlobStore | None = None) -> AsyncIterator[None]:
+async def working(database: Database, driver: RayDriver, blobs: BlobStore | None = None) -> AsyncGenerator[None]:
     worker = make_worker(database, Shared(driver), blobs)  # type: ignore[arg-type]
     async with asyncio.TaskGroup() as group:
         group.create_task(worker.run())
@@ -80,10 +80,11 @@ async def working(database: Database, driver: RayDriver, blobs: BlobStore | None
 
 
 @asynccontextmanager
-async def worker_process(url: str, ray: RunningRay) -> AsyncIterator[subprocess.Popen[bytes]]:
+async def worker_process(url: str, ray: RunningRay) -> AsyncGenerator[subprocess.Popen[bytes]]:
     """A jobs process of its own, with its own driver child; killed at the end."""
     command = [sys.executable, "-m", "libs.common.testing.task_worker", url, ray.address]
-    process = await asyncio.to_thread(subprocess.Popen, command, env={**os.environ, **ray.environment})
+    environment = {**os.environ, **ray.environment}
+    process = await asyncio.to_thread(lambda: subprocess.Popen(command, env=environment))
     try:
         yield process
     finally:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pytest
@@ -42,7 +42,9 @@ def test_kappas_are_those_of_scikit_learn_and_statsmodels(seed: int) -> None:
     assert named["measures"][1]["measure"] == "fleiss_kappa"
     assert named["measures"][1]["value"] == pytest.approx(fleiss_kappa(aggregate_raters(table)[0]))
     assert len(named["pairs"]) == len(rated["pairs"]) == table.shape[1] * (table.shape[1] - 1) // 2
-    for pair, weights in [(p, None) for p in named["pairs"]] + [(p, "quadratic") for p in rated["pairs"]]:
+    weighed: list[tuple[Any, Literal["quadratic"] | None]]
+    weighed = [*((pair, None) for pair in named["pairs"]), *((pair, "quadratic") for pair in rated["pairs"])]
+    for pair, weights in weighed:
         one, other = (table[:, int(worker[1:])] for worker in pair["workers"])
         assert pair["value"] == pytest.approx(cohen_kappa_score(one, other, weights=weights))
         assert pair["low"] - 1e-9 <= pair["value"] <= pair["high"] + 1e-9

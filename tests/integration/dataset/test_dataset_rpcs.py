@@ -273,6 +273,7 @@ async def test_a_locked_dataset_gets_no_version(client: Client) -> None:
 
 async def test_rows_are_previewed_in_pages(client: Client) -> None:
     await client.dataset("docs")
+    rows: list[dict[str, object]]
     rows = [{"text": "x" * 30_000 if number == 2 else f"row {number}", "n": number, "deep": [1]} for number in range(5)]
     version = await publish(client, rows)
     request = pb.PreviewRowsRequest(parent=version.name, page_size=2)

@@ -44,7 +44,7 @@ def eager() -> Network:
     """Untrained, but sees an object in every corner."""
     torch.manual_seed(3)
     network = Network()
-    torch.nn.init.constant_(network.centre.bias, 1.0)  # pyright: ignore[reportArgumentType]
+    torch.nn.init.constant_(network.centre.bias, 1.0)  # pyrefly: ignore[bad-argument-type]
     return network
 
 

@@ -8,7 +8,7 @@ import os
 import random
 import subprocess
 import sys
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncGenerator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -80,7 +80,7 @@ class Process:
 @asynccontextmanager
 async def service(
     mesh: Mesh, folder: Path, database_url: str, nats: Server, ray: RunningRay | None, roles: list[str]
-) -> AsyncIterator[list[Process]]:
+) -> AsyncGenerator[list[Process]]:
     """The roles as processes of their own, killed at the end."""
     (folder / "jwk.json").write_text(json.dumps(mesh.signing_key.jwk()), encoding="utf-8")
     mesh.peers["dataset"] = f"127.0.0.1:{free_port()}"

@@ -10,9 +10,10 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
@@ -49,7 +50,7 @@ def changed_child(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Change:
 
 
 @contextmanager
-def function(source: str, limits: Limits = LIMITS) -> Iterator[Sandbox]:
+def function(source: str, limits: Limits = LIMITS) -> Generator[Sandbox]:
     made = Sandbox(source, limits)
     try:
         yield made
@@ -164,7 +165,7 @@ def test_every_other_system_call_is_refused() -> None:
     # Of x86_64, uretprobe and uprobe: Linux lets its own trampolines of probes past seccomp; from elsewhere the one is
     # answered by SIGILL, the other by ENXIO.
     trampolines = (335, 336) if platform.machine() == "x86_64" else ()
-    row = {"allowed": [*calls.values(), *trampolines], "bad": bad}
+    row: dict[str, Any] = {"allowed": [*calls.values(), *trampolines], "bad": bad}
     assert answer(EVERY_CALL, row) == {"row": {"others": [], "bad": []}}
 
 

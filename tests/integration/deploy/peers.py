@@ -32,10 +32,15 @@ class FakeTraining(model_service_pb2_grpc.ModelServiceServicer):
 
     def add(self, name: str, digest: str, *, state: str = "STATE_APPROVED", **gate: Any) -> None:
         """A version with one gate, open for its own digest unless `gate` says otherwise."""
-        usual = {"gate": "release", "open": True, "model_digest": digest, "rule": "lower bound beats the majority"}
+        usual: dict[str, Any] = {
+            "gate": "release",
+            "open": True,
+            "model_digest": digest,
+            "rule": "lower bound beats the majority",
+        }
         self.versions[name] = training_pb2.ModelVersion(
             name=name,
-            state=training_pb2.ModelVersion.State.Value(state),  # pyright: ignore[reportArgumentType]
+            state=state,
             manifest_digest=digest,
             secrecy=resource_pb2.SECRECY_CONFIDENTIAL,
             gates=[training_pb2.Gate(evaluation="orgs/acme/evaluations/e1", figures={"lower": 0.4}, **(usual | gate))],

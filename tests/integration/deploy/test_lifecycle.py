@@ -204,8 +204,8 @@ async def test_live_killed_live_replaced_stopped(
             if event.HasField("task"):
                 seen.append((event.task.progress, event.task.message))
                 last = event.task
-    assert last.state == task_pb2.Task.STATE_SUCCEEDED  # pyright: ignore[reportPossiblyUnboundVariable]
-    assert last.result["deployment"] == DOCS  # pyright: ignore[reportPossiblyUnboundVariable]
+    assert last.state == task_pb2.Task.STATE_SUCCEEDED  # pyrefly: ignore[unbound-name]
+    assert last.result["deployment"] == DOCS
     assert any("loading model" in message for _, message in seen)
     assert [fraction for fraction, _ in seen] == sorted(fraction for fraction, _ in seen)
     assert (await ended(alice, approved.name)).state == deploy_pb2.WorkOrder.STATE_SUCCEEDED
@@ -213,7 +213,7 @@ async def test_live_killed_live_replaced_stopped(
     text = await answer(mesh, first)
     assert watch.newest.endpoints[0].secrecy == training.versions[VERSION].secrecy
     # The trace of the approval goes on in the task, in training's grant and inside Ray.
-    assert TRACE in last.traceparent  # pyright: ignore[reportPossiblyUnboundVariable]
+    assert TRACE in last.traceparent
     assert TRACE in training.traceparents[-1]
     started = await until("the replica's span", lambda: aiops.span("replica.start"), 20)
     assert (started.service, started.trace) == ("replica", TRACE)

@@ -128,7 +128,7 @@ async def replica(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Rep
             if not (left := [pid for pid in engines if (Path("/proc") / str(pid)).exists()]):
                 break
             await asyncio.sleep(0.1)
-        assert not left  # pyright: ignore[reportPossiblyUnboundVariable]
+        assert not left
         assert not (folder / "run" / "r1").exists()
     finally:
         process.kill()
@@ -269,8 +269,8 @@ async def test_who_goes_away_is_not_computed_for(replica: Replica, whole: bool) 
             break
         await asyncio.sleep(0.1)
     # 200 x 16 answers of 120 tokens take many times longer than that.
-    assert (load.running, load.waiting) == (0, 0)  # pyright: ignore[reportPossiblyUnboundVariable]
-    before = load.generated_tokens  # pyright: ignore[reportPossiblyUnboundVariable]
+    assert (load.running, load.waiting) == (0, 0)
+    before = load.generated_tokens
     await asyncio.sleep(0.3)
     assert (await replica.load()).generated_tokens == before
 

@@ -164,7 +164,7 @@ async def test_endpoints_come_at_once_and_only_for_routers(alice: Caller, mesh: 
             response_deserializer=pb.EndpointSet.FromString,
         )(pb.WatchEndpointsRequest(), timeout=10)
         first = await watch.read()
-        assert (first.revision, list(first.endpoints)) == (1, [])  # pyright: ignore[reportAttributeAccessIssue]
+        assert (first.revision, list(first.endpoints)) == (1, [])  # pyrefly: ignore[missing-attribute]
         watch.cancel()
     async with mesh.channel("deploy", "dataset") as channel:
         watch = channel.unary_stream(

@@ -39,7 +39,7 @@ from services.eval.clients.training import TrainingClient
 from services.eval.domain.evaluations import GATE_PENDING, GATE_RECORDED, SUCCEEDED, Evaluation
 from services.eval.jobs.gates import GateRecorder
 from services.eval.store.repositories import Evaluations
-from tests.integration.app.stubs import Identity, fail, served
+from tests.integration.app.stubs import Add, Identity, fail, served
 from tests.unit.factories import resource_fields
 from tests.unit.training.samples import TEMPLATE, WORDS, rows, write_version
 
@@ -154,12 +154,14 @@ def mesh(tmp_path: Path) -> Mesh:
 @pytest.fixture
 async def peers(mesh: Mesh) -> AsyncIterator[Peers]:
     peers, identity = Peers(), Identity(mesh)
-    servers = {
+
+    def add_dataset(server: grpc.aio.Server) -> None:
+        dataset_service_pb2_grpc.add_DatasetServiceServicer_to_server(peers, server)
+        task_service_pb2_grpc.add_TaskServiceServicer_to_server(peers, server)
+
+    servers: dict[str, Add] = {
         "identity": lambda s: token_service_pb2_grpc.add_TokenServiceServicer_to_server(identity, s),
-        "dataset": lambda s: (
-            dataset_service_pb2_grpc.add_DatasetServiceServicer_to_server(peers, s),
-            task_service_pb2_grpc.add_TaskServiceServicer_to_server(peers, s),
-        ),
+        "dataset": add_dataset,
         "training": lambda s: model_service_pb2_grpc.add_ModelServiceServicer_to_server(peers, s),
         "deploy": lambda s: deploy_service_pb2_grpc.add_DeployServiceServicer_to_server(peers, s),
         "replica": lambda s: inference_service_pb2_grpc.add_InferenceServiceServicer_to_server(peers, s),

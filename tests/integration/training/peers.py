@@ -144,7 +144,12 @@ def spec_of(pretrain: int = 20, sft: int = 20, **fields: Any) -> training_pb2.Tr
 
 def training_of(**fields: Any) -> training_pb2.Training:
     """A training as a caller writes it."""
-    usual = {"dataset_version": TRAIN, "validation_version": HELDOUT, "model_project": PROJECT, "spec": spec_of()}
+    usual: dict[str, Any] = {
+        "dataset_version": TRAIN,
+        "validation_version": HELDOUT,
+        "model_project": PROJECT,
+        "spec": spec_of(),
+    }
     return training_pb2.Training(**{**usual, **fields})
 
 

@@ -6,6 +6,7 @@ import asyncio
 import tempfile
 from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from contextlib import asynccontextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -139,10 +140,8 @@ async def rig(
         server = Server(host, mesh.certificates("dataset"), "127.0.0.1:0")
         handlers = Handlers()
 
-        def part(method: Any, host: Host, innermost: Any) -> Any:
-            return compile_chain(method, host, innermost, chain)
-
-        original, bind.compile_chain = bind.compile_chain, part
+        original = bind.compile_chain
+        bind.compile_chain = partial(compile_chain, chain=chain)
         try:
             server.mount([TASKS], [handlers])
             server.mount([TOKENS], [TokenHandlers()])

@@ -98,7 +98,7 @@ def test_two_handlers_of_one_name() -> None:
 def test_an_rpc_without_a_usable_policy(name: str, policy: options_pb2.Policy | None, complaint: str) -> None:
     options = MethodOptions()
     if policy is not None:
-        options.Extensions[options_pb2.policy].CopyFrom(policy)  # pyright: ignore[reportArgumentType]
+        options.Extensions[options_pb2.policy].CopyFrom(policy)  # pyrefly: ignore[bad-index]
     with pytest.raises(BindingError, match=f"/test.{name}/DoIt .*{complaint}"):
         match([service(name, options)], [DoIt()])
 

@@ -216,7 +216,7 @@ async def test_shed_call_says_when_to_come_back_and_health_is_exempt() -> None:
         assert (status_of(error).reason, status_of(error).retry_after) == ("OVERLOADED", 1.0)
         async with server.mesh.channel("dataset") as channel:
             stub = health_pb2_grpc.HealthStub(channel)
-            health = await stub.Check(health_pb2.HealthCheckRequest(), timeout=5)  # pyright: ignore[reportAttributeAccessIssue]
+            health = await stub.Check(health_pb2.HealthCheckRequest(), timeout=5)  # pyrefly: ignore[missing-attribute]
     assert health.status == health_pb2.HealthCheckResponse.SERVING
 
 

@@ -30,7 +30,7 @@ def test_token_of_another_query() -> None:
     token = PageToken.encode(ListDatasetsRequest(parent="orgs/acme"), "p")
     for other in ({"parent": "orgs/other"}, {"parent": "orgs/acme", "show_deleted": True}):
         with pytest.raises(ArgosyError):
-            PageToken.decode(ListDatasetsRequest(page_token=token, **other))  # pyright: ignore[reportArgumentType]
+            PageToken.decode(ListDatasetsRequest(page_token=token, **other))  # pyrefly: ignore[bad-argument-type]
 
 
 def test_page_size() -> None:

@@ -47,10 +47,10 @@ async def test_sampled_call(exporter: InMemorySpanExporter) -> None:
     traceparent = await call("01")
     (span,) = exporter.get_finished_spans()
     assert span.name == GET.lstrip("/")
-    assert f"{span.context.trace_id:032x}" == TRACE  # pyright: ignore[reportOptionalMemberAccess]
+    assert f"{span.context.trace_id:032x}" == TRACE  # pyrefly: ignore[missing-attribute]
     assert span.parent is not None
     assert f"{span.parent.span_id:016x}" == PARENT
-    assert traceparent == f"00-{TRACE}-{span.context.span_id:016x}-01"  # pyright: ignore[reportOptionalMemberAccess]
+    assert traceparent == f"00-{TRACE}-{span.context.span_id:016x}-01"  # pyrefly: ignore[missing-attribute]
     assert span.attributes is not None
     assert dict(span.attributes) == {
         "rpc.system": "grpc",
@@ -59,7 +59,7 @@ async def test_sampled_call(exporter: InMemorySpanExporter) -> None:
         "argosy.org": "acme",
         "argosy.request_id": "req-1",
     }
-    assert span.end_time >= span.start_time  # pyright: ignore[reportOperatorIssue]
+    assert span.end_time >= span.start_time  # pyrefly: ignore[unsupported-operation]
     sent = encode_spans([span]).resource_spans[0]
     assert sent.scope_spans[0].spans[0].name == span.name
     assert sent.resource.attributes[0].value.string_value == "dataset"
@@ -107,7 +107,7 @@ def test_handlers_use_it_like_any_span(exporter: InMemorySpanExporter) -> None:
     span.set_attribute("late", 1)
     child, call_span = exporter.get_finished_spans()
     assert child.parent is not None
-    assert child.parent.span_id == call_span.context.span_id  # pyright: ignore[reportOptionalMemberAccess]
+    assert child.parent.span_id == call_span.context.span_id  # pyrefly: ignore[missing-attribute]
     assert call_span.attributes is not None
     assert call_span.attributes["tokens"] == 7
     assert len(call_span.attributes) == 128

@@ -5,7 +5,7 @@ from __future__ import annotations
 import socket
 import ssl
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from contextlib import contextmanager, suppress
 
 # Gets the connection and the request's head.
@@ -56,7 +56,7 @@ class Web:
 
 
 @contextmanager
-def web(answering: Answering, tls: ssl.SSLContext | None = None) -> Iterator[Web]:
+def web(answering: Answering, tls: ssl.SSLContext | None = None) -> Generator[Web]:
     """A running server."""
     server = Web(answering, tls)
     try:

@@ -271,7 +271,8 @@ def test_a_worker_out_of_time_is_an_outlier() -> None:
     assert seconds_outliers(usual) == set()
     assert seconds_outliers(usual | {"fast": 0.0, "slow": 900.0, "unknown": None}) == {"fast", "slow"}
     # Of too few, and where most are equal, there is no scale.
-    assert seconds_outliers(dict.fromkeys("abcde", 20.0) | {"f": 21.0}) == set()
+    medians: dict[str, float | None] = {**dict.fromkeys("abcde", 20.0), "f": 21.0}
+    assert seconds_outliers(medians) == set()
     assert seconds_outliers({"a": 1.0, "b": 1.0, "c": 1.0, "d": 100.0}) == set()
     answers = [
         answer(item, worker, "a", seconds=1.0 if worker == 8 else 20.0 + worker)

@@ -285,7 +285,7 @@ def test_annotated_images_are_exported_and_read_again(store: BlobStore) -> None:
 
 def test_choices_that_a_format_does_not_take_are_named() -> None:
     def check(format_name: str, **choices: Any) -> None:
-        none = {"compression": "", "text_column": "", "with_source": False, "split": "", "others": []}
+        none: dict[str, Any] = {"compression": "", "text_column": "", "with_source": False, "split": "", "others": []}
         require_choices(format_name, **{**none, **choices})
 
     for format_name, choice in (

@@ -136,17 +136,19 @@ def test_known_answers_count_in_what_they_answer() -> None:
 
 
 def project(**rules: Any) -> WorkProject:
-    given = {"overlap": 2, "form": Form((MOOD,)).to_json(), "creator": "users/boss", **rules}
+    given: dict[str, Any] = {"overlap": 2, "form": Form((MOOD,)).to_json(), "creator": "users/boss", **rules}
     return WorkProject(uid="p", name="orgs/acme/workProjects/p", create_time=NOW, update_time=NOW, **given)
 
 
 def item(**state: Any) -> WorkItem:
-    given = {"state": ItemState.OPEN, **state}
+    given: dict[str, Any] = {"state": ItemState.OPEN, **state}
     return WorkItem(uid="i", name="orgs/acme/workProjects/p/items/1", create_time=NOW, update_time=NOW, **given)
 
 
 def held(annotator: str, mood: str = "", **state: Any) -> WorkAssignment:
-    given = {"state": AssignmentState.HELD, "lease_expire_time": NOW + timedelta(hours=1), **state}
+    given: dict[str, Any] = {
+        "state": AssignmentState.HELD, "lease_expire_time": NOW + timedelta(hours=1), **state
+    }  # fmt: skip
     made = WorkAssignment(
         uid=annotator, name=f"{item().name}/assignments/{annotator[6:]}", create_time=NOW, update_time=NOW,
         annotator=annotator, **given,

@@ -94,6 +94,12 @@ def test_faults_of_the_body():
     assert violations("POST", "/v1/orgs/a/datasets", b"request_id=r", b"{}") == {"request_id": "belongs into the body"}
 
 
+@pytest.mark.parametrize("number", [2**32 + 4, 4 - 2**32, 77, -1])
+def test_numbers_that_are_no_value_of_an_enumeration(number):
+    body = f'{{"dataset":{{"secrecy":{number}}}}}'.encode()
+    assert set(violations("POST", "/v1/orgs/a/datasets", b"", body)) == {"dataset.secrecy"}
+
+
 def test_a_field_in_both_spellings_is_given_twice():
     assert "dataset_id" in violations("POST", "/v1/orgs/a/datasets", b"", b'{"datasetId":"a","dataset_id":"b"}')
 

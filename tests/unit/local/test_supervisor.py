@@ -7,7 +7,7 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -36,7 +36,7 @@ def _part(home: Home, name: str, code: str = _SLEEP, **more: object) -> Part:
 
 
 @contextmanager
-def _running(home: Home, parts: list[Part], monkeypatch: pytest.MonkeyPatch) -> Iterator[Supervisor]:
+def _running(home: Home, parts: list[Part], monkeypatch: pytest.MonkeyPatch) -> Generator[Supervisor]:
     # Certificates and reaping are not what these tests are about; reaping would take the children of other tests.
     monkeypatch.setattr("deploy.local.supervisor.certificates.renew", lambda _home: [])
     monkeypatch.setattr("deploy.local.supervisor.processes.reap", lambda: None)

@@ -50,7 +50,8 @@ def phase(method: Method, steps: int, **fields: Any) -> Phase:
 def tiny_spec(pretrain: int = 10, sft: int = 20, **fields: Any) -> TrainingSpec:
     """Both phases on a model of 20 thousand parameters."""
     phases = (phase(Method.PRETRAIN, pretrain), phase(Method.SFT, sft))
-    return TrainingSpec(**{"phases": phases, "architecture": TINY, "checkpoint_every": 12, "seed": 7, **fields})
+    usual: dict[str, Any] = {"phases": phases, "architecture": TINY, "checkpoint_every": 12, "seed": 7}
+    return TrainingSpec(**usual | fields)
 
 
 def context(store: BlobStore, spec: TrainingSpec, content: list[dict[str, Any]], **options: Any) -> LocalContext:

@@ -163,11 +163,10 @@ class Categories:
 
     def id_of(self, label: str) -> int:
         """Number of a label; a new one gets the next."""
-        known = self.all.get(label)
-        if known is None:
-            known = self.all[label] = {"id": self._next, "name": label}
+        if label not in self.all:
+            self.all[label] = {"id": self._next, "name": label}
             self._next += 1
-        return known["id"]
+        return self.all[label]["id"]
 
 
 def untold(listed: list[dict[str, Any]], rows: Iterable[Row], first: int) -> bool:

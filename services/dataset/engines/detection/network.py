@@ -53,11 +53,11 @@ class Network(nn.Module):
         self.colour_words = nn.Embedding(len(COLOUR_NAMES), _FEATURES)
         self.shape_words = nn.Embedding(len(SHAPE_NAMES), _FEATURES)
         self.sharpness = nn.Parameter(torch.tensor(_SHARPNESS))
-        nn.init.constant_(self.centre.bias, _PRIOR_LOGIT)  # pyright: ignore[reportArgumentType]
+        nn.init.constant_(self.centre.bias, _PRIOR_LOGIT)  # pyrefly: ignore[bad-argument-type]
         # Exponentials of 1.2 are three cells, half of a usual object.
-        nn.init.constant_(self.sides.bias, 1.2)  # pyright: ignore[reportArgumentType]
+        nn.init.constant_(self.sides.bias, 1.2)  # pyrefly: ignore[bad-argument-type]
         # Convolutions on a CPU take a third less time when the channels of a pixel lie together, as images have them.
-        self.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
+        self.to(memory_format=torch.channels_last)  # pyrefly: ignore[no-matching-overload]
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         fine = self.fine(images - 0.5)
