@@ -29,7 +29,8 @@ INSTALLED := $(VENV)/.installed
 EDITABLE := $(VENV)/.editable
 STUBS := build/protos/argosy.binpb
 UNIT_LARGE := tests/unit/dataset tests/unit/common
-TESTS_SLOW := $(wildcard tests/integration tests/security tests/fuzz tests/e2e tests/chaos)
+TESTS_SPREAD := $(wildcard tests/integration tests/security tests/fuzz)
+TESTS_ALONE := $(wildcard tests/e2e tests/chaos)
 
 .PHONY: help setup check test chaos demo up down status logs doctor bench bench-rpc bench-gateway bench-dedup bench-import bench-clean bench-paging bench-annotate \
 	fmt notices clean prerequisites check-format check-lint check-types check-protos check-imports check-unit \
@@ -44,7 +45,8 @@ demo: setup ## install, run the main job from raw text to a served, watched mode
 	@$(BIN)/python -m deploy.demo
 
 test: check ## every test that CI runs
-	$(BIN)/python -m pytest --durations=25 $(TESTS_SLOW)
+	$(BIN)/python -m pytest --numprocesses=2 --dist=loadfile --durations=25 $(TESTS_SPREAD)
+	$(BIN)/python -m pytest --durations=25 $(TESTS_ALONE)
 
 chaos: setup ## the full main job while everything is killed in turn; ARGOSY_CHAOS_SEED repeats a run
 	ARGOSY_CHAOS=full $(BIN)/python -m pytest tests/chaos -s

@@ -10,7 +10,8 @@ from typing import Any
 
 from services.dataset.domain.forms import Answer, Field, FieldKind, Form
 
-# Two boxes are the same thing from here on: the threshold of PASCAL VOC (Everingham et al. 2010, IJCV 88, 303-338).
+# Two boxes are the same thing from here on: the threshold of PASCAL VOC
+# (Everingham et al. 2010, IJCV 88, 303-338, 4.2).
 SAME_BOX = 0.5
 
 Box = Sequence[float]

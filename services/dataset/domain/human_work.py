@@ -333,19 +333,6 @@ class WorkAssignment(Resource):
         self.state, self.reason, self.lease_expire_time = AssignmentState.SUBMITTED, reason, None
 
 
-@dataclass(kw_only=True)
-class WorkReport(Resource):
-    """Agreement and reliability in a project, as counted last.
-
-    Attributes:
-        figures: fields of `argosy.dataset.v1.WorkReport`.
-        task: that counted them.
-    """
-
-    figures: dict[str, Any] = field(default_factory=dict[str, Any])
-    task: str = ""
-
-
 def given(assignments: Sequence[WorkAssignment]) -> list[Answer]:
     """The answers that were submitted, in the order in which they came."""
     done = [a for a in assignments if a.state == AssignmentState.SUBMITTED and a.submit_time is not None]

@@ -4,24 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import dataclass, field
-from typing import Any
 
-from libs.common.domain import Resource
 from services.dataset.domain.versions import DatasetVersion
-
-
-@dataclass(kw_only=True)
-class LeakageCheck(Resource):
-    """What a check found about two manifests; its name says which, so that the same question finds it again.
-
-    Attributes:
-        figures: fields of `argosy.dataset.v1.LeakageCheck` that do not depend on what the versions are called.
-        task: that compared them.
-    """
-
-    figures: dict[str, Any] = field(default_factory=dict[str, Any])
-    task: str = ""
 
 
 def check_name(

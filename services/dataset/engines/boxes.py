@@ -7,11 +7,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from services.dataset.domain.consensus import SAME_BOX
 from services.dataset.engines.answers import MOST_CLASSES, BoxList
 from services.dataset.engines.pairs import Pairs
 
-# Everingham et al. (2010), "The Pascal Visual Object Classes Challenge", 4.2: from here on a box is on an object.
-LEAST_IOU = 0.5
 # Pairs of boxes whose overlap is computed at once, at most: about 300 MB.
 _BLOCK = 1_000_000
 # Boxes of another answer that a box can match, those that overlap it most. Only where the same box was drawn again and
@@ -139,7 +138,7 @@ def _overlapping(
     start, end = _near(flat, first, pairs.right[pair])
     pair, first, second = np.repeat(pair, end - start), np.repeat(first, end - start), _ranges(start, end - start)
     overlap = iou(flat.corners[first], flat.corners[second])
-    kept = np.flatnonzero(overlap >= LEAST_IOU)
+    kept = np.flatnonzero(overlap >= SAME_BOX)
     kept = kept[np.lexsort((second[kept], -overlap[kept], first[kept], pair[kept]))]
     kept = kept[_rank(pair[kept] * len(flat.owners) + first[kept]) < _MOST_PARTNERS]
     return pair[kept], first[kept], second[kept], overlap[kept]
@@ -154,7 +153,7 @@ def _rank(keys: np.ndarray) -> np.ndarray:
 def _near(flat: _Flat, boxes: np.ndarray, answers: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Which boxes of an answer, from and to before, can overlap a box by a half, as far as their left sides say.
 
-    Two boxes with `LEAST_IOU` share at least half of the width of either. So neither is wider than twice the other, and
+    Two boxes with `SAME_BOX` share at least half of the width of either. So neither is wider than twice the other, and
     the other begins between one width before and half a width behind the one (a bit more, for rounding).
     """
     left, width = flat.corners[boxes, 0], flat.corners[boxes, 2] - flat.corners[boxes, 0]

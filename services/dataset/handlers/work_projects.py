@@ -22,8 +22,9 @@ from services.dataset.domain.human_work import DEFAULT_LEASE, Review, WorkProjec
 from services.dataset.domain.tasks import WORK_REPORT
 from services.dataset.domain.versions import DatasetVersion
 from services.dataset.handlers.work_messages import form_message, project_message, template_message, to_form
+from services.dataset.store.repositories import WorkReports
 from services.dataset.store.visible import visible_version
-from services.dataset.store.work import WorkItems, WorkProjects, WorkReports, WorkTemplates
+from services.dataset.store.work import WorkItems, WorkProjects, WorkTemplates
 
 if TYPE_CHECKING:
     from services.dataset.app import App

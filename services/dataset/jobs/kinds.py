@@ -15,9 +15,7 @@ from libs.common.ids import resource_id, uuid7
 from libs.common.tasks import Task, TaskKind
 from services.dataset.config import DatasetSettings, networks
 from services.dataset.domain.exports import KEPT_TIME, Export, choices_digest
-from services.dataset.domain.human_work import WorkReport
-from services.dataset.domain.leakage import LeakageCheck
-from services.dataset.domain.profiles import Profile
+from services.dataset.domain.reports import Report
 from services.dataset.domain.tasks import (
     AUGMENT,
     CLEAN,
@@ -29,8 +27,16 @@ from services.dataset.domain.tasks import (
     WORK_REPORT,
 )
 from services.dataset.domain.versions import Content, DatasetVersion, new_version
-from services.dataset.store.repositories import Datasets, DatasetVersions, Exports, LeakageChecks, Profiles, Uploads
-from services.dataset.store.work import WorkAssignments, WorkProjects, WorkReports
+from services.dataset.store.repositories import (
+    Datasets,
+    DatasetVersions,
+    Exports,
+    LeakageChecks,
+    Profiles,
+    Uploads,
+    WorkReports,
+)
+from services.dataset.store.work import WorkAssignments, WorkProjects
 
 # Longer than any task may take on data that fits one machine's disk.
 _GRANT_SECONDS = 24 * 3600
@@ -180,33 +186,13 @@ class Kinds:
         return answer
 
     async def _apply_profile(self, task: Task, result: dict[str, Any], uow: UnitOfWork) -> dict[str, Any]:
-        version, now = await DatasetVersions(uow).get(task.input["version"]), self._clock.now()
-        profile = Profile(
-            uid=uuid7(),
-            name=version.name,
-            create_time=now,
-            update_time=now,
-            creator=task.creator,
-            secrecy=version.secrecy,
-            figures=result["profile"],
-            task=task.name,
-        )
-        await Profiles(uow).put(profile)
+        version = await DatasetVersions(uow).get(task.input["version"])
+        await Profiles(uow).put(self._report(task, version.name, version.secrecy, result["profile"]))
         return {"version": version.name}
 
     async def _apply_work_report(self, task: Task, result: dict[str, Any], uow: UnitOfWork) -> dict[str, Any]:
-        project, now = await WorkProjects(uow).get(task.input["project"]), self._clock.now()
-        report = WorkReport(
-            uid=uuid7(),
-            name=project.name,
-            create_time=now,
-            update_time=now,
-            creator=task.creator,
-            secrecy=project.secrecy,
-            figures=result["figures"],
-            task=task.name,
-        )
-        await WorkReports(uow).put(report)
+        project = await WorkProjects(uow).get(task.input["project"])
+        await WorkReports(uow).put(self._report(task, project.name, project.secrecy, result["figures"]))
         return {"project": project.name, "answers": result["answers"]}
 
     async def _apply_export(self, task: Task, result: dict[str, Any], uow: UnitOfWork) -> dict[str, Any]:
@@ -231,21 +217,23 @@ class Kinds:
 
     async def _apply_leakage(self, task: Task, result: dict[str, Any], uow: UnitOfWork) -> dict[str, Any]:
         versions = [await DatasetVersions(uow).get(task.input[f"{side}_version"]) for side in ("test", "train")]
-        checks, now, found = LeakageChecks(uow), self._clock.now(), result["leakage"]
+        found, secrecy = result["leakage"], inherit_secrecy(*(version.secrecy for version in versions))
         # Somebody may have asked the same at the same time; the answer is the same too.
-        if await checks.find(task.input["check"]) is None:
-            check = LeakageCheck(
-                uid=uuid7(),
-                name=task.input["check"],
-                create_time=now,
-                update_time=now,
-                creator=task.creator,
-                secrecy=inherit_secrecy(*(version.secrecy for version in versions)),
-                figures=found,
-                task=task.name,
-            )
-            await checks.insert(check)
+        await LeakageChecks(uow).put(self._report(task, task.input["check"], secrecy, found))
         return {name: found[name] for name in ("exact_rows", "near_rows", "test_rows", "leaked_share")}
+
+    def _report(self, task: Task, name: str, secrecy: Secrecy, figures: dict[str, Any]) -> Report:
+        now = self._clock.now()
+        return Report(
+            uid=uuid7(),
+            name=name,
+            create_time=now,
+            update_time=now,
+            creator=task.creator,
+            secrecy=secrecy,
+            figures=figures,
+            task=task.name,
+        )
 
     async def _publish(
         self,

@@ -13,8 +13,7 @@ from libs.common.db.repository import Repository
 from libs.common.domain import DomainError
 from services.dataset.domain.datasets import Dataset, Visibility, sees_all, share_names
 from services.dataset.domain.exports import Export
-from services.dataset.domain.leakage import LeakageCheck
-from services.dataset.domain.profiles import Profile
+from services.dataset.domain.reports import Report
 from services.dataset.domain.uploads import Upload, UploadPart, UploadState
 from services.dataset.domain.versions import DatasetVersion
 from services.dataset.store import tables
@@ -124,23 +123,29 @@ class DatasetVersions(Repository[DatasetVersion]):
         return set((await connection.execute(select(self.table.c.manifest_digest))).scalars())
 
 
-class Profiles(Repository[Profile]):
-    table = tables.profiles
-    entity = Profile
+class Reports(Repository[Report]):
+    entity = Report
 
-    async def put(self, profile: Profile) -> None:
-        """Stores the newest profile of a version in place of the one before."""
-        before = await self.find(profile.name, for_update=True)
+    async def put(self, report: Report) -> None:
+        """Stores the newest report of its name in place of the one before."""
+        before = await self.find(report.name, for_update=True)
         if before is None:
-            await self.insert(profile)
+            await self.insert(report)
             return
-        before.figures, before.task, before.update_time = profile.figures, profile.task, profile.update_time
+        before.figures, before.task, before.update_time = report.figures, report.task, report.update_time
         await self.save(before)
 
 
-class LeakageChecks(Repository[LeakageCheck]):
+class Profiles(Reports):
+    table = tables.profiles
+
+
+class LeakageChecks(Reports):
     table = tables.leakage_checks
-    entity = LeakageCheck
+
+
+class WorkReports(Reports):
+    table = tables.work_reports
 
 
 class Exports(Repository[Export]):

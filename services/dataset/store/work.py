@@ -19,7 +19,6 @@ from services.dataset.domain.human_work import (
     WorkAssignment,
     WorkItem,
     WorkProject,
-    WorkReport,
     WorkTemplate,
 )
 from services.dataset.store import tables
@@ -28,20 +27,6 @@ from services.dataset.store import tables
 class WorkTemplates(Repository[WorkTemplate]):
     table = tables.work_templates
     entity = WorkTemplate
-
-
-class WorkReports(Repository[WorkReport]):
-    table = tables.work_reports
-    entity = WorkReport
-
-    async def put(self, report: WorkReport) -> None:
-        """Stores the newest report of a project in place of the one before."""
-        before = await self.find(report.name, for_update=True)
-        if before is None:
-            await self.insert(report)
-            return
-        before.figures, before.task, before.update_time = report.figures, report.task, report.update_time
-        await self.save(before)
 
 
 class WorkProjects(Repository[WorkProject]):

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from services.dataset.engines.boxes import LEAST_IOU, iou
+from services.dataset.domain.consensus import SAME_BOX
+from services.dataset.engines.boxes import iou
 
 # COCO interpolates precision at 101 levels of recall (Lin et al. 2014, and cocoeval.py).
 _RECALLS = np.linspace(0, 1, 101)
@@ -36,7 +37,7 @@ def hits(found: Found, truth: np.ndarray) -> np.ndarray:
     result, free = np.zeros(len(found.boxes), bool), np.ones(len(truth), bool)
     for number, box in enumerate(found.boxes if len(truth) else ()):
         overlaps = np.where(free, iou(np.broadcast_to(box, truth.shape), truth), -1.0)
-        if overlaps.max() >= LEAST_IOU:
+        if overlaps.max() >= SAME_BOX:
             result[number] = True
             free[overlaps.argmax()] = False
     return result

@@ -6,9 +6,10 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
+from services.dataset.domain.consensus import SAME_BOX
 from services.dataset.domain.targets import Reading
 from services.dataset.engines.annotations.pictures import Object
-from services.dataset.engines.boxes import LEAST_IOU, iou
+from services.dataset.engines.boxes import iou
 from services.dataset.engines.detection.adapters import Detector
 from services.dataset.engines.detection.average_precision import Found
 
@@ -44,6 +45,6 @@ def _objects(labels: Sequence[str], answers: Sequence[Found], least_score: float
     excluded = np.concatenate([np.zeros((0, 4)), *left_out])
     for label, answer in zip(labels, answers, strict=False):
         for box, score in zip(answer.boxes, answer.scores, strict=True):
-            if score >= least_score and not (iou(np.broadcast_to(box, excluded.shape), excluded) >= LEAST_IOU).any():
+            if score >= least_score and not (iou(np.broadcast_to(box, excluded.shape), excluded) >= SAME_BOX).any():
                 left, top, right, bottom = (float(side) for side in box)
                 yield {"label": label, "box": [left, top, right - left, bottom - top], "score": float(score)}
