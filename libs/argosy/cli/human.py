@@ -26,6 +26,8 @@ _PROJECT = "orgs/*/workProjects/*"
 _PATIENCE = 300.0
 # What a call takes.
 _BATCH_ITEMS, _BATCH_BYTES = 1_000, 2 << 20
+# Characters of a value in a preview; what is longer is cut.
+_PREVIEWED = 20_000
 _ITEM_FIELDS = {"subject", "payload", "gold", "proposal", "priority", "labels"}
 
 work = typer.Typer(help="Human work: annotation and review.", no_args_is_help=True)
@@ -70,7 +72,12 @@ def _rows(client: Client, version: str) -> Iterator[dict[str, Any]]:
     name = session.full_name(version, "orgs/*/datasets/*/versions/*")
     method = contract.areas()["dataset"]["preview_rows"]
     for row in client.pages(method, {"parent": name, "page_size": _BATCH_ITEMS}):
-        yield {"subject": f"{name}/rows/{row.row_id}", "payload": MessageToDict(row.fields)}
+        payload = MessageToDict(row.fields)
+        for column, value in payload.items():
+            if isinstance(value, str) and len(value) > _PREVIEWED and value.endswith("…"):
+                advice = f"export the version with `argosy dataset export {version}` and give the file"
+                raise session.Misuse(f"row {row.row_id}: {column} is longer than a preview shows: {advice}")
+        yield {"subject": f"{name}/rows/{row.row_id}", "payload": payload}
 
 
 def _batches(items: Iterable[dict[str, Any]]) -> Iterator[list[dict[str, Any]]]:
@@ -128,7 +135,7 @@ def review(project: ProjectArgument) -> None:
                 reason = f"  (disputed: {given.reason})" if given.reason else ""
                 session.console.print(f"  {number}  {given.annotator:<24} {escape(text + reason)}")
             count = len(found.assignments)
-            choice = _asked("number to accept, -number to return, empty to stop", _number(-count, count), optional=True)
+            choice = _asked("number to accept, -number to return, empty to stop", _decision(count), optional=True)
             if choice is None:
                 break
             chosen = found.assignments[abs(choice) - 1]
@@ -202,9 +209,18 @@ def _choice(field: work_pb.WorkField, text: str) -> str:
 
 def _number(least: int, most: int) -> Callable[[str], int]:
     def parse(text: str) -> int:
-        if not text.removeprefix("-").isdigit() or not least <= int(text) <= most or (least < 0 and int(text) == 0):
+        if not text.removeprefix("-").isdigit() or not least <= int(text) <= most:
             raise ValueError(f"a number from {least} to {most}")
         return int(text)
+
+    return parse
+
+
+def _decision(count: int) -> Callable[[str], int]:
+    def parse(text: str) -> int:
+        if (number := _number(-count, count)(text)) == 0:
+            raise ValueError(f"a number from 1 to {count}, or one with a minus before it")
+        return number
 
     return parse
 

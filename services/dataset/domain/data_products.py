@@ -28,7 +28,7 @@ class DataProduct(Resource):
         """Makes a version the one that is offered."""
         self.dataset_version, self.type = version.name, dataset.type
         self.row_count, self.byte_count, self.columns = version.row_count, version.byte_count, version.columns
-        self.secrecy = inherit_secrecy(self.secrecy, version.secrecy)
+        self.secrecy = inherit_secrecy(self.secrecy, dataset.secrecy, version.secrecy)
         self.lineage = [version.as_parent("publishes")]
 
     def require_publishable(self) -> None:

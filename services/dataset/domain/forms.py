@@ -14,6 +14,8 @@ from services.dataset.domain.fields import as_list, as_mapping
 # Boxes of an answer; people draw fewer, models may propose many.
 MAX_BOXES = 1_000
 MAX_TEXT = 100_000
+# Different answers to a question: statistics keep a number for every two.
+MAX_CLASSES = 256
 
 Answer = dict[str, Any]
 
@@ -56,6 +58,8 @@ class Field:
             return "needs two choices or more"
         if self.kind is FieldKind.RATING and self.min >= self.max:
             return "needs min below max"
+        if self.max - self.min >= MAX_CLASSES:
+            return f"has more than {MAX_CLASSES} ratings"
         return ""
 
     def fault_of(self, value: Any) -> str:

@@ -252,7 +252,10 @@ class WorkItem(Resource):
         self.reviewer, self.review_expire_time, self.excluded_reviewer = "", None, reviewer
 
     def dispute(self, assignments: Sequence[WorkAssignment]) -> None:
-        """Gives it to another reviewer than the one who sent an answer back."""
+        """Gives it to another reviewer than the one who sent an answer back. Raises STATE_CONFLICT once it is done."""
+        if self.state == ItemState.ACCEPTED:
+            message = f"{self.name} is accepted: what was decided about it is final."
+            raise DomainError("STATE_CONFLICT", message, name=self.name, state=self.state, wanted="OPEN")
         self.renew(assignments)
         self.state = ItemState.DISPUTED
 

@@ -77,9 +77,9 @@ def summarise(fields: list[Json], answers: list[Json], seed: int = 0, consensus:
     Args:
         fields: Of the form: `name`, `kind` (choice, choices, rating, text, boxes, preference), and `choices`, or `min`
             and `max` of a rating.
-        answers: `item`, `worker`, `answer` by field's name, `gold` by field's name or None, `seconds` or None. Of two
-            answers of a worker to an item the last one counts. A value that no form with these fields gives is left
-            out and counted as `invalid`.
+        answers: `item`, `worker`, `answer` by field's name, `right` against the known answer or None, `seconds` or
+            None. Of two answers of a worker to an item the last one counts. A value that no form with these fields
+            gives is left out and counted as `invalid`.
         seed: Of the resampling. The order of the answers does not matter.
         consensus: Whether to give the most probable answers, which grow with the items.
 

@@ -8,10 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from services.dataset.engines.answers import BOXES, Answers, BoxList, Field, read_value
-from services.dataset.engines.boxes import match
+from services.dataset.engines.answers import Answers, Field
 from services.dataset.engines.intervals import wilson
-from services.dataset.engines.pairs import Pairs
 from services.dataset.engines.reliability import Reliability
 
 # Iglewicz and Hoaglin (1993), "How to Detect and Handle Outliers": modified z-scores beyond this are outliers. 1.4826
@@ -43,7 +41,7 @@ def summarise_workers(fields: Sequence[Field], answers: Answers, fits: Mapping[s
         {
             "worker": worker,
             "answers": len(of),
-            "gold": _gold(fields, of),
+            "gold": _gold(of),
             "reliability": reliability[worker],
             "median_seconds": medians[worker],
             "seconds_outlier": worker in outliers,
@@ -75,9 +73,9 @@ def _median_seconds(answers: Sequence[Json]) -> float | None:
     return float(np.median(seconds)) if seconds else None
 
 
-def _gold(fields: Sequence[Field], answers: Sequence[Json]) -> Json | None:
-    """Answers to items whose right answer is known; one is correct when it is right in every such field."""
-    verdicts = [verdict for answer in answers if (verdict := _is_right(fields, answer)) is not None]
+def _gold(answers: Sequence[Json]) -> Json | None:
+    """Answers to items whose right answer is known."""
+    verdicts = [verdict for answer in answers if isinstance(verdict := answer.get("right"), bool)]
     if not verdicts:
         return None
     low, high = wilson(sum(verdicts), len(verdicts))
@@ -88,30 +86,6 @@ def _gold(fields: Sequence[Field], answers: Sequence[Json]) -> Json | None:
         "low": low,
         "high": high,
     }
-
-
-def _is_right(fields: Sequence[Field], answer: Json) -> bool | None:
-    """None where nothing is known. A field that was left out, or whose value no form gives, is wrong."""
-    known = answer.get("gold") or {}
-    verdicts: list[bool] = []
-    for field in fields:
-        gold = read_value(field, known.get(field.name))
-        if gold is not None:
-            value = read_value(field, answer["answer"].get(field.name))
-            verdicts.append(value is not None and _same(field, value, gold))
-    return all(verdicts) if verdicts else None
-
-
-def _same(field: Field, value: Any, gold: Any) -> bool:
-    return _same_boxes(value, gold) if field.kind == BOXES else value == gold
-
-
-def _same_boxes(value: BoxList, gold: BoxList) -> bool:
-    """Every box has its partner."""
-    if len(value.labels) != len(gold.labels):
-        return False
-    found = match([value, gold], np.zeros(2, np.int64), Pairs(np.array([0]), np.array([1])))
-    return int(found.labelled[0]) == len(gold.labels)
 
 
 def _reliability(

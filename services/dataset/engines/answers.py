@@ -10,11 +10,9 @@ from typing import Any
 
 import numpy as np
 
+from services.dataset.domain.forms import MAX_BOXES, MAX_CLASSES
+
 CHOICE, CHOICES, RATING, TEXT, BOXES, PREFERENCE = "choice", "choices", "rating", "text", "boxes", "preference"
-# A form that people can fill in has fewer of them, and coefficients keep a number for each.
-MOST_CLASSES = 256
-# Boxes of an answer: two answers are compared box by box.
-MOST_BOXES = 1_000
 
 Json = dict[str, Any]
 
@@ -72,7 +70,7 @@ class Answers:
     """The answers of all workers to all items, one of a worker to an item: the last one given.
 
     Args:
-        answers: With `item`, `worker`, `answer` by field, and, where there are any, `gold` by field and `seconds`.
+        answers: With `item`, `worker`, `answer` by field, and, where there are any, `right` and `seconds`.
 
     Raises:
         ValueError: An answer without an item or a worker, or one that is not by field.
@@ -141,16 +139,16 @@ def _field(field: Json, where: str) -> Field:
         return Field(name, kind, choices=_choices(field.get("choices"), f"{where}.choices"))
     if kind == RATING:
         least, most = (_whole(field.get(bound)) for bound in ("min", "max"))
-        if least is None or most is None or not 0 < most - least < MOST_CLASSES:
-            raise ValueError(f"{where}: min and max must be whole numbers, min below max by less than {MOST_CLASSES}")
+        if least is None or most is None or not 0 < most - least < MAX_CLASSES:
+            raise ValueError(f"{where}: min and max must be whole numbers, min below max by less than {MAX_CLASSES}")
         return Field(name, kind, least=least, most=most)
     return Field(name, kind)
 
 
 def _choices(given: Any, where: str) -> tuple[str, ...]:
     texts = isinstance(given, (list, tuple)) and all(isinstance(choice, str) for choice in given)
-    if not texts or not 1 <= len(given) <= MOST_CLASSES or len(set(given)) < len(given):
-        raise ValueError(f"{where}: 1 to {MOST_CLASSES} different texts are needed")
+    if not texts or not 1 <= len(given) <= MAX_CLASSES or len(set(given)) < len(given):
+        raise ValueError(f"{where}: 1 to {MAX_CLASSES} different texts are needed")
     return tuple(given)
 
 
@@ -162,8 +160,8 @@ def _check(answer: Any, where: str) -> None:
             raise ValueError(f"{where}.{key}: must be a text")
     if not isinstance(answer.get("answer"), dict):
         raise ValueError(f"{where}.answer: must be an object with the fields' names")
-    if not isinstance(answer.get("gold") or {}, dict):
-        raise ValueError(f"{where}.gold: must be an object with the fields' names, or nothing")
+    if not isinstance(answer.get("right"), bool | None):
+        raise ValueError(f"{where}.right: must be true or false, or nothing")
 
 
 def read_value(field: Field, given: Any) -> Any:
@@ -197,7 +195,7 @@ def _read_text(field: Field, given: Any) -> str | None:
 
 def _read_boxes(field: Field, given: Any) -> BoxList | None:
     """A box without an area can have been drawn, though it matches none; one with a negative or endless side cannot."""
-    if not isinstance(given, (list, tuple)) or len(given) > MOST_BOXES:
+    if not isinstance(given, (list, tuple)) or len(given) > MAX_BOXES:
         return None
     read = [_read_box(box) for box in given]
     boxes = sorted(box for box in read if box is not None)

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from services.dataset.domain.consensus import SAME_BOX
-from services.dataset.engines.answers import MOST_CLASSES, BoxList
+from services.dataset.domain.forms import MAX_CLASSES
+from services.dataset.engines.answers import BoxList
 from services.dataset.engines.pairs import Pairs
 
 # Pairs of boxes whose overlap is computed at once, at most: about 300 MB.
@@ -214,7 +215,7 @@ def _units(flat: _Flat, objects: np.ndarray, items: np.ndarray, paired: np.ndarr
     squares = np.bincount(number[first], same**2, minlength=len(drawn))
     differing = (everyone**2 - squares - unmatched**2) / (everyone - 1)
     frequent = np.argsort(np.argsort(-np.bincount(labels), kind="stable"))
-    column = np.minimum(frequent[labels], MOST_CLASSES - 1) if len(labels) else labels
+    column = np.minimum(frequent[labels], MAX_CLASSES - 1) if len(labels) else labels
     classes = np.zeros((len(paired), column.max(initial=0) + 1))
     np.add.at(classes, (item, column), 1)
     return np.column_stack(

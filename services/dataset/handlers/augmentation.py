@@ -22,7 +22,7 @@ _TEXT, _TEXT_COLUMN = "text", "text"
 
 
 async def augment_version(request: pb.AugmentVersionRequest, call: Call[App]) -> task_pb2.Task:
-    dataset, version = await visible_version(call.uow, request.name, call.principal)
+    dataset, version = await visible_version(call.uow, request.name, call.principal, writing=True)
     dataset.require_unlocked()
     media_type = MEDIA_TYPES.get(dataset.type, _TEXT)
     column = request.text_column or _TEXT_COLUMN

@@ -78,17 +78,18 @@ async def update_data_product(request: pb.UpdateDataProductRequest, call: Call[A
     given, products = request.data_product, DataProducts(call.uow)
     product = await products.get(given.name, for_update=True)
     product.require_etag(given.etag)
+    offered = product.dataset_version
     for field in fields_to_change(given, request.update_mask, _MUTABLE):
         if field == "dataset_version":
-            continue
-        if field == "visibility":
+            offered = given.dataset_version
+        elif field == "visibility":
             product.visibility = given.visibility or Visibility.ORGANIZATION
         elif field == "labels":
             product.labels = dict(given.labels)
         else:
             setattr(product, field, list(given.tags) if field == "tags" else getattr(given, field))
     # Whoever may change the dataset may change what is offered of it, and nobody else.
-    await _offer(product, given.dataset_version or product.dataset_version, call)
+    await _offer(product, offered, call)
     product.update_time = call.clock.now()
     await products.save(product)
     call.uow.emit("dataset.data_product.published", product)

@@ -12,7 +12,7 @@ from google.protobuf import json_format
 from libs.common.db.mapping import timestamp
 from libs.common.errors import ArgosyError
 from libs.common.rpc.call import Call
-from services.dataset.domain.reports import Report
+from services.dataset.domain.findings import Findings
 from services.dataset.domain.tasks import PROFILE
 from services.dataset.handlers.profile_page import page
 from services.dataset.store.repositories import Profiles
@@ -38,7 +38,7 @@ async def render_version_profile(
     return pb.RenderVersionProfileResponse(html=page(_message(await _profile(request.name, call))))
 
 
-async def _profile(name: str, call: Call[App]) -> Report:
+async def _profile(name: str, call: Call[App]) -> Findings:
     _, version = await visible_version(call.uow, name, call.principal)
     profile = await Profiles(call.uow).find(version.name)
     if profile is None:
@@ -47,7 +47,7 @@ async def _profile(name: str, call: Call[App]) -> Report:
     return profile
 
 
-def _message(profile: Report) -> dataset_pb2.VersionProfile:
+def _message(profile: Findings) -> dataset_pb2.VersionProfile:
     found = json_format.ParseDict(profile.figures, dataset_pb2.VersionProfile())
     found.version = profile.name
     found.task = profile.task

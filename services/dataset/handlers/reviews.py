@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import TYPE_CHECKING
 
 from argosy.dataset.v1 import human_work_pb2 as work_pb
@@ -48,7 +49,8 @@ async def decide_review(request: pb.DecideReviewRequest, call: Call[App]) -> wor
         await keep_item(item, call)
     else:
         form = project.parsed_form()
-        answer = from_struct(request.answer, "answer", MOST_ANSWER) or consensus(form, given(assignments))
+        answer = from_struct(request.answer, "answer", MOST_ANSWER)
+        answer = answer or await asyncio.to_thread(consensus, form, given(assignments))
         form.require_answered(answer)
         item.accept(answer)
         await keep_item(item, call)

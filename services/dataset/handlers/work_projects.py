@@ -31,10 +31,10 @@ if TYPE_CHECKING:
 
 # Other sources are opaque.
 _VERSION = re.compile(r"orgs/[a-z0-9-]+/datasets/[a-z0-9-]+/versions/[a-z0-9-]+")
-_TEXTS = ("display_name", "description", "source", "currency", "paused", "price_micros")
+_PLAIN = ("display_name", "description", "currency", "paused", "price_micros")
 _PEOPLE = ("annotators", "reviewers", "managers")
 _RULES = ("gold_share", "gold_min_accuracy")
-_MUTABLE = frozenset({*_TEXTS, *_PEOPLE, *_RULES, "review", "agreement_threshold", "lease_seconds", "labels"})
+_MUTABLE = frozenset({*_PLAIN, *_PEOPLE, *_RULES, "review", "agreement_threshold", "lease_seconds", "labels"})
 
 
 async def get_work_template(request: pb.GetWorkTemplateRequest, call: Call[App]) -> work_pb.WorkTemplate:
@@ -109,7 +109,7 @@ async def get_work_project(request: pb.GetWorkProjectRequest, call: Call[App]) -
 
 async def list_work_projects(request: pb.ListWorkProjectsRequest, call: Call[App]) -> pb.ListWorkProjectsResponse:
     found, position = await WorkProjects(call.uow).list_of(
-        request.parent, call.principal, page_size(request.page_size), PageToken.decode(request), False
+        request.parent, call.principal, page_size(request.page_size), PageToken.decode(request)
     )
     return pb.ListWorkProjectsResponse(
         work_projects=[project_message(one) for one in found], next_page_token=PageToken.encode(request, position)
@@ -128,8 +128,9 @@ async def create_work_project(request: pb.CreateWorkProjectRequest, call: Call[A
         update_time=now,
         creator=call.principal.subject,
         **standard | {"secrecy": inherit_secrecy(standard["secrecy"], *secrecies)},
-        **{field: getattr(given, field) for field in (*_TEXTS, *_RULES)},
+        **{field: getattr(given, field) for field in (*_PLAIN, *_RULES)},
         **people,
+        source=given.source,
         form=(await _form(request, call)).to_json(),
         overlap=given.overlap or 1,
         **_defaults(given),

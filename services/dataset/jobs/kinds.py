@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from typing import Any
 
@@ -15,7 +16,7 @@ from libs.common.ids import resource_id, uuid7
 from libs.common.tasks import Task, TaskKind
 from services.dataset.config import DatasetSettings, networks
 from services.dataset.domain.exports import KEPT_TIME, Export, choices_digest
-from services.dataset.domain.reports import Report
+from services.dataset.domain.findings import Findings
 from services.dataset.domain.tasks import (
     AUGMENT,
     CLEAN,
@@ -114,7 +115,7 @@ class Kinds:
         async with self._database.system(read_only=True) as uow:
             project = await WorkProjects(uow).get(task.input["project"])
             answers = await WorkAssignments(uow).answers(project)
-        blob = await self._blobs.put(json.dumps(answers).encode())
+        blob = await self._blobs.put(await asyncio.to_thread(lambda: json.dumps(answers).encode()))
         manifest = await self._blobs.commit({"blobs": [{"sha256": blob.sha256, "size": blob.size}]})
         spec = {"answers": blob.sha256, "grant": await self._grant(manifest, task)}
         return spec | {"fields": project.form["fields"], "price_micros": project.price_micros}
@@ -187,12 +188,12 @@ class Kinds:
 
     async def _apply_profile(self, task: Task, result: dict[str, Any], uow: UnitOfWork) -> dict[str, Any]:
         version = await DatasetVersions(uow).get(task.input["version"])
-        await Profiles(uow).put(self._report(task, version.name, version.secrecy, result["profile"]))
+        await Profiles(uow).put(self._findings(task, version.name, version.secrecy, result["profile"]))
         return {"version": version.name}
 
     async def _apply_work_report(self, task: Task, result: dict[str, Any], uow: UnitOfWork) -> dict[str, Any]:
         project = await WorkProjects(uow).get(task.input["project"])
-        await WorkReports(uow).put(self._report(task, project.name, project.secrecy, result["figures"]))
+        await WorkReports(uow).put(self._findings(task, project.name, project.secrecy, result["figures"]))
         return {"project": project.name, "answers": result["answers"]}
 
     async def _apply_export(self, task: Task, result: dict[str, Any], uow: UnitOfWork) -> dict[str, Any]:
@@ -219,12 +220,12 @@ class Kinds:
         versions = [await DatasetVersions(uow).get(task.input[f"{side}_version"]) for side in ("test", "train")]
         found, secrecy = result["leakage"], inherit_secrecy(*(version.secrecy for version in versions))
         # Somebody may have asked the same at the same time; the answer is the same too.
-        await LeakageChecks(uow).put(self._report(task, task.input["check"], secrecy, found))
+        await LeakageChecks(uow).put(self._findings(task, task.input["check"], secrecy, found))
         return {name: found[name] for name in ("exact_rows", "near_rows", "test_rows", "leaked_share")}
 
-    def _report(self, task: Task, name: str, secrecy: Secrecy, figures: dict[str, Any]) -> Report:
+    def _findings(self, task: Task, name: str, secrecy: Secrecy, figures: dict[str, Any]) -> Findings:
         now = self._clock.now()
-        return Report(
+        return Findings(
             uid=uuid7(),
             name=name,
             create_time=now,

@@ -13,7 +13,7 @@ from libs.common.db.repository import Repository
 from libs.common.domain import DomainError
 from services.dataset.domain.datasets import Dataset, Visibility, sees_all, share_names
 from services.dataset.domain.exports import Export
-from services.dataset.domain.reports import Report
+from services.dataset.domain.findings import Findings
 from services.dataset.domain.uploads import Upload, UploadPart, UploadState
 from services.dataset.domain.versions import DatasetVersion
 from services.dataset.store import tables
@@ -123,28 +123,35 @@ class DatasetVersions(Repository[DatasetVersion]):
         return set((await connection.execute(select(self.table.c.manifest_digest))).scalars())
 
 
-class Reports(Repository[Report]):
-    entity = Report
+class NewestFindings(Repository[Findings]):
+    entity = Findings
 
-    async def put(self, report: Report) -> None:
-        """Stores the newest report of its name in place of the one before."""
-        before = await self.find(report.name, for_update=True)
+    async def put(self, found: Findings) -> None:
+        """Stores the newest findings of their name in place of those before."""
+        before = await self.find(found.name, for_update=True)
         if before is None:
-            await self.insert(report)
-            return
-        before.figures, before.task, before.update_time = report.figures, report.task, report.update_time
+            try:
+                async with (await self.uow.connection()).begin_nested():
+                    await self.insert(found)
+                return
+            except DomainError as error:
+                if error.reason != "ALREADY_EXISTS":
+                    raise
+            # Another task came first, just now.
+            before = await self.get(found.name, for_update=True)
+        before.figures, before.task, before.update_time = found.figures, found.task, found.update_time
         await self.save(before)
 
 
-class Profiles(Reports):
+class Profiles(NewestFindings):
     table = tables.profiles
 
 
-class LeakageChecks(Reports):
+class LeakageChecks(NewestFindings):
     table = tables.leakage_checks
 
 
-class WorkReports(Reports):
+class WorkReports(NewestFindings):
     table = tables.work_reports
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from libs.common.auth.principal import Principal
 from libs.common.db.uow import UnitOfWork
-from libs.common.domain import DomainError
+from libs.common.domain import DomainError, Secrecy
 from services.dataset.domain.datasets import Dataset
 from services.dataset.domain.versions import DatasetVersion
 from services.dataset.store.data_products import DataProducts
@@ -31,9 +31,11 @@ async def visible_version(
         if error.reason != "NOT_FOUND":
             raise
         dataset = await Datasets(uow).find(version.parent)
-        reading = not (lock_dataset or writing)
-        if dataset is not None and reading and await DataProducts(uow).offers(version.name, principal.org):
-            return dataset, version
+        if dataset is not None and not (lock_dataset or writing):
+            # What became more confidential since it was published leaves the organization no more.
+            open_to = principal.org == dataset.org or dataset.secrecy <= Secrecy.INTERNAL
+            if open_to and await DataProducts(uow).offers(version.name, principal.org):
+                return dataset, version
         # Word for word what a version that does not exist gives: nobody learns which versions a hidden dataset has.
         raise DomainError("NOT_FOUND", f"{name} does not exist.", name=name) from None
     return dataset, version

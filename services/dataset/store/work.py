@@ -34,14 +34,14 @@ class WorkProjects(Repository[WorkProject]):
     entity = WorkProject
 
     async def list_of(
-        self, parent: str, principal: Principal, page_size: int, after: str, show_deleted: bool
+        self, parent: str, principal: Principal, page_size: int, after: str
     ) -> tuple[list[WorkProject], str]:
         """One page of those that the principal has a part in, newest first."""
         columns, subject = self.table.c, principal.subject
         among = [_names(column, subject) for column in (columns.annotators, columns.reviewers, columns.managers)]
         part = or_(columns.creator == subject, func.cardinality(columns.annotators) == 0, *among)
         filters = () if sees_all(subject, principal.role) else (part,)
-        return await self.list(parent, page_size, after, show_deleted, filters)
+        return await self.list(parent, page_size, after, filters=filters)
 
 
 @dataclass(frozen=True)
@@ -163,12 +163,12 @@ class WorkAssignments(Repository[WorkAssignment]):
         return await self.fetch(self.query().where(self.table.c.parent == item.name).order_by(self.table.c.uid))
 
     async def held(self, project: WorkProject, subject: str, now: datetime) -> list[WorkAssignment]:
-        """Those that somebody is working on, oldest first."""
+        """Those that somebody is working on, what was returned included, oldest first."""
         columns = self.table.c
         query = self.query().where(
             columns.annotator == subject,
             columns.project == project.name,
-            columns.state == AssignmentState.HELD,
+            columns.state.in_(PENDING),
             columns.lease_expire_time > now,
         )
         return await self.fetch(query.order_by(columns.uid))
@@ -185,24 +185,22 @@ class WorkAssignments(Repository[WorkAssignment]):
         """One page of what waits for somebody, in all projects, newest first."""
         columns = self.table.c
         mine = and_(columns.org == parent.split("/")[1], columns.annotator == subject, columns.state.in_(PENDING))
-        return await self.list(None, page_size, after, filters=(mine,))
+        projects = tables.work_projects.c
+        there = select(projects.uid).where(
+            projects.org == columns.org, projects.name == columns.project, projects.delete_time.is_(None)
+        )
+        return await self.list(None, page_size, after, filters=(mine, there.exists()))
 
     async def answers(self, project: WorkProject) -> list[dict[str, Any]]:
         """All submitted answers with what is needed to judge them, for statistics."""
-        columns, items, connection = self.table.c, tables.work_items.c, await self.uow.connection()
-        query = (
-            select(columns.parent, columns.annotator, columns.answer, items.gold, columns.active_seconds)
-            .join(tables.work_items, items.name == columns.parent)
-            .where(
-                columns.org == project.org,
-                items.org == project.org,
-                columns.project == project.name,
-                columns.state == AssignmentState.SUBMITTED,
-            )
-            .order_by(columns.uid)
+        columns, connection = self.table.c, await self.uow.connection()
+        query = select(columns.parent, columns.annotator, columns.answer, columns.right, columns.active_seconds).where(
+            columns.org == project.org,
+            columns.project == project.name,
+            columns.state == AssignmentState.SUBMITTED,
         )
-        names = ("item", "worker", "answer", "gold", "seconds")
-        return [dict(zip(names, row, strict=True)) for row in await connection.execute(query)]
+        names = ("item", "worker", "answer", "right", "seconds")
+        return [dict(zip(names, row, strict=True)) for row in await connection.execute(query.order_by(columns.uid))]
 
 
 def _names(column: Column[Any], subject: str) -> ColumnElement[bool]:

@@ -17,7 +17,7 @@ Json = dict[str, Any]
 def answers(table: np.ndarray, names: Sequence[Any]) -> list[Json]:
     """Of a table of numbers with a row an item and a column a worker."""
     return [
-        {"item": f"{item:03}", "worker": f"w{worker}", "answer": {"f": names[number]}, "gold": None, "seconds": None}
+        {"item": f"{item:03}", "worker": f"w{worker}", "answer": {"f": names[number]}, "right": None, "seconds": None}
         for (item, worker), number in np.ndenumerate(table)
     ]
 

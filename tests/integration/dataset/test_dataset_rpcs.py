@@ -166,6 +166,7 @@ async def test_a_share_lets_read_and_not_write(client: Client) -> None:
     assert (await bob.PreviewRows(pb.PreviewRowsRequest(parent=version.name))).rows
     for write in (
         bob.CleanVersion(pb.CleanVersionRequest(name=version.name)),
+        bob.AugmentVersion(pb.AugmentVersionRequest(name=version.name, recipe="steps: [misspell]")),
         bob.TagDatasetVersion(pb.TagDatasetVersionRequest(name=version.name, add_tags=["mine"])),
         bob.UpdateDataset(pb.UpdateDatasetRequest(dataset=dataset_pb2.Dataset(name=NAME, description="mine"))),
         bob.DeleteDataset(pb.DeleteDatasetRequest(name=NAME)),
@@ -227,6 +228,11 @@ async def test_a_data_product_lets_others_read_its_version_and_no_other(client: 
     # Above INTERNAL nothing is for everybody, neither from the beginning nor later.
     raised = dataset_pb2.Dataset(name=NAME, secrecy="SECRECY_SECRET")
     await client.UpdateDataset(pb.UpdateDatasetRequest(dataset=raised))
+    assert (await bob.PreviewRows(pb.PreviewRowsRequest(parent=first.name))).rows
+    assert (await refusal(stranger.PreviewRows(pb.PreviewRowsRequest(parent=first.name)))).reason == "NOT_FOUND"
+    earlier = catalogue_pb2.DataProduct(name=made.name, dataset_version=second.name)
+    again = catalogue_service_pb2.UpdateDataProductRequest(data_product=earlier)
+    assert (await refusal(client.UpdateDataProduct(again))).metadata["state"] == "SECRET"
     third = await publish(client, [{"text": "c"}])
     newer = catalogue_pb2.DataProduct(name=made.name, dataset_version=third.name)
     error = await refusal(client.UpdateDataProduct(catalogue_service_pb2.UpdateDataProductRequest(data_product=newer)))

@@ -126,6 +126,9 @@ async def test_a_returned_answer_is_disputed_before_another_reviewer(client: Cli
     await rev.DecideReview(pb.DecideReviewRequest(name=work.item.name, returns=[back]))
     pending = (await ann.ListPendingWork(pb.ListPendingWorkRequest(parent="orgs/acme"))).assignments
     assert [(one.reason, one.state) for one in pending] == [("It is irony.", work_pb.WorkAssignment.STATE_RETURNED)]
+    again = await take(ann)
+    assert again is not None
+    assert (again.name, again.reason) == (work.name, "It is irony.")
     await ann.DisputeReturn(pb.DisputeReturnRequest(name=work.name, reason="It is not."))
     assert await state(client, work) == "STATE_DISPUTED"
     assert not (await rev.TakeReview(pb.TakeReviewRequest(name=NAME))).HasField("item")
@@ -189,7 +192,10 @@ async def test_the_same_request_gives_the_same_item(client: Client) -> None:
     assert len(names) == 1
     for _ in range(6):
         await take(ann, another=True)
-    assert len((await ann.ListPendingWork(pb.ListPendingWorkRequest(parent="orgs/acme"))).assignments) == 5
+    pending = pb.ListPendingWorkRequest(parent="orgs/acme")
+    assert len((await ann.ListPendingWork(pending)).assignments) == 5
+    await client.DeleteWorkProject(pb.DeleteWorkProjectRequest(name=NAME))
+    assert not (await ann.ListPendingWork(pending)).assignments
 
 
 async def test_who_is_wrong_where_the_answer_is_known_gets_no_more(client: Client) -> None:
@@ -303,8 +309,10 @@ async def test_a_report_says_who_agrees(worker: Client) -> None:
             true = MOODS[int(work.item.name.rsplit("/", 1)[1]) % 3]
             await submit(somebody, work, MOODS[number % 3] if name == "guesser" else true)
             number += 1 + number % 2
-    task = await worker.finish(await worker.ReportWork(pb.ReportWorkRequest(name=NAME, request_id=uuid7())))
-    assert task.state == task_pb2.Task.STATE_SUCCEEDED, task
+    # Two at once: neither finds a report of the other.
+    tasks = [await worker.ReportWork(pb.ReportWorkRequest(name=NAME, request_id=uuid7())) for _ in range(2)]
+    for task in await asyncio.gather(*(worker.finish(task) for task in tasks)):
+        assert task.state == task_pb2.Task.STATE_SUCCEEDED, task
     report = await worker.GetWorkReport(pb.GetWorkReportRequest(name=NAME))
     [field] = report.fields
     alpha = next(one for one in field.measures if one.measure == "krippendorff_alpha")

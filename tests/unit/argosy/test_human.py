@@ -76,6 +76,29 @@ def test_a_line_that_cannot_be_read_is_named(gateway: FakeGateway, tmp_path: Pat
     assert "line 2" in result.output
 
 
+def test_a_value_that_a_preview_cuts_is_not_work(gateway: FakeGateway) -> None:
+    answers(gateway, {"rows": [{"rowId": "r7", "fields": {"text": "x" * 20_000 + "…"}}]})
+    result = CliRunner().invoke(APP, ["work", "add", "moods", "--version", "orgs/acme/datasets/d/versions/v1"])
+    assert result.exit_code != 0
+    assert "r7" in result.output
+    assert "export" in result.output
+
+
+def test_a_rating_may_be_zero_and_a_decision_not(gateway: FakeGateway) -> None:
+    form = {"fields": [{"name": "trend", "kind": "WORK_FIELD_KIND_RATING", "min": -2, "max": 2}]}
+    item = {"name": f"{NAME}/items/1", "payload": {"text": "flat"}}
+    given = {"name": f"{item['name']}/assignments/a", "item": item, "form": form, "answer": {"trend": 0}}
+    answers(gateway, {"assignment": given}, {})
+    assert CliRunner().invoke(APP, ["work", "annotate", "moods"], input="0\n").exit_code == 0
+    submitted = next(one for one in gateway.requests if one.path.endswith(":submit"))
+    assert json.loads(submitted.body)["answer"] == {"trend": 0}
+    answers(gateway, {"item": item, "form": form, "assignments": [given]}, {})
+    result = CliRunner().invoke(APP, ["work", "review", "moods"], input="0\n1\n")
+    assert result.exit_code == 0
+    assert "a number from 1 to 1" in result.output
+    assert "1 items decided" in result.output
+
+
 def test_accepted_answers_come_out_as_rows(gateway: FakeGateway, tmp_path: Path) -> None:
     items = [
         {"name": f"{NAME}/items/2", "payload": {"text": "x"}, "gold": {"mood": "bad"}, "answer": {"mood": "bad"}},

@@ -16,10 +16,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from services.dataset.domain.forms import MAX_BOXES
 from services.dataset.engines import intervals, pairs
 from services.dataset.engines.agreement import summarise
 from services.dataset.engines.annotators import seconds_outliers
-from services.dataset.engines.answers import MOST_BOXES, Field, read_value
+from services.dataset.engines.answers import Field, read_value
 from services.dataset.engines.boxes import iou, match
 from services.dataset.engines.coefficients import cohen_kappa, interval_alpha, nominal_alpha, ordinal_alpha
 from services.dataset.engines.edit_similarity import edit_distance
@@ -44,7 +45,7 @@ OBSERVERS: list[list[int | None]] = [
 
 
 def answer(item: object, worker: object, value: object, **more: object) -> Json:
-    return {"item": str(item), "worker": str(worker), "answer": {"f": value}, "gold": None, "seconds": None, **more}
+    return {"item": str(item), "worker": str(worker), "answer": {"f": value}, "right": None, "seconds": None, **more}
 
 
 def table(rows: Sequence[Sequence[Any]]) -> list[Json]:
@@ -84,9 +85,11 @@ def everything() -> tuple[list[Json], list[Json]]:
             "boxes": boxes(("a", item, 0, 10 + noisy, 10), ("b", 50, 50, 5, 5 + noisy)),
             "preference": ["left", "right", "tie"][noisy],
         }
-        gold = {"choice": "abc"[item % 3]} if item % 2 else None
+        right = bool(rng.random() < 0.8) if item % 2 else None
         seconds = float(rng.lognormal(3))
-        answers.append({"item": f"i{item}", "worker": f"w{worker}", "answer": value, "gold": gold, "seconds": seconds})
+        answers.append(
+            {"item": f"i{item}", "worker": f"w{worker}", "answer": value, "right": right, "seconds": seconds}
+        )
     return form, answers
 
 
@@ -246,24 +249,14 @@ def test_a_box_has_one_partner_and_an_object_one_box_of_each_worker() -> None:
     assert found["krippendorff_alpha"]["value"] == pytest.approx(alpha_by_definition(units, "nominal"))
 
 
-def test_gold_is_right_in_every_field_that_has_one() -> None:
-    form = [CHOICE | {"name": "c"}, BOXES | {"name": "b"}, TEXT | {"name": "t"}]
-    gold = {"c": "a", "b": boxes(("cat", 0, 0, 10, 10)), "t": None}
-    near = boxes(("cat", 0, 0, 10, 9))
-    values: list[Json] = [
-        {"c": "a", "b": near, "t": "whatever"},
-        {"c": "b", "b": near},
-        {"c": "a"},
-        {"c": "a", "b": [*near, *near]},
-        {"c": ["a"], "b": near},
-    ]
-    answers = [answer(item, "w", None, answer=value, gold=gold) for item, value in enumerate(values)]
-    answers.append(answer("x", "w", None, answer={"c": "a"}))
-    worker = summarise(form, answers)["workers"][0]
+def test_known_answers_are_counted_as_they_were_judged() -> None:
+    answers = [answer(item, "w", "a", right=item == 0) for item in range(5)]
+    answers.append(answer("x", "w", "a", right=None))
+    worker = summarise([CHOICE], answers)["workers"][0]
     # Wilson's interval of one in five, from the table of Newcombe (1998), Statistics in Medicine 17, 857-872.
-    gold_figures = {"answers": 5, "correct": 1, "accuracy": 0.2, "low": pytest.approx(0.0362, abs=1e-4)}
-    assert worker["gold"] == {**gold_figures, "high": pytest.approx(0.6245, abs=1e-4)}
-    assert summarise(form, answers[-1:])["workers"][0]["gold"] is None
+    counted = {"answers": 5, "correct": 1, "accuracy": 0.2, "low": pytest.approx(0.0362, abs=1e-4)}
+    assert worker["gold"] == {**counted, "high": pytest.approx(0.6245, abs=1e-4)}
+    assert summarise([CHOICE], answers[-1:])["workers"][0]["gold"] is None
 
 
 def test_a_worker_out_of_time_is_an_outlier() -> None:
@@ -452,7 +445,7 @@ def test_the_last_answer_of_a_worker_to_an_item_counts() -> None:
                 boxes(("a", 1e308, 1e308, 1e308, 1e308)),
                 [{"label": "a", "box": [0, 0, 1]}],
                 [{"label": "a", "box": [0, 0, "1", 1]}],
-                boxes(("a", 0, 0, 1, 1)) * (MOST_BOXES + 1),
+                boxes(("a", 0, 0, 1, 1)) * (MAX_BOXES + 1),
             ],
         ),
     ],
@@ -501,7 +494,7 @@ def test_boxes_without_area_match_nothing() -> None:
 
 
 def test_a_thousand_boxes() -> None:
-    many = boxes(*((f"l{number % 300}", number % 40 * 20, number // 40 * 20, 15, 15) for number in range(MOST_BOXES)))
+    many = boxes(*((f"l{number % 300}", number % 40 * 20, number // 40 * 20, 15, 15) for number in range(MAX_BOXES)))
     found = figures(BOXES, [answer("i", worker, many) for worker in "uv"])
     assert (found["f1"]["value"], found["mean_iou"]["value"], found["krippendorff_alpha"]["value"]) == (1, 1, 1)
 
@@ -539,7 +532,7 @@ def test_a_field_that_is_none_is_named(fields: list[Json], named: str) -> None:
         ({"worker": "w", "answer": {}}, "item"),
         ({"item": "i", "worker": 3, "answer": {}}, "worker"),
         ({"item": "i", "worker": "w", "answer": "a"}, "answer"),
-        ({"item": "i", "worker": "w", "answer": {}, "gold": ["a"]}, "gold"),
+        ({"item": "i", "worker": "w", "answer": {}, "right": "yes"}, "right"),
     ],
 )
 def test_an_answer_that_is_none_is_named(given: Json, named: str) -> None:

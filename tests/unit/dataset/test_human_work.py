@@ -48,6 +48,7 @@ def test_built_in_templates_are_sound_and_survive_the_database() -> None:
         (Field("x", FieldKind.CHOICE), "needs choices"),
         (Field("x", FieldKind.TEXT, choices=("a",)), "has no choices"),
         (Field("x", FieldKind.RATING, min=3, max=3), "min below max"),
+        (Field("x", FieldKind.RATING, min=0, max=1000), "more than 256 ratings"),
         (Field("x", FieldKind.PREFERENCE, choices=("a",)), "two choices"),
     ],
 )
@@ -211,6 +212,10 @@ def test_a_return_and_its_dispute() -> None:
     assert made.state == ItemState.DISPUTED
     with pytest.raises(DomainError, match="only a returned answer"):
         bob.dispute("me too")
+    made.accept({"mood": "good"})
+    with pytest.raises(DomainError, match="final"):
+        made.dispute([ann, bob])
+    assert made.state == ItemState.ACCEPTED
 
 
 def test_only_who_holds_the_review_decides() -> None:

@@ -1,4 +1,4 @@
-"""Reports: figures that a task counted."""
+"""Findings: figures that a task counted."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from libs.common.domain import Resource
 
 
 @dataclass(kw_only=True)
-class Report(Resource):
+class Findings(Resource):
     """The newest figures about a version, a project of human work, or a pair of versions.
 
     A profile has the name of its version, a report about work that of its project; the name of a leakage check says
