@@ -24,6 +24,7 @@ from services.dataset.handlers import (
     profiles,
     reviews,
     rows,
+    streams,
     tasks,
     uploads,
     versions,
@@ -32,6 +33,7 @@ from services.dataset.handlers import (
     work_projects,
 )
 from services.dataset.jobs.kinds import Kinds
+from services.dataset.jobs.rolling import Rolling
 from services.dataset.jobs.sweep import sweep_forever
 
 
@@ -44,6 +46,7 @@ class App:
     tasks: Tasks
     rows: VersionRows
     networks: Networks
+    rolling: Rolling
     kinds: list[TaskKind]
 
 
@@ -51,9 +54,12 @@ async def build(runtime: Runtime) -> App:
     """Makes the service's own parts."""
     kinds = Kinds(runtime.database, runtime.blobs, runtime.clock, runtime.settings).all()
     allowed = Networks(networks(runtime.settings.import_networks), NETWORKS_SETTING)
+    queue = Tasks(runtime.name)
+    rolling = Rolling(runtime.database, runtime.blobs, queue, runtime.clock)
     if runtime.role != "jobs":
         runtime.background.start(sweep_forever(runtime.database, runtime.blobs, runtime.clock), name="sweep")
-    return App(runtime.database, runtime.blobs, Tasks(runtime.name), VersionRows(runtime.blobs), allowed, kinds)
+        runtime.background.start(rolling.run(), name="rolling")
+    return App(runtime.database, runtime.blobs, queue, VersionRows(runtime.blobs), allowed, rolling, kinds)
 
 
 DEFINITION = ServiceDefinition(
@@ -74,6 +80,7 @@ DEFINITION = ServiceDefinition(
         leakage,
         profiles,
         rows,
+        streams,
         tasks,
         uploads,
         work,

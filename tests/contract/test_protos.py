@@ -34,6 +34,7 @@ _OUTPUT_ONLY_OF = {
     "Application": {"published_version"},
     "DataProduct": {"byte_count", "columns", "row_count", "type"},
     "Dataset": {"latest_version"},
+    "DatasetStream": {"pending_bytes", "pending_rows", "roll_count", "row_count", "task"},
     "Evaluation": {"state", "task", "model_digest", "report", "verdict"},
     "ModelProject": {"live_version"},
     "Prompt": {"latest_version"},

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
 import typer
-from argosy.cli import session
+from argosy.cli import json_lines, session
 from argosy.cli.live import watch
 from argosy.client import Client, contract
 from argosy.dataset.v1 import human_work_pb2 as work_pb
@@ -24,8 +24,6 @@ ProjectArgument = Annotated[str, typer.Argument(help="Work project.")]
 
 _PROJECT = "orgs/*/workProjects/*"
 _PATIENCE = 300.0
-# What a call takes.
-_BATCH_ITEMS, _BATCH_BYTES = 1_000, 2 << 20
 # Characters of a value in a preview; what is longer is cut.
 _PREVIEWED = 20_000
 _ITEM_FIELDS = {"subject", "payload", "gold", "proposal", "priority", "labels"}
@@ -47,51 +45,28 @@ def add_items(
         raise session.Misuse("give a FILE or --version, one of them")
     with session.session(_PATIENCE) as client, Progress(console=session.errors_console, transient=True) as bar:
         name, row, added = session.full_name(project, _PROJECT), bar.add_task("items", total=None), 0
-        items = _lines(file) if file is not None else _rows(client, version)
-        for batch in _batches(items):
+        items = _items(file) if file is not None else _rows(client, version)
+        for batch in json_lines.batches(items):
             added += client.dataset.add_work_items(parent=name, items=batch).item_count
             bar.update(row, completed=added)
     session.console.print(f"{added:,} items added")
 
 
-def _lines(file: Path) -> Iterator[dict[str, Any]]:
-    with file.open(encoding="utf-8") as lines:
-        for number, line in enumerate(lines, 1):
-            if not line.strip():
-                continue
-            try:
-                given = json.loads(line)
-            except ValueError as error:
-                raise session.Misuse(f"{file}, line {number}: {error}") from None
-            if not isinstance(given, dict):
-                raise session.Misuse(f"{file}, line {number}: is no JSON object")
-            yield given if "payload" in given and given.keys() <= _ITEM_FIELDS else {"payload": given}
+def _items(file: Path) -> Iterator[dict[str, Any]]:
+    for given in json_lines.read(file):
+        yield given if "payload" in given and given.keys() <= _ITEM_FIELDS else {"payload": given}
 
 
 def _rows(client: Client, version: str) -> Iterator[dict[str, Any]]:
     name = session.full_name(version, "orgs/*/datasets/*/versions/*")
     method = contract.areas()["dataset"]["preview_rows"]
-    for row in client.pages(method, {"parent": name, "page_size": _BATCH_ITEMS}):
+    for row in client.pages(method, {"parent": name, "page_size": json_lines.BATCH_ROWS}):
         payload = MessageToDict(row.fields)
         for column, value in payload.items():
             if isinstance(value, str) and len(value) > _PREVIEWED and value.endswith("…"):
                 advice = f"export the version with `argosy dataset export {version}` and give the file"
                 raise session.Misuse(f"row {row.row_id}: {column} is longer than a preview shows: {advice}")
         yield {"subject": f"{name}/rows/{row.row_id}", "payload": payload}
-
-
-def _batches(items: Iterable[dict[str, Any]]) -> Iterator[list[dict[str, Any]]]:
-    batch: list[dict[str, Any]] = []
-    size = 0
-    for item in items:
-        length = len(json.dumps(item))
-        if batch and (len(batch) == _BATCH_ITEMS or size + length > _BATCH_BYTES):
-            yield batch
-            batch, size = list[dict[str, Any]](), 0
-        batch.append(item)
-        size += length
-    if batch:
-        yield batch
 
 
 @work.command()
@@ -308,7 +283,7 @@ def export_answers(
         arguments = {"parent": session.full_name(project, _PROJECT), "state": "STATE_ACCEPTED"}
         draft, written = output.with_suffix(output.suffix + ".part"), 0
         with draft.open("w", encoding="utf-8") as file:
-            for item in client.pages(method, {**arguments, "page_size": _BATCH_ITEMS}):
+            for item in client.pages(method, {**arguments, "page_size": json_lines.BATCH_ROWS}):
                 if item.HasField("gold"):
                     continue
                 row = {**MessageToDict(item.payload), **MessageToDict(item.answer)}

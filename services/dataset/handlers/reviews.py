@@ -12,8 +12,9 @@ from libs.common.errors import invalid_field
 from libs.common.rpc.call import Call
 from services.dataset.domain.consensus import consensus
 from services.dataset.domain.human_work import REVIEW_LEASE, AssignmentState, WorkAssignment, given
+from services.dataset.handlers.structs import from_struct
 from services.dataset.handlers.work import ACCEPTED, MOST_ANSWER, keep_item
-from services.dataset.handlers.work_messages import assignment_message, form_message, from_struct, item_message
+from services.dataset.handlers.work_messages import assignment_message, form_message, item_message
 from services.dataset.handlers.work_projects import open_project
 from services.dataset.store.work import WorkAssignments, WorkItems
 

@@ -13,13 +13,12 @@ from libs.common.db.mapping import timestamp, to_proto
 from libs.common.errors import ArgosyError
 from libs.common.ids import resource_id, uuid7
 from libs.common.rpc.call import Call
+from services.dataset.clients.upload_parts import whole_file
 from services.dataset.domain.uploads import OPEN_TIME, Upload, UploadPart, UploadState
 from services.dataset.store.repositories import Uploads
 
 if TYPE_CHECKING:
     from services.dataset.app import App
-
-_FORMAT = "argosy.upload/1"
 
 
 def message(upload: Upload) -> dataset_pb2.Upload:
@@ -87,11 +86,9 @@ async def commit_upload(request: pb.CommitUploadRequest, call: Call[App]) -> dat
             raise _digest_mismatch("sha256", request.sha256, seen.digest)
         return message(seen)
     seen.require_complete()
-    digest = await asyncio.to_thread(_digest, call.deps, parts)
+    digest, manifest = await whole_file(call.deps.blobs, parts)
     if request.sha256 not in ("", digest):
         raise _digest_mismatch("sha256", request.sha256, digest)
-    blobs = [{"sha256": part.sha256, "size": part.size} for part in parts]
-    manifest = await call.deps.blobs.commit({"format": _FORMAT, "blobs": blobs})
     repository = Uploads(call.uow)
     upload = await repository.alive(request.name, now, for_update=True)
     if upload.version != seen.version:
@@ -99,14 +96,6 @@ async def commit_upload(request: pb.CommitUploadRequest, call: Call[App]) -> dat
     upload.commit(digest, manifest, now)
     await repository.save(upload)
     return message(upload)
-
-
-def _digest(deps: App, parts: list[UploadPart]) -> str:
-    hasher = hashlib.sha256()
-    for part in parts:
-        for chunk in deps.blobs.get_sync(part.sha256):
-            hasher.update(chunk)
-    return hasher.hexdigest()
 
 
 def _digest_mismatch(field: str, expected: str, actual: str) -> ArgosyError:

@@ -20,7 +20,8 @@ from services.dataset.domain.human_work import (
     WorkItem,
     WorkProject,
 )
-from services.dataset.handlers.work_messages import assignment_message, from_struct
+from services.dataset.handlers.structs import from_struct
+from services.dataset.handlers.work_messages import assignment_message
 from services.dataset.handlers.work_projects import open_project
 from services.dataset.store.work import WorkAssignments, WorkItems, WorkProjects
 

@@ -14,7 +14,8 @@ from libs.common.rpc.call import Call
 from libs.common.rpc.pagination import PageToken, page_size
 from services.dataset.domain.forms import Answer, Form
 from services.dataset.domain.human_work import ItemState, WorkItem, WorkProject
-from services.dataset.handlers.work_messages import assignment_message, from_struct, item_message
+from services.dataset.handlers.structs import from_struct
+from services.dataset.handlers.work_messages import assignment_message, item_message
 from services.dataset.handlers.work_projects import open_project
 from services.dataset.store.work import WorkAssignments, WorkItems, WorkProjects
 

@@ -10,6 +10,7 @@ from libs.common.clock import Clock
 from libs.common.db.uow import Database
 from libs.common.domain import DomainError
 from services.dataset.store.repositories import DatasetVersions, Exports, Uploads
+from services.dataset.store.streams import Streams
 
 # An upload that expired is NOT_FOUND at once; only its bytes wait for this.
 _BEAT = timedelta(hours=1)
@@ -36,6 +37,7 @@ async def sweep(database: Database, blobs: BlobStore, clock: Clock) -> tuple[int
         exports = await Exports(uow).delete_expired(clock.now())
     async with database.system(read_only=True) as uow:
         manifests, parts = await Uploads(uow).live_blobs()
+        parts |= await Streams(uow).blobs()
         manifests |= await DatasetVersions(uow).manifests()
         manifests |= await Exports(uow).manifests()
     deleted = await blobs.collect(manifests, parts, _GRACE.total_seconds())

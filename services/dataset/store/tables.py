@@ -216,3 +216,28 @@ data_products = resource_table(
     Column("columns", JSONB, nullable=False),
 )
 Index(None, data_products.c.dataset_version)
+
+streams = resource_table(
+    metadata,
+    "streams",
+    Column("roll_rows", BigInteger, nullable=False),
+    Column("roll_seconds", Integer, nullable=False),
+    Column("pending_rows", BigInteger, nullable=False),
+    Column("pending_bytes", BigInteger, nullable=False),
+    Column("roll_time", time_type()),
+    Column("row_count", BigInteger, nullable=False),
+    Column("roll_count", BigInteger, nullable=False),
+    Column("task", Text, nullable=False),
+)
+Index(None, streams.c.roll_time)
+
+stream_batches = Table(
+    "stream_batches",
+    metadata,
+    Column("stream_uid", uid_type(), ForeignKey("streams.uid", ondelete="CASCADE"), primary_key=True),
+    Column("number", BigInteger, primary_key=True),
+    Column("org", Text, nullable=False),
+    Column("rows", BigInteger, nullable=False),
+    Column("size", BigInteger, nullable=False),
+    Column("sha256", Text, nullable=False),
+)
