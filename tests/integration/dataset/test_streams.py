@@ -46,10 +46,11 @@ async def test_rows_become_versions_in_their_order(worker: Client) -> None:
     assert (made.roll_rows, made.roll_seconds, made.pending_rows) == (5, 300, 0)
     get, versions = pb.GetDatasetStreamRequest(name=NAME), pb.ListDatasetVersionsRequest(parent=DATASET)
     async with asyncio.timeout(90):
-        for first in range(0, 20, 2):
-            await worker.AppendStreamRows(batch(first, first + 1))
-        while (await worker.GetDatasetStream(get)).roll_count < 2:
-            await asyncio.sleep(0.2)
+        for rolls in (1, 2):
+            for first in range(10 * rolls - 10, 10 * rolls, 2):
+                await worker.AppendStreamRows(batch(first, first + 1))
+            while (await worker.GetDatasetStream(get)).roll_count < rolls:
+                await asyncio.sleep(0.2)
         await worker.finish(task_pb2.Task(name=(await worker.GetDatasetStream(get)).task))
     newer, older = (await worker.ListDatasetVersions(versions)).dataset_versions[-2:]
     first, second = [[row["n"] for row in await rows_of(worker, version.name)] for version in (older, newer)]
