@@ -23,14 +23,24 @@ from services.dataset.engines.lines import Line
 from services.dataset.engines.tables import json_value
 
 # Rows fetched at once: a row may have 8 MiB.
-_FETCHED_ROWS = 64
+_FETCHED_ROWS = 16
 _CONNECT_SECONDS = 15
 _POSTGRES, _SQLITE = "postgresql", "sqlite"
 # The others are told that they are not read.
 _BACKENDS = (_POSTGRES, _SQLITE, "postgres", "mysql", "mariadb", "mssql", "oracle")
 # libpq's words. `require` encrypts and trusts anybody; `verify-full` checks the certificate against the host's name.
 _SSL_MODES = ("disable", "prefer", "require", "verify-full")
-_LARGEST_VALUE = 8 * 1024 * 1024
+_LARGEST = 8 * 1024 * 1024
+# The server measures each row before it sends it, as what is fetched is in memory at once; a row that is too large is a
+# text that is no boolean, which ends the query. Without OFFSET 0, rows that the query itself leaves out might be
+# measured too.
+_TOO_LARGE = f"a row has more than {_LARGEST:,} bytes"
+_MEASURED = f"""
+SELECT argosy.* FROM (SELECT * FROM (
+%s
+) asked OFFSET 0) argosy
+WHERE CAST(CASE WHEN octet_length(CAST(argosy AS text)) > {_LARGEST} THEN '{_TOO_LARGE}' ELSE 'true' END AS boolean)
+"""  # noqa: S608
 # Steps of SQLite's machine between two looks at the clock: a millisecond.
 _SQLITE_STEPS = 10_000
 _SQLITE_ACTIONS = frozenset(
@@ -151,7 +161,10 @@ class Query:
         try:
             await self._require_harmless(connection)
             await connection.execute("BEGIN TRANSACTION ISOLATION LEVEL REPEATABLE READ READ ONLY")
-            declare = f"DECLARE argosy NO SCROLL CURSOR FOR {self._text}"
+            text = self._text.rstrip().rstrip(";")
+            # What is no statement by itself could close the brackets that it is put in.
+            await connection.prepare(text, timeout=_left(until))
+            declare = f"DECLARE argosy NO SCROLL CURSOR FOR {_MEASURED.replace('%s', text)}"
             statement = await connection.prepare(declare, timeout=_left(until))
             await statement.fetch(timeout=_left(until))
         except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError) as error:
@@ -179,7 +192,7 @@ class Query:
             return self._too_slow()
         if connection.is_closed() or isinstance(error, OSError | asyncpg.OperatorInterventionError):
             return self._away()
-        return _refused("query", str(error).partition("\n")[0])
+        return _refused("query", _TOO_LARGE if _TOO_LARGE in str(error) else str(error).partition("\n")[0])
 
     # SQLite.
 
@@ -188,7 +201,7 @@ class Query:
         path = self._sqlite_file()
         try:
             with closing(sqlite3.connect(f"{path.as_uri()}?mode=ro", uri=True, check_same_thread=False)) as connection:
-                connection.setlimit(sqlite3.SQLITE_LIMIT_LENGTH, _LARGEST_VALUE)
+                connection.setlimit(sqlite3.SQLITE_LIMIT_LENGTH, _LARGEST)
                 connection.set_progress_handler(lambda: time.monotonic() > until, _SQLITE_STEPS)
                 connection.set_authorizer(_only_reading)
                 cursor = connection.execute(self._text)

@@ -52,7 +52,6 @@ class Split:
 
     name: str
     version: str
-    manifest: str
     reader: VersionReader
 
 
@@ -85,7 +84,7 @@ def _open(ctx: EngineContext, given: dict[str, str]) -> Split:
     store = ctx.blobs_read(given["grant"])
     blobs = StoreBlobs(None, store)
     reader = VersionReader(load_index(store.load_manifest_sync(given["manifest"]), blobs), blobs)
-    return Split(given["split"], given["version"], given["manifest"], reader)
+    return Split(given["split"], given["version"], reader)
 
 
 class _Export:
@@ -197,17 +196,19 @@ class _Export:
         with self._files.new(self._spec["file_name"], self._spec["compression"]) as file:
             write(self._identified(reader), listed, file, self._losses)
 
-    def _categories(self, reader: VersionReader) -> list[Any]:
-        """What the rows list, in order."""
+    def _categories(self, reader: VersionReader) -> list[dict[str, Any]]:
+        """What the rows list, in order, each name once: every row may list all categories again."""
         if reader.index.columns.get(_CATEGORIES) != JSON:
             return []
         self._passes = 2
-        found: list[Any] = []
+        found: dict[str, dict[str, Any]] = {}
         for numbers in self._batches(reader):
-            texts = reader.column(_CATEGORIES, numbers).to_pylist()
-            lists = [orjson.loads(text) for text in texts if text is not None]
-            found += [one for listed in lists if isinstance(listed, list) for one in listed]
-        return found
+            for text in reader.column(_CATEGORIES, numbers).to_pylist():
+                listed = None if text is None else orjson.loads(text)
+                for one in listed if isinstance(listed, list) else ():
+                    if isinstance(one, dict) and isinstance(one.get("name"), str):
+                        found.setdefault(one["name"], one)
+        return list(found.values())
 
     def _identified(self, reader: VersionReader) -> Iterator[tuple[str, Row]]:
         """Row ids and rows."""
