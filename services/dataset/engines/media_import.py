@@ -19,13 +19,15 @@ import orjson
 
 from libs.common.blobs.folder import storage_errors
 from libs.compute.context import EngineContext, EngineError
-from services.dataset.engines.archives import BadEntry, Entry, read_tar, read_zip
+from services.dataset.engines.archive_entries import BadEntry, Entry
 from services.dataset.engines.formats import read_lines
 from services.dataset.engines.intake import Intake
 from services.dataset.engines.lines import BrokenOff, Line, UnreadableFile
 from services.dataset.engines.media import MediaChild, MediaError
 from services.dataset.engines.rows import Row
+from services.dataset.engines.tar_reader import read_tar
 from services.dataset.engines.writing import VersionWriter
+from services.dataset.engines.zip_reader import read_zip
 
 _METADATA = {"metadata.jsonl": "jsonl", "metadata.csv": "csv"}
 _FILE_NAME = "file_name"
