@@ -11,9 +11,9 @@ import numpy as np
 import orjson
 
 from libs.compute.context import EngineContext, EngineError
-from libs.compute.versions import INT, JSON, STRING, Row, VersionReader, load_index
+from libs.compute.versions import INT, JSON, STRING, Row, VersionReader
 from services.dataset.domain.exports import CONVERSATION_FORMATS, FOLDER_FORMAT
-from services.dataset.engines.access import StoreBlobs
+from services.dataset.engines.access import open_version
 from services.dataset.engines.annotations.coco import write_coco
 from services.dataset.engines.annotations.label_studio import write_task
 from services.dataset.engines.annotations.voc import write_voc
@@ -81,10 +81,7 @@ def run(ctx: EngineContext) -> dict[str, Any]:
 
 
 def _open(ctx: EngineContext, given: dict[str, str]) -> Split:
-    store = ctx.blobs_read(given["grant"])
-    blobs = StoreBlobs(None, store)
-    reader = VersionReader(load_index(store.load_manifest_sync(given["manifest"]), blobs), blobs)
-    return Split(given["split"], given["version"], reader)
+    return Split(given["split"], given["version"], open_version(ctx.blobs_read(given["grant"]), given["manifest"]))
 
 
 class _Export:
