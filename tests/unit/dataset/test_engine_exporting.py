@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 from libs.common.blobs import BlobStore
 from libs.common.domain import DomainError
 from libs.compute.context import EngineCancelled, EngineError, LocalContext
-from services.dataset.domain.exports import Export, file_name, require_choices
+from services.dataset.domain.exports import Export, file_name, require_choices, require_columns
 from services.dataset.engines import exporting
 from services.dataset.engines.access import StoreBlobs
 from services.dataset.engines.annotations.label_studio import UNLISTED
