@@ -24,6 +24,11 @@ class DomainError(Exception):
         self.metadata = metadata
 
 
+def invalid(field_path: str, problem: str) -> DomainError:
+    """INVALID_FIELD that names the field."""
+    return DomainError("INVALID_FIELD", f"{field_path}: {problem}", field=field_path)
+
+
 class Secrecy(enum.IntEnum):
     """How confidential a resource is; numbers as in resource.proto."""
 

@@ -13,7 +13,8 @@ from libs.common.http.links import Networks
 from libs.common.service import Runtime, ServiceDefinition
 from libs.common.tasks import TaskKind, Tasks
 from services.dataset.clients.rows import VersionRows
-from services.dataset.config import NETWORKS_SETTING, DatasetSettings, networks
+from services.dataset.config import DatasetSettings, networks
+from services.dataset.domain.sources import NETWORKS_SETTING
 from services.dataset.handlers import (
     augmentation,
     catalogue,

@@ -11,8 +11,6 @@ from pydantic_settings import SettingsConfigDict
 from libs.common.config import CommonSettings
 
 _PREFIX = "ARGOSY_DATASET_"
-# Named to people whose link leads elsewhere.
-NETWORKS_SETTING = f"{_PREFIX}IMPORT_NETWORKS"
 
 
 class DatasetSettings(CommonSettings):

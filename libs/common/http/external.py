@@ -18,8 +18,8 @@ from typing import Any
 import httpcore
 
 from libs.common.clock import SYSTEM_CLOCK, Clock
-from libs.common.domain import DomainError
-from libs.common.http.links import Link, Networks, refused
+from libs.common.domain import DomainError, invalid
+from libs.common.http.links import Link, Networks
 
 _MOST_REDIRECTS = 5
 _REDIRECTS = frozenset({301, 302, 303, 307, 308})
@@ -69,7 +69,7 @@ def allowed_addresses(host: str, port: int, networks: Networks, field: str, look
     except (socket.gaierror, UnicodeError) as error:
         if getattr(error, "errno", None) == socket.EAI_AGAIN:
             raise _unavailable(host, f"the address of {host} cannot be looked up now") from error
-        raise refused(field, f"there is no host {host}") from error
+        raise invalid(field, f"there is no host {host}") from error
     for address in addresses:
         networks.require(address, host, field)
     return addresses
@@ -201,7 +201,7 @@ class Answer:
         if self._coding in ("gzip", "x-gzip"):
             return _gunzipped(body, self.link, self._field)
         if self._coding != "identity":
-            raise refused(
+            raise invalid(
                 self._field, f"{self.link.address} packs its answer as {self._coding}, which was not asked for"
             )
         return iter(body)
@@ -220,10 +220,10 @@ def _gunzipped(body: Iterable[bytes], link: Link, field: str) -> Iterator[bytes]
             try:
                 piece = unpacker.decompress(chunk, _PIECE_BYTES)
             except zlib.error as error:
-                raise refused(field, f"{link.address} says that its answer is gzip, which it is not") from error
+                raise invalid(field, f"{link.address} says that its answer is gzip, which it is not") from error
             given += len(piece)
             if given > max(_FREE_BYTES, _MOST_RATIO * taken):
-                raise refused(field, f"{link.address} unpacks to more than {_MOST_RATIO} times its size")
+                raise invalid(field, f"{link.address} unpacks to more than {_MOST_RATIO} times its size")
             yield piece
             chunk = unpacker.unconsumed_tail
     if not unpacker.eof:
@@ -284,7 +284,7 @@ class ExternalClient:
                 finally:
                     response.close()
                 link = link.follow(location, field)
-            raise refused(field, f"{link.address} redirects more than {_MOST_REDIRECTS} times")
+            raise invalid(field, f"{link.address} redirects more than {_MOST_REDIRECTS} times")
 
 
 def _request(link: Link, headers: Mapping[str, str]) -> httpcore.Request:
@@ -311,7 +311,7 @@ def _plain_errors(link: Link, field: str) -> Generator[None]:
     except (httpcore.NetworkError, httpcore.ProtocolError) as error:
         # httpcore hands the cause on as an argument, and its pool drops it elsewhere.
         if any(isinstance(cause, ssl.SSLCertVerificationError) for cause in error.args):
-            raise refused(field, f"the certificate of {link.host} is not trusted") from error
+            raise invalid(field, f"the certificate of {link.host} is not trusted") from error
         doing = "cannot be reached" if isinstance(error, httpcore.ConnectError) else "broke off or does not speak HTTP"
         raise _unavailable(link.host, f"{link.address} {doing}") from error
 

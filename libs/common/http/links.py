@@ -14,7 +14,7 @@ from urllib.parse import quote, urljoin, urlsplit
 
 import idna
 
-from libs.common.domain import DomainError
+from libs.common.domain import invalid
 
 Address = IPv4Address | IPv6Address
 
@@ -112,16 +112,11 @@ class Link:
             joined = ""
         # Joining drops what parsers disagree about, so it is looked for before.
         if not joined or _FORBIDDEN.search(location):
-            raise refused(field, f"{self.address} redirects to what is no link")
+            raise invalid(field, f"{self.address} redirects to what is no link")
         target = parse_link(joined, field)
         if self.scheme == "https" and target.scheme == "http":
-            raise refused(field, f"{self.address} redirects from https to http")
+            raise invalid(field, f"{self.address} redirects from https to http")
         return target
-
-
-def refused(field: str, why: str) -> DomainError:
-    """INVALID_FIELD for a link."""
-    return DomainError("INVALID_FIELD", f"{field}: {why}", field=field)
 
 
 def parse_link(text: str, field: str = "uri") -> Link:
@@ -135,20 +130,20 @@ def parse_link(text: str, field: str = "uri") -> Link:
         DomainError: INVALID_FIELD.
     """
     if len(text) > _MOST_CHARACTERS:
-        raise refused(field, f"is longer than {_MOST_CHARACTERS} characters")
+        raise invalid(field, f"is longer than {_MOST_CHARACTERS} characters")
     if _FORBIDDEN.search(text):
-        raise refused(field, "has a space, a control character or a backslash in it")
+        raise invalid(field, "has a space, a control character or a backslash in it")
     try:
         parts = urlsplit(text)
     except ValueError:
-        raise refused(field, "is no link: its host cannot be read") from None
+        raise invalid(field, "is no link: its host cannot be read") from None
     if parts.scheme not in _DEFAULT_PORTS:
-        raise refused(field, f"{parts.scheme or 'no scheme'} is not followed: only http and https are")
+        raise invalid(field, f"{parts.scheme or 'no scheme'} is not followed: only http and https are")
     if "@" in parts.netloc:
-        raise refused(field, "has a user name or password in it: store the whole link as a secret, without them")
+        raise invalid(field, "has a user name or password in it: store the whole link as a secret, without them")
     found = _NETLOC.fullmatch(parts.netloc)
     if found is None:
-        raise refused(field, "is no link: its host or its port cannot be read")
+        raise invalid(field, "is no link: its host or its port cannot be read")
     host = _address6(found["v6"], field) if found["v6"] else _host(found["name"], field)
     port = int(found["port"] or _DEFAULT_PORTS[parts.scheme])
     _require_port(port, field)
@@ -161,7 +156,7 @@ def _address6(text: str, field: str) -> str:
     try:
         return str(IPv6Address(text))
     except ValueError:
-        raise refused(field, f"[{text}] is no IPv6 address") from None
+        raise invalid(field, f"[{text}] is no IPv6 address") from None
 
 
 def _host(name: str, field: str) -> str:
@@ -169,11 +164,11 @@ def _host(name: str, field: str) -> str:
         # UTS 46 maps other writings of letters, digits and dots (①, 。) to the plain ones, as browsers do.
         host = name.lower() if name.isascii() else idna.encode(name, uts46=True).decode()
     except idna.IDNAError:
-        raise refused(field, f"{name!r} is no host name") from None
+        raise invalid(field, f"{name!r} is no host name") from None
     host = host.removesuffix(".")
     labels = host.split(".")
     if len(host) > 253 or not all(_LABEL.fullmatch(label) for label in labels):
-        raise refused(field, f"{name!r} is no host name")
+        raise invalid(field, f"{name!r} is no host name")
     if _NUMBER.fullmatch(labels[-1]):
         return _address4(host, field)
     return host
@@ -184,12 +179,12 @@ def _address4(text: str, field: str) -> str:
         return str(IPv4Address(text))
     except ValueError:
         message = f"{text} is an IPv4 address in an unusual spelling: write it as four decimal numbers"
-        raise refused(field, message) from None
+        raise invalid(field, message) from None
 
 
 def _require_port(port: int, field: str) -> None:
     if port > 65535 or port in _BAD_PORTS or (port <= _LAST_SYSTEM_PORT and port not in _DEFAULT_PORTS.values()):
-        raise refused(field, f"port {port} is not one of web servers: 80, 443, or one above {_LAST_SYSTEM_PORT}")
+        raise invalid(field, f"port {port} is not one of web servers: 80, 443, or one above {_LAST_SYSTEM_PORT}")
 
 
 class Networks:
@@ -223,7 +218,7 @@ class Networks:
             return
         leads = host if host == str(found) else f"{host} ({found})"
         message = f"the link leads to {leads}, which is not a public address"
-        raise refused(field, f"{message}; an operator allows networks with {self._setting}")
+        raise invalid(field, f"{message}; an operator allows networks with {self._setting}")
 
     def require_literal(self, link: Link, field: str) -> None:
         """Refuses a link whose host is a forbidden address; a name is looked up only when the link is followed."""

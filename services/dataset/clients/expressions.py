@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from services.dataset.domain.fields import invalid
+from libs.common.domain import invalid
 from services.dataset.domain.recipes import Recipe, check_columns
 
 _HAS_EXPRESSION = ("expression", "compute")

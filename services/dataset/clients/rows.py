@@ -70,11 +70,9 @@ class VersionRows:
         return await asyncio.to_thread(self._difference, base, other, examples)
 
     def _whole(self, manifest_digest: str) -> VersionReader:
-        from libs.compute.versions import VersionReader, load_index
-        from services.dataset.engines.access import StoreBlobs
+        from services.dataset.engines.access import open_version
 
-        blobs = StoreBlobs(None, self._blobs)
-        return VersionReader(load_index(self._blobs.load_manifest_sync(manifest_digest), blobs), blobs)
+        return open_version(self._blobs, manifest_digest)
 
     def _window(self, manifest_digest: str, start: int, stop: int) -> VersionReader:
         """Rows [start, stop) of a version as if they were all, however many there are."""

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Collection
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Any
 
-from libs.common.domain import DomainError, Resource
+from libs.common.domain import DomainError, Resource, invalid
 
 # How long the files can be fetched; the same export gives the same files again.
 KEPT_TIME = timedelta(days=7)
@@ -33,6 +34,13 @@ _ENDINGS = {
     "label-studio": "json",
     "yolo": "zip",
     "voc": "zip",
+}
+# A version has at least one of these columns, or the format cannot say any of its rows.
+_TELLING = {
+    **dict.fromkeys(CONVERSATION_FORMATS, ("messages", "conversations", "instruction")),
+    **dict.fromkeys(("dpo", "dpo-conversational"), ("chosen",)),
+    **dict.fromkeys(IMAGE_FORMATS, ("image", "file_name")),
+    "label-studio": ("image", "file_name", "text", "choices", "texts"),
 }
 _COMPRESSED = {"": "", "gzip": ".gz", "zstd": ".zst"}
 
@@ -73,8 +81,7 @@ class Export(Resource):
         if not path and len(self.files) == 1:
             return self.files[0]
         if not path:
-            message = f"path: {self.name} has {len(self.files)} files; name one"
-            raise DomainError("INVALID_FIELD", message, field="path")
+            raise invalid("path", f"{self.name} has {len(self.files)} files; name one")
         found = next((file for file in self.files if file["path"] == path), None)
         if found is None:
             raise DomainError("NOT_FOUND", f"{self.name} has no file {path!r}.", name=f"{self.name}/{path}")
@@ -90,16 +97,25 @@ def require_choices(
         others: names of the further splits.
     """
     if compression and format_name in _PACKED:
-        raise _refused("compression", f"{format_name} is compressed already")
+        raise invalid("compression", f"{format_name} is compressed already")
     if text_column and format_name != "text":
-        raise _refused("text_column", "is for the format text")
+        raise invalid("text_column", "is for the format text")
     if with_source and format_name not in ("jsonl", "json", *TABLE_FORMATS):
-        raise _refused("with_source", f"{format_name} has no place for it")
+        raise invalid("with_source", f"{format_name} has no place for it")
     if format_name != FOLDER_FORMAT and (split or others):
-        raise _refused("other_splits" if others else "split", f"is for the format {FOLDER_FORMAT}")
+        raise invalid("other_splits" if others else "split", f"is for the format {FOLDER_FORMAT}")
     names = [split or "train", *others]
     if len(set(names)) != len(names):
-        raise _refused("other_splits", "two splits have the same name")
+        raise invalid("other_splits", "two splits have the same name")
+
+
+def require_columns(format_name: str, columns: Collection[str]) -> None:
+    """Raises INVALID_FIELD for a format that could not say a single row with these columns."""
+    if format_name in TABLE_FORMATS and not columns:
+        raise invalid("format", f"{format_name} needs a column, and the version has none")
+    telling = _TELLING.get(format_name, ())
+    if telling and not set(telling) & set(columns):
+        raise invalid("format", f"{format_name} needs one of the columns {', '.join(telling)}")
 
 
 def choices_digest(work: dict[str, Any]) -> str:
@@ -111,7 +127,3 @@ def file_name(version_name: str, format_name: str, compression: str) -> str:
     """What the file of an export is called: `docs-v3.jsonl.gz` for `orgs/acme/datasets/docs/versions/v3`."""
     _, _, _, dataset, _, version = version_name.split("/")
     return f"{dataset}-{version}.{_ENDINGS.get(format_name, 'jsonl')}{_COMPRESSED[compression]}"
-
-
-def _refused(name: str, why: str) -> DomainError:
-    return DomainError("INVALID_FIELD", f"{name}: {why}", field=name)

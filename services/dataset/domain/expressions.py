@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 from typing import NamedTuple
 
-from services.dataset.domain.fields import invalid
+from libs.common.domain import invalid
 
 LONGEST = 2000
 # fmt: off

@@ -5,12 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import cast
 
-from libs.common.domain import DomainError
-
-
-def invalid(field: str, problem: str) -> DomainError:
-    """INVALID_FIELD for a part of a recipe."""
-    return DomainError("INVALID_FIELD", f"{field}: {problem}", field=field)
+# The recipes of augmentation take it from here.
+from libs.common.domain import invalid as invalid
 
 
 def as_list(value: object) -> list[object] | None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ast
 
-from services.dataset.domain.fields import invalid
+from libs.common.domain import invalid
 
 LONGEST = 20_000
 # The function that is called for each row.

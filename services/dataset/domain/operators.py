@@ -10,8 +10,9 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from libs.common.domain import invalid
 from services.dataset.domain.expressions import check_expression
-from services.dataset.domain.fields import as_list, invalid
+from services.dataset.domain.fields import as_list
 from services.dataset.domain.functions import check_function
 
 Kind = Literal[
@@ -25,7 +26,7 @@ _NAME = re.compile(r"[a-z][a-z0-9_-]{0,63}")
 # What drops rows that a recipe makes too large; no operator.
 ROW_SIZE = "row_size"
 # Readers of a version add these to each row.
-_PROVENANCE = ("row_id", "source", "position")
+PROVENANCE = ("row_id", "source", "position")
 
 
 @dataclass(frozen=True)
@@ -131,7 +132,7 @@ def _name(value: object, field: str) -> str:
 def _column(value: object, field: str) -> str:
     if not isinstance(value, str) or not 1 <= len(value) <= _LONGEST_COLUMN or "\x00" in value:
         raise invalid(field, f"is the name of a column, of 1 to {_LONGEST_COLUMN} characters")
-    if value in _PROVENANCE:
+    if value in PROVENANCE:
         raise invalid(field, f"{value} says where a row comes from; recipes do not change it")
     return value
 

@@ -7,8 +7,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from libs.common.domain import invalid
 from services.dataset.domain.expressions import expression_columns
-from services.dataset.domain.fields import as_list, as_mapping, invalid
+from services.dataset.domain.fields import as_list, as_mapping
 from services.dataset.domain.operators import OPERATORS, Operator
 
 # Stop words, terminal marks and phrases depend on it.

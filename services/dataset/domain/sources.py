@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from urllib.parse import urlsplit
 
-from libs.common.domain import DomainError
+from libs.common.domain import DomainError, invalid
 
+# Named to people whose link leads elsewhere; what it says is `import_networks` of the settings.
+NETWORKS_SETTING = "ARGOSY_DATASET_IMPORT_NETWORKS"
 # WebHDFS is HTTP; the scheme says that the path is one of HDFS and how the file is asked for.
 _WEBHDFS = {"webhdfs": "http", "swebhdfs": "https"}
 _WEBHDFS_ROOT = "/webhdfs/v1"
@@ -36,6 +38,6 @@ def web_link(uri: str, field: str = "uri") -> str:
     try:
         parts = urlsplit(rest)
     except ValueError:
-        raise DomainError("INVALID_FIELD", f"{field}: its host cannot be read", field=field) from None
+        raise invalid(field, "its host cannot be read") from None
     query = f"?{parts.query}" if parts.query else ""
     return f"{_WEBHDFS[scheme(uri)]}://{parts.netloc}{_WEBHDFS_ROOT}{parts.path or '/'}{query}"

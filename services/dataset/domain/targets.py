@@ -13,7 +13,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from itertools import chain
 
-from services.dataset.domain.fields import invalid
+from libs.common.domain import invalid
 
 MAX_REQUEST = 2_000
 

@@ -6,7 +6,7 @@ import enum
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
-from libs.common.domain import DomainError, Resource
+from libs.common.domain import DomainError, Resource, invalid
 
 # How long an upload may take.
 OPEN_TIME = timedelta(days=1)
@@ -71,13 +71,13 @@ class Upload(Resource):
             metadata = {"offset": str(self.offset), "received": str(part.offset)}
             raise DomainError("OFFSET_MISMATCH", message, **metadata)
         if self.size and part.offset + part.size > self.size:
-            raise DomainError("INVALID_FIELD", f"data: goes beyond the announced {self.size} bytes", field="data")
+            raise invalid("data", f"goes beyond the announced {self.size} bytes")
         self.offset += part.size
 
     def require_complete(self) -> None:
         """Raises INVALID_FIELD when bytes are missing."""
         if not self.offset:
-            raise DomainError("INVALID_FIELD", "name: nothing has been uploaded", field="name")
+            raise invalid("name", "nothing has been uploaded")
         if self.size and self.offset != self.size:
             message = f"size: {self.offset} of the announced {self.size} bytes have arrived"
             raise DomainError("INVALID_FIELD", message, field="size")

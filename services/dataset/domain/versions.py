@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
-from libs.common.domain import DomainError, Parent, Resource, Secrecy, inherit_secrecy
+from libs.common.domain import Parent, Resource, Secrecy, inherit_secrecy, invalid
 from services.dataset.domain.datasets import Dataset
 
 MAX_TAGS = 32
@@ -61,14 +61,14 @@ class DatasetVersion(Resource):
         """Raises INVALID_FIELD, naming `field_name`, if the version has no such column."""
         if name not in self.column_names:
             have = ", ".join(self.column_names[:20])
-            raise DomainError("INVALID_FIELD", f"{field_name}: no column {name!r}; there are {have}", field=field_name)
+            raise invalid(field_name, f"no column {name!r}; there are {have}")
 
     def retag(self, add: Iterable[str], remove: Iterable[str]) -> None:
         """Adds and removes tags. Raises INVALID_FIELD for too many."""
         kept = [tag for tag in self.tags if tag not in set(remove)]
         self.tags = list(dict.fromkeys([*kept, *add]))
         if len(self.tags) > MAX_TAGS:
-            raise DomainError("INVALID_FIELD", f"add_tags: a version has at most {MAX_TAGS} tags", field="add_tags")
+            raise invalid("add_tags", f"a version has at most {MAX_TAGS} tags")
 
 
 def new_version(

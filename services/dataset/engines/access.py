@@ -64,13 +64,22 @@ class Scratch:
         return digest
 
 
+def open_version(store: BlobStore, manifest: str, blobs: StoreBlobs | None = None) -> VersionReader:
+    """The version with this manifest.
+
+    Args:
+        store: Has the manifest.
+        blobs: Where its parts are read; else from `store`.
+    """
+    blobs = blobs or StoreBlobs(None, store)
+    return VersionReader(load_index(store.load_manifest_sync(manifest), blobs), blobs)
+
+
 # One version at a time: a worker that gets several shards of it reads the index once.
 @lru_cache(maxsize=1)
 def granted_version(grant: str, version: str) -> VersionReader:
     """The version with this manifest, opened in a Ray worker by its grant."""
-    store = BlobStore.from_grant(grant)
-    blobs = StoreBlobs(None, store)
-    return VersionReader(load_index(store.load_manifest_sync(version), blobs), blobs)
+    return open_version(BlobStore.from_grant(grant), version)
 
 
 @contextmanager

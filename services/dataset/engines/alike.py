@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -11,7 +11,8 @@ from services.dataset.engines.minhash import buckets, jaccard
 from services.dataset.engines.shingles import shingle_sets
 
 # Members of one bucket that a further member is compared with when it is in no group yet: the first of each group, at
-# most so many. Without a bound, a template with thousands of different fillings would be compared all with all.
+# most so many; of references, the first so many. Without a bound, a template with thousands of different fillings would
+# be compared all with all.
 _LEADERS = 64
 # Texts shingled at once when candidates are verified.
 _FETCH = 4096
@@ -93,48 +94,62 @@ def find_leaks(
     """Which texts are near-duplicates of a reference text; `row` is the text, `other` the reference text.
 
     A split takes such training rows out, with the test rows for reference; a check of leakage counts test rows, with
-    the training rows for reference. Args are those of `find_repeats`; `is_reference` is (n,) bool.
+    the training rows for reference. Args are those of `find_repeats`; `is_reference` is (n,) bool; `progress` is told
+    after every text, and what it raises ends the search.
+
+    Of each bucket a text is compared with the first 64 different references, as repeats are with so many leaders. A
+    text of a template with more fillings than that may so be like a later reference of the bucket and be missed, unless
+    they share a smaller bucket too: whatever in them is not the template makes them share one.
     """
     leaks: dict[int, Alike] = {}
     for group in buckets(sets):
         references = group[is_reference[group]]
         if sets[group[0]] and len(references):
             leaks.update({int(row): Alike(int(row), int(references[0]), 1.0) for row in group[~is_reference[group]]})
-    open_rows = np.flatnonzero(sets != 0)
-    groups: list[tuple[np.ndarray, np.ndarray]] = []
-    for band in bands:
-        for group in _groups(band, open_rows):
-            references, others = _distinct(group[is_reference[group]], sets), group[~is_reference[group]]
-            if len(references) and len(others):
-                groups.append((others, references))
-    candidates = np.unique(np.concatenate([part for group in groups for part in group])) if groups else np.zeros(0, int)
-    shingles = Shingles(candidates, texts, lambda share: progress(0.5 * share))
-    known: dict[tuple[int, int], float] = {}
-    for at, (others, references) in enumerate(groups):
-        for row in others:
-            if int(row) not in leaks and (leak := _leak(int(row), references, sets, threshold, shingles, known)):
-                leaks[leak.row] = leak
-        if at % 1000 == 0:
-            progress(0.5 + 0.5 * at / len(groups))
+    exact = np.zeros(len(sets), bool)
+    exact[list(leaks)] = True
+    open_rows = np.flatnonzero((sets != 0) & ~is_reference & ~exact)
+    # Equal texts are in the same buckets and have the same answer: the first of them is compared.
+    asked = _distinct(open_rows, sets)
+    buckets_of, references_of = _meetings(asked, _distinct(np.flatnonzero((sets != 0) & is_reference), sets), bands)
+    met = np.unique(np.concatenate([np.array(list(buckets_of), np.int64), *references_of]))
+    shingles = Shingles(met, texts, lambda share: progress(0.5 * share))
+    near: dict[int, Alike] = {}
+    for at, (row, numbers) in enumerate(buckets_of.items(), 1):
+        if leak := _leak(row, [references_of[number] for number in numbers], threshold, shingles):
+            near[int(sets[row])] = leak
+        progress(0.5 + 0.5 * at / len(buckets_of))
+    for row in map(int, open_rows):
+        if found := near.get(int(sets[row])):
+            leaks[row] = replace(found, row=row)
     return [leaks[row] for row in sorted(leaks)]
 
 
-def _leak(
-    row: int,
-    references: np.ndarray,
-    sets: np.ndarray,
-    threshold: float,
-    shingles: Shingles,
-    known: dict[tuple[int, int], float],
-) -> Alike | None:
-    """The first reference text that the text is like. Equal texts are compared once, by the hash of their set."""
-    for reference in references:
-        key = (int(sets[row]), int(reference))
-        similarity = known.get(key)
-        if similarity is None:
-            similarity = known[key] = shingles.similarity(row, int(reference))
+def _meetings(
+    asked: np.ndarray, references: np.ndarray, bands: np.ndarray
+) -> tuple[dict[int, list[int]], list[np.ndarray]]:
+    """The buckets in which each text meets references, and the references of each bucket that are compared."""
+    is_asked = np.zeros(bands.shape[1], bool)
+    is_asked[asked] = True
+    both = np.sort(np.concatenate([asked, references]))
+    buckets_of: dict[int, list[int]] = {}
+    references_of: list[np.ndarray] = []
+    for band in bands:
+        for group in _groups(band, both):
+            rows, met = group[is_asked[group]], group[~is_asked[group]]
+            if len(rows) and len(met):
+                for row in map(int, rows):
+                    buckets_of.setdefault(row, []).append(len(references_of))
+                references_of.append(met[:_LEADERS])
+    return buckets_of, references_of
+
+
+def _leak(row: int, met: list[np.ndarray], threshold: float, shingles: Shingles) -> Alike | None:
+    """The first reference text of the buckets that the text is like: one is enough."""
+    for reference in dict.fromkeys(int(reference) for references in met for reference in references):
+        similarity = shingles.similarity(row, reference)
         if similarity >= threshold:
-            return Alike(row, int(reference), similarity)
+            return Alike(row, reference, similarity)
     return None
 
 

@@ -18,8 +18,8 @@ import numpy as np
 
 from libs.common.blobs import BlobStore
 from libs.compute.context import EngineContext
-from libs.compute.versions import VersionReader, load_index
-from services.dataset.engines.access import StoreBlobs, granted_version
+from libs.compute.versions import VersionReader
+from services.dataset.engines.access import StoreBlobs, granted_version, open_version
 from services.dataset.engines.index import save
 from services.dataset.engines.media import FACTS, MediaChild, MediaError, worker_child
 from services.dataset.engines.report import RuleTally, version_result
@@ -83,7 +83,7 @@ def run(ctx: EngineContext) -> dict[str, Any]:
     spec = ctx.spec
     store = ctx.blobs_read(spec["grant"])
     blobs = StoreBlobs(ctx.blobs_write, store)
-    reader = VersionReader(load_index(store.load_manifest_sync(spec["version"]), blobs), blobs)
+    reader = open_version(store, spec["version"], blobs)
     merged = _Merged(reader, ctx.blobs_write, [step["operator"] for step in spec["recipe"]["steps"]])
     total, size = len(reader.index), _SHARD_ROWS[spec["media_type"]]
     shards = [(spec, start, min(total, start + size)) for start in range(0, total, size)]

@@ -12,9 +12,9 @@ from typing import Any
 import numpy as np
 
 from libs.compute.context import EngineContext, EngineError
-from libs.compute.versions import VersionIndex, VersionReader, load_index
+from libs.compute.versions import VersionIndex, VersionReader
 from services.dataset.domain.operators import ROW_SIZE
-from services.dataset.engines.access import Scratch, StoreBlobs, granted_version
+from services.dataset.engines.access import Scratch, StoreBlobs, granted_version, open_version
 from services.dataset.engines.alike import find_repeats
 from services.dataset.engines.fitting import fit
 from services.dataset.engines.index import save
@@ -82,7 +82,7 @@ def run(ctx: EngineContext) -> dict[str, Any]:
     spec, sample = ctx.spec, ctx.spec.get("sample_rows", 0)
     store = ctx.blobs_read(spec["grant"])
     blobs = StoreBlobs(ctx.blobs_write, store)
-    reader = VersionReader(load_index(store.load_manifest_sync(spec["version"]), blobs), blobs)
+    reader = open_version(store, spec["version"], blobs)
     if sample:
         reader = VersionReader(_sample(reader.index, sample), blobs)
     # Before there are shards, so that figures of columns do not depend on them.

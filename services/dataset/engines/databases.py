@@ -15,7 +15,7 @@ import asyncpg
 from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import ArgumentError
 
-from libs.common.domain import DomainError
+from libs.common.domain import DomainError, invalid
 from libs.common.http.external import Resolver, allowed_addresses, resolve
 from libs.common.http.links import Networks
 from libs.compute.context import EngineError
@@ -23,14 +23,24 @@ from services.dataset.engines.lines import Line
 from services.dataset.engines.tables import json_value
 
 # Rows fetched at once: a row may have 8 MiB.
-_FETCHED_ROWS = 64
+_FETCHED_ROWS = 16
 _CONNECT_SECONDS = 15
 _POSTGRES, _SQLITE = "postgresql", "sqlite"
 # The others are told that they are not read.
 _BACKENDS = (_POSTGRES, _SQLITE, "postgres", "mysql", "mariadb", "mssql", "oracle")
 # libpq's words. `require` encrypts and trusts anybody; `verify-full` checks the certificate against the host's name.
 _SSL_MODES = ("disable", "prefer", "require", "verify-full")
-_LARGEST_VALUE = 8 * 1024 * 1024
+_LARGEST = 8 * 1024 * 1024
+# The server measures each row before it sends it, as what is fetched is in memory at once; a row that is too large is a
+# text that is no boolean, which ends the query. Without OFFSET 0, rows that the query itself leaves out might be
+# measured too.
+_TOO_LARGE = f"a row has more than {_LARGEST:,} bytes"
+_MEASURED = f"""
+SELECT argosy.* FROM (SELECT * FROM (
+%s
+) asked OFFSET 0) argosy
+WHERE CAST(CASE WHEN octet_length(CAST(argosy AS text)) > {_LARGEST} THEN '{_TOO_LARGE}' ELSE 'true' END AS boolean)
+"""  # noqa: S608
 # Steps of SQLite's machine between two looks at the clock: a millisecond.
 _SQLITE_STEPS = 10_000
 _SQLITE_ACTIONS = frozenset(
@@ -70,7 +80,7 @@ class Query:
         look_up: Resolver = resolve,
     ) -> None:
         if not text.strip():
-            raise _refused("query", "is missing: which rows to import")
+            raise invalid("query", "is missing: which rows to import")
         self._url = _parsed(url)
         self._text = text
         self._networks = networks
@@ -98,7 +108,7 @@ class Query:
             for number, row in enumerate(found, 1):
                 values = {name: json_value(value) for name, value in row}
                 if len(values) < len(row):
-                    raise _refused("query", "names a column twice")
+                    raise invalid("query", "names a column twice")
                 yield Line(number, values)
 
     # PostgreSQL.
@@ -138,11 +148,11 @@ class Query:
                 },
             )
         except asyncpg.InvalidAuthorizationSpecificationError as error:
-            raise _refused("secret", f"{self.address} refuses the user or the password") from error
+            raise invalid("secret", f"{self.address} refuses the user or the password") from error
         except asyncpg.InvalidCatalogNameError as error:
-            raise _refused("secret", f"{self.address} does not exist") from error
+            raise invalid("secret", f"{self.address} does not exist") from error
         except ssl.SSLCertVerificationError as error:
-            raise _refused("secret", f"the certificate of {host} is not trusted") from error
+            raise invalid("secret", f"the certificate of {host} is not trusted") from error
         except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError) as error:
             raise self._away() from error
 
@@ -151,7 +161,10 @@ class Query:
         try:
             await self._require_harmless(connection)
             await connection.execute("BEGIN TRANSACTION ISOLATION LEVEL REPEATABLE READ READ ONLY")
-            declare = f"DECLARE argosy NO SCROLL CURSOR FOR {self._text}"
+            text = self._text.rstrip().rstrip(";")
+            # What is no statement by itself could close the brackets that it is put in.
+            await connection.prepare(text, timeout=_left(until))
+            declare = f"DECLARE argosy NO SCROLL CURSOR FOR {_MEASURED.replace('%s', text)}"
             statement = await connection.prepare(declare, timeout=_left(until))
             await statement.fetch(timeout=_left(until))
         except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError) as error:
@@ -165,7 +178,7 @@ class Query:
             list(_POWERS),
         )
         if held:
-            raise _refused("secret", "its user may write files on the server: give one that can only read tables")
+            raise invalid("secret", "its user may write files on the server: give one that can only read tables")
 
     async def _fetch(self, connection: asyncpg.Connection, until: float) -> list[asyncpg.Record]:
         try:
@@ -179,7 +192,7 @@ class Query:
             return self._too_slow()
         if connection.is_closed() or isinstance(error, OSError | asyncpg.OperatorInterventionError):
             return self._away()
-        return _refused("query", str(error).partition("\n")[0])
+        return invalid("query", _TOO_LARGE if _TOO_LARGE in str(error) else str(error).partition("\n")[0])
 
     # SQLite.
 
@@ -188,27 +201,27 @@ class Query:
         path = self._sqlite_file()
         try:
             with closing(sqlite3.connect(f"{path.as_uri()}?mode=ro", uri=True, check_same_thread=False)) as connection:
-                connection.setlimit(sqlite3.SQLITE_LIMIT_LENGTH, _LARGEST_VALUE)
+                connection.setlimit(sqlite3.SQLITE_LIMIT_LENGTH, _LARGEST)
                 connection.set_progress_handler(lambda: time.monotonic() > until, _SQLITE_STEPS)
                 connection.set_authorizer(_only_reading)
                 cursor = connection.execute(self._text)
                 if cursor.description is None:
-                    raise _refused("query", "gives no rows")
+                    raise invalid("query", "gives no rows")
                 names = [str(column[0]) for column in cursor.description]
                 for row in cursor:
                     yield list(zip(names, row, strict=True))
         except (sqlite3.Error, sqlite3.Warning) as error:
             if time.monotonic() > until:
                 raise self._too_slow() from error
-            raise _refused("query", str(error)) from error
+            raise invalid("query", str(error)) from error
 
     def _sqlite_file(self) -> Path:
         if not self._folder:
-            raise _refused("secret", "SQLite files are not read here; an operator allows a folder of them")
+            raise invalid("secret", "SQLite files are not read here; an operator allows a folder of them")
         folder = Path(self._folder).resolve()
         path = (folder / (self._url.database or "")).resolve()
         if not path.is_relative_to(folder) or not path.is_file():
-            raise _refused(
+            raise invalid(
                 "secret", f"there is no file {Path(self._url.database or '').name!r} among those that may be read"
             )
         return path
@@ -228,17 +241,17 @@ def _parsed(text: str) -> URL:
         url = make_url(text)
         backend = url.get_backend_name()
     except (ArgumentError, ValueError):
-        raise _refused("secret", "holds no SQLAlchemy URL") from None
+        raise invalid("secret", "holds no SQLAlchemy URL") from None
     if backend == _SQLITE and not url.host and not url.query and url.database:
         return url
     if backend != _POSTGRES:
-        raise _refused("secret", f"databases of the kind {backend} are not read: postgresql and sqlite are")
+        raise invalid("secret", f"databases of the kind {backend} are not read: postgresql and sqlite are")
     if not url.host or not url.database or "/" in url.host or "," in url.host:
-        raise _refused("secret", "its URL must name one host and one database")
+        raise invalid("secret", "its URL must name one host and one database")
     # `host`, `service`, `passfile` and the like would lead elsewhere.
     unknown = set(url.query) - {"sslmode"}
     if unknown or url.query.get("sslmode", "prefer") not in _SSL_MODES:
-        raise _refused("secret", f"its URL may have no parameter but sslmode, one of {', '.join(_SSL_MODES)}")
+        raise invalid("secret", f"its URL may have no parameter but sslmode, one of {', '.join(_SSL_MODES)}")
     return url
 
 
@@ -282,7 +295,3 @@ def _only_reading(action: int, first: str | None, second: str | None, *_: str | 
     if action == sqlite3.SQLITE_FUNCTION and second == "load_extension":
         return sqlite3.SQLITE_DENY
     return sqlite3.SQLITE_OK if action in _SQLITE_ACTIONS else sqlite3.SQLITE_DENY
-
-
-def _refused(field: str, why: str) -> DomainError:
-    return DomainError("INVALID_FIELD", f"{field}: {why}", field=field)

@@ -11,9 +11,9 @@ import numpy as np
 import orjson
 
 from libs.compute.context import EngineContext, EngineError
-from libs.compute.versions import INT, JSON, STRING, Row, VersionReader, load_index
+from libs.compute.versions import INT, JSON, STRING, Row, VersionReader
 from services.dataset.domain.exports import CONVERSATION_FORMATS, FOLDER_FORMAT
-from services.dataset.engines.access import StoreBlobs
+from services.dataset.engines.access import open_version
 from services.dataset.engines.annotations.coco import write_coco
 from services.dataset.engines.annotations.label_studio import write_task
 from services.dataset.engines.annotations.voc import write_voc
@@ -52,7 +52,6 @@ class Split:
 
     name: str
     version: str
-    manifest: str
     reader: VersionReader
 
 
@@ -82,10 +81,7 @@ def run(ctx: EngineContext) -> dict[str, Any]:
 
 
 def _open(ctx: EngineContext, given: dict[str, str]) -> Split:
-    store = ctx.blobs_read(given["grant"])
-    blobs = StoreBlobs(None, store)
-    reader = VersionReader(load_index(store.load_manifest_sync(given["manifest"]), blobs), blobs)
-    return Split(given["split"], given["version"], given["manifest"], reader)
+    return Split(given["split"], given["version"], open_version(ctx.blobs_read(given["grant"]), given["manifest"]))
 
 
 class _Export:
@@ -197,17 +193,19 @@ class _Export:
         with self._files.new(self._spec["file_name"], self._spec["compression"]) as file:
             write(self._identified(reader), listed, file, self._losses)
 
-    def _categories(self, reader: VersionReader) -> list[Any]:
-        """What the rows list, in order."""
+    def _categories(self, reader: VersionReader) -> list[dict[str, Any]]:
+        """What the rows list, in order, each name once: every row may list all categories again."""
         if reader.index.columns.get(_CATEGORIES) != JSON:
             return []
         self._passes = 2
-        found: list[Any] = []
+        found: dict[str, dict[str, Any]] = {}
         for numbers in self._batches(reader):
-            texts = reader.column(_CATEGORIES, numbers).to_pylist()
-            lists = [orjson.loads(text) for text in texts if text is not None]
-            found += [one for listed in lists if isinstance(listed, list) for one in listed]
-        return found
+            for text in reader.column(_CATEGORIES, numbers).to_pylist():
+                listed = None if text is None else orjson.loads(text)
+                for one in listed if isinstance(listed, list) else ():
+                    if isinstance(one, dict) and isinstance(one.get("name"), str):
+                        found.setdefault(one["name"], one)
+        return list(found.values())
 
     def _identified(self, reader: VersionReader) -> Iterator[tuple[str, Row]]:
         """Row ids and rows."""

@@ -5,23 +5,20 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from hashlib import blake2b
 from typing import Any
 
 import numpy as np
 
 from libs.compute.context import EngineContext, EngineError
-from libs.compute.versions import VersionReader, load_index
-from services.dataset.engines.access import StoreBlobs, granted_version
+from libs.compute.versions import VersionReader
+from services.dataset.engines.access import open_version
 from services.dataset.engines.alike import Alike, find_leaks
-from services.dataset.engines.minhash import band_hashes, choose_banding, set_hashes
+from services.dataset.engines.minhash import choose_banding
 from services.dataset.engines.recall import PLANTED, near_duplicate_report
 from services.dataset.engines.report import example_text
-from services.dataset.engines.rules import comparable
 from services.dataset.engines.shards import map_shards
-from services.dataset.engines.shingles import shingle_hashes
+from services.dataset.engines.signing import SHARD_ROWS, Signed, sign, sign_shard
 
-SHARD_ROWS = 8192
 _EXAMPLES = 20
 _SIGNED_SHARE = 0.8
 _SAMPLE_SEED = 0
@@ -39,28 +36,6 @@ class Side:
     def texts(self, rows: np.ndarray) -> list[str]:
         """The texts of rows."""
         return self.reader.texts(self.column, rows)
-
-
-@dataclass(frozen=True, slots=True)
-class Signed:
-    """Hashes of n rows.
-
-    Attributes:
-        rows: (n,) int64, their numbers.
-        exact: n digests, equal for texts that differ in white space alone; empty for a row without text.
-        sets: (n,) uint64, `minhash.set_hashes`.
-        bands: (bands, n) uint64, `minhash.band_hashes`.
-    """
-
-    rows: np.ndarray
-    exact: list[bytes]
-    sets: np.ndarray
-    bands: np.ndarray
-
-    def select(self, chosen: np.ndarray) -> Signed:
-        """Those of the rows at some places."""
-        exact = [self.exact[at] for at in chosen]
-        return Signed(self.rows[chosen], exact, self.sets[chosen], self.bands[:, chosen])
 
 
 def run(ctx: EngineContext) -> dict[str, Any]:
@@ -109,28 +84,8 @@ def run(ctx: EngineContext) -> dict[str, Any]:
     }
 
 
-def sign_shard(grant: str, version: str, column: str, threshold: float, start: int, stop: int) -> Signed:
-    """`sign` in a Ray worker, which opens the version by its grant."""
-    return sign(granted_version(grant, version), column, threshold, start, stop)
-
-
-def sign(reader: VersionReader, column: str, threshold: float, start: int, stop: int) -> Signed:
-    """Hashes of rows [start, stop)."""
-    rows = np.arange(start, stop)
-    texts = reader.texts(column, rows)
-    hashes, offsets = shingle_hashes(texts)
-    bands = band_hashes(hashes, offsets, choose_banding(threshold))
-    return Signed(rows, [_digest(comparable(text)) for text in texts], set_hashes(hashes, offsets), bands)
-
-
-def _digest(text: str) -> bytes:
-    return blake2b(text.encode(), digest_size=16).digest() if text else b""
-
-
 def _open(ctx: EngineContext, grant: str, version: str, column: str) -> Side:
-    store = ctx.blobs_read(grant)
-    blobs = StoreBlobs(None, store)
-    return Side(grant, version, column, VersionReader(load_index(store.load_manifest_sync(version), blobs), blobs))
+    return Side(grant, version, column, open_version(ctx.blobs_read(grant), version))
 
 
 class _Signing:

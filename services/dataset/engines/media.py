@@ -36,13 +36,13 @@ class Augmented:
     """What became of a file.
 
     Attributes:
-        facts: those of `FACTS` that apply.
+        facts: those of `FACTS` that apply; empty when no step changed it.
         boxes: each as it lies now; None for one that is not on the image any more.
         applied: operators that changed it; without any, nothing was written.
     """
 
     facts: Facts
-    boxes: list[list[float] | None]
+    boxes: Sequence[Sequence[float] | None]
     applied: list[str]
 
 

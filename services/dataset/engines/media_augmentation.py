@@ -3,34 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from services.dataset.engines.decoding import Facts, facts_of, open_image
+from services.dataset.engines.decoding import facts_of, open_image
 from services.dataset.engines.image_augmentation import IMAGE_OPERATIONS, Box, clipped, plain
+from services.dataset.engines.media import Augmented
 
 # Fine enough that another generation of it is not seen.
 _JPEG_QUALITY = 95
 
 Step = Mapping[str, Any]
-
-
-@dataclass(frozen=True, slots=True)
-class Augmented:
-    """What became of a file.
-
-    Attributes:
-        facts: columns of its row; empty when no step changed it, and nothing was written.
-        boxes: each as it lies now; None for one that is not on the image any more.
-        applied: operators that changed it.
-    """
-
-    facts: Facts
-    boxes: list[Box | None]
-    applied: list[str]
 
 
 def augment_file(path: Path, out: Path, media_type: str, steps: Sequence[Step], boxes: Sequence[Box]) -> Augmented:

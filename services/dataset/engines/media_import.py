@@ -13,22 +13,26 @@ import time
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, NamedTuple
+
+import orjson
 
 from libs.common.blobs.folder import storage_errors
 from libs.compute.context import EngineContext, EngineError
-from services.dataset.engines.archives import BadEntry, Entry, read_tar, read_zip
+from services.dataset.engines.archive_entries import BadEntry, Entry
 from services.dataset.engines.formats import read_lines
 from services.dataset.engines.intake import Intake
 from services.dataset.engines.lines import BrokenOff, Line, UnreadableFile
 from services.dataset.engines.media import MediaChild, MediaError
 from services.dataset.engines.rows import Row
+from services.dataset.engines.tar_reader import read_tar
 from services.dataset.engines.writing import VersionWriter
+from services.dataset.engines.zip_reader import read_zip
 
 _METADATA = {"metadata.jsonl": "jsonl", "metadata.csv": "csv"}
 _FILE_NAME = "file_name"
-# Rows of metadata are in memory together, about a kilobyte each.
-_MOST_LABELS = 1_000_000
+# Rows of metadata are in memory together, as JSON: a row alone may have 8 MiB.
+_MOST_LABELS, _MOST_LABEL_BYTES = 1_000_000, 512 * 1024 * 1024
 _REPORT_SECONDS = 0.5
 # Of a name in the report.
 _NAME_CHARACTERS = 200
@@ -76,6 +80,20 @@ def _shown(name: str) -> str:
     return repr(name[:_NAME_CHARACTERS])[1:-1]
 
 
+class _Label(NamedTuple):
+    """A row of metadata.
+
+    Attributes:
+        number: of the entry with the metadata.
+        metadata: name of that entry.
+        row: JSON.
+    """
+
+    number: int
+    metadata: str
+    row: bytes
+
+
 class _Importer:
     """One import.
 
@@ -90,7 +108,8 @@ class _Importer:
         self._store = ctx.blobs_write
         self._child = child
         self._path = path
-        self._labels: dict[str, Row] = {}
+        self._labels: dict[str, _Label] = {}
+        self._label_bytes = 0
 
     def take(self, file: BinaryIO) -> None:
         """Reads the archive twice: the labels of a file may stand behind it."""
@@ -114,8 +133,8 @@ class _Importer:
         except BrokenOff as error:
             self._set_apart(number + 1, f"this entry and all behind it cannot be read: {error}")
         for name, label in self._labels.items():
-            missing = f"{_shown(label['metadata'])} names {_shown(name)}, which is not in the archive"
-            self._set_apart(label["number"], missing)
+            missing = f"{_shown(label.metadata)} names {_shown(name)}, which is not in the archive"
+            self._set_apart(label.number, missing)
 
     def _read_labels(self, entry: Entry) -> None:
         folder, _, metadata = entry.name.rpartition("/")
@@ -136,14 +155,26 @@ class _Importer:
             self._set_apart(entry.number, f"{where}: {line.error or f'no column {_FILE_NAME}'}")
             return
         name = f"{folder}/{name}" if folder else name
-        if name in self._labels or len(self._labels) == _MOST_LABELS:
-            fault = "is named twice" if name in self._labels else f"more than {_MOST_LABELS:,} files are named"
+        packed = orjson.dumps(line.row)
+        fault = self._label_fault(name, len(name.encode()) + len(packed))
+        if fault:
             self._set_apart(entry.number, f"{where}: {_shown(name)} {fault}")
             return
-        self._labels[name] = {"number": entry.number, "metadata": entry.name, "row": line.row}
+        self._label_bytes += len(name.encode()) + len(packed)
+        self._labels[name] = _Label(entry.number, entry.name, packed)
+
+    def _label_fault(self, name: str, size: int) -> str:
+        if name in self._labels:
+            return "is named twice"
+        if len(self._labels) == _MOST_LABELS:
+            return f"more than {_MOST_LABELS:,} files are named"
+        if self._label_bytes + size > _MOST_LABEL_BYTES:
+            return f"all that is said of files has more than {_MOST_LABEL_BYTES:,} bytes"
+        return ""
 
     def _take_file(self, entry: Entry) -> None:
-        labels = self._labels.pop(entry.name, {"row": {}})["row"]
+        label = self._labels.pop(entry.name, None)
+        labels: Row = {} if label is None else orjson.loads(label.row)
         try:
             if entry.error:
                 raise MediaError(entry.error)

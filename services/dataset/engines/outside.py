@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
 from collections.abc import Callable, Generator
 from email.message import Message
@@ -9,16 +10,15 @@ from urllib.parse import unquote
 
 import orjson
 
-from libs.common.domain import DomainError
+from libs.common.domain import DomainError, invalid
 from libs.common.http.external import Answer, ExternalClient, Limits
 from libs.common.http.links import Link, Networks, parse_link
 from libs.compute.context import EngineContext
-from services.dataset.config import NETWORKS_SETTING
+from services.dataset.clients.secrets import resolve_secret
 from services.dataset.domain.formats import format_of
-from services.dataset.domain.sources import is_webhdfs, scheme, web_link
+from services.dataset.domain.sources import NETWORKS_SETTING, is_webhdfs, scheme, web_link
 from services.dataset.engines.databases import Query, is_database
 from services.dataset.engines.fetching import Fetched, Source
-from services.dataset.engines.secrets import resolve_secret
 
 # `bytes 200-999/1000` (RFC 9110, 14.4).
 _CONTENT_RANGE = re.compile(r"bytes (\d+)-\d+/(\d+)")
@@ -46,7 +46,7 @@ def open_source(ctx: EngineContext) -> Source | Query:
     spec = ctx.spec
     networks = Networks(spec["networks"], NETWORKS_SETTING)
     field = "uri" if "uri" in spec else "secret"
-    uri = spec["uri"] if "uri" in spec else resolve_secret(spec["secret"], spec["identity"])
+    uri = spec["uri"] if "uri" in spec else asyncio.run(resolve_secret(spec["secret"], spec["identity"]))
     if field == "secret" and is_database(uri):
         return Query(uri, spec["query"], networks, spec["sqlite_folder"], spec["max_seconds"])
     if field == "secret":
@@ -64,9 +64,9 @@ def open_source(ctx: EngineContext) -> Source | Query:
 def _require_link(uri: str, query: str) -> None:
     """Refuses a secret that is for something else, without a word of what is in it."""
     if scheme(uri) not in ("http", "https") and not is_webhdfs(uri):
-        raise DomainError("INVALID_FIELD", "secret: holds neither a link nor the URL of a database", field="secret")
+        raise invalid("secret", "holds neither a link nor the URL of a database")
     if query:
-        raise DomainError("INVALID_FIELD", "query: is for a database, and the secret holds a link", field="query")
+        raise invalid("query", "is for a database, and the secret holds a link")
 
 
 class WebFile:

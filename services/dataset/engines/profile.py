@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 
 from libs.compute.context import EngineContext
-from libs.compute.versions import BOOL, JSON, STRING, VersionReader, load_index, to_json
-from services.dataset.engines.access import StoreBlobs
+from libs.compute.versions import BOOL, JSON, STRING, to_json
+from services.dataset.engines.access import open_version
 from services.dataset.engines.languages import language_of
 from services.dataset.engines.report import example_text
 from services.dataset.engines.word_table import word_table
@@ -39,9 +39,7 @@ def run(ctx: EngineContext) -> Json:
     The spec names `version` and `grant`. Gives `profile`, the fields of `argosy.dataset.v1.VersionProfile`.
     """
     spec = ctx.spec
-    store = ctx.blobs_read(spec["grant"])
-    blobs = StoreBlobs(None, store)
-    reader = VersionReader(load_index(store.load_manifest_sync(spec["version"]), blobs), blobs)
+    reader = open_version(ctx.blobs_read(spec["grant"]), spec["version"])
     index = reader.index
     rows = _sampled(len(index))
     columns = {name: ColumnTally(name, kind) for name, kind in index.columns.items()}

@@ -10,16 +10,14 @@ import numpy as np
 import orjson
 
 from libs.compute.context import EngineContext, EngineError
-from libs.compute.versions import VersionReader, load_index
-from services.dataset.engines.access import StoreBlobs, granted_version
+from libs.compute.versions import VersionReader
+from services.dataset.engines.access import StoreBlobs, open_version
 from services.dataset.engines.alike import Alike, find_leaks
 from services.dataset.engines.index import save
-from services.dataset.engines.minhash import band_hashes, choose_banding, set_hashes
 from services.dataset.engines.report import example_text, version_result
 from services.dataset.engines.shards import map_shards
-from services.dataset.engines.shingles import shingle_hashes
+from services.dataset.engines.signing import SHARD_ROWS, Signed, sign, sign_shard
 
-SHARD_ROWS = 8192
 _EXAMPLES = 20
 _SIGNATURE_SHARE = 0.5
 
@@ -40,7 +38,7 @@ def run(ctx: EngineContext) -> dict[str, Any]:
     spec = ctx.spec
     store = ctx.blobs_read(spec["grant"])
     blobs = StoreBlobs(ctx.blobs_write, store)
-    reader = VersionReader(load_index(store.load_manifest_sync(spec["version"]), blobs), blobs)
+    reader = open_version(store, spec["version"], blobs)
     index = reader.index
     groups = group_codes(reader, spec["group_column"])
     is_test = choose_test_rows(groups, spec["test_fraction"], spec["seed"])
@@ -114,20 +112,6 @@ def choose_test_rows(groups: list[bytes], fraction: float, seed: int) -> np.ndar
     return np.array([group in chosen for group in groups], bool)
 
 
-def sign_shard(grant: str, version: str, column: str, threshold: float, start: int, stop: int) -> Signed:
-    """`sign` in a Ray worker, which opens the version by its grant."""
-    return sign(granted_version(grant, version), column, threshold, start, stop)
-
-
-Signed = tuple[np.ndarray, np.ndarray]
-
-
-def sign(reader: VersionReader, column: str, threshold: float, start: int, stop: int) -> Signed:
-    """Set hashes and band hashes of rows [start, stop)."""
-    hashes, offsets = shingle_hashes(reader.texts(column, np.arange(start, stop)))
-    return set_hashes(hashes, offsets), band_hashes(hashes, offsets, choose_banding(threshold))
-
-
 def _leaks(ctx: EngineContext, reader: VersionReader, is_test: np.ndarray) -> list[Alike]:
     spec = ctx.spec
     column, threshold, total = spec["text_column"], spec["near_duplicate_threshold"], len(reader.index)
@@ -151,8 +135,8 @@ def _leaks(ctx: EngineContext, reader: VersionReader, is_test: np.ndarray) -> li
         ctx.stop_if_cancelled()
         ctx.progress(_SIGNATURE_SHARE + (0.95 - _SIGNATURE_SHARE) * share)
 
-    sets = np.concatenate([sets for sets, _ in signed])
-    bands = np.concatenate([bands for _, bands in signed], axis=1)
+    sets = np.concatenate([shard.sets for shard in signed])
+    bands = np.concatenate([shard.bands for shard in signed], axis=1)
     return find_leaks(sets, bands, is_test, threshold, lambda rows: reader.texts(column, rows), compared)
 
 

@@ -6,12 +6,11 @@ import json
 from types import TracebackType
 from typing import Any, Literal
 
+from services.dataset.domain.operators import PROVENANCE
 from services.dataset.engines.rows import Row, RowError, canonical
 from services.dataset.engines.sandbox import Limits, Sandbox, SandboxUnavailable, Stopped
 from services.dataset.engines.texts import StoppedAt, Texts
 
-# Readers of a version add these to each row.
-_PROVENANCE = ("row_id", "source", "position")
 _LONGEST_REASON = 200
 
 
@@ -86,7 +85,7 @@ def _read(answer: bytes) -> Row | str:
     match given:
         case {"row": dict(row)}:
             kept: Row = row
-            taken = next((name for name in _PROVENANCE if name in kept), None)
+            taken = next((name for name in PROVENANCE if name in kept), None)
             if taken is not None:
                 raise RowError(f"{taken} says where a row comes from; a function cannot set it")
             return canonical(kept)[0]

@@ -9,17 +9,17 @@ import re
 import tempfile
 from collections.abc import Iterable
 from typing import BinaryIO
-from xml.sax.saxutils import escape
 
 from libs.compute.versions import BOOL, DOUBLE, INT, STRING, Row, to_json
-from services.dataset.engines.annotations.archives import Archive
 from services.dataset.engines.losses import Inexpressible, Losses
 from services.dataset.engines.row_files import EMPTY_TEXT
+from services.dataset.engines.xml_text import xml_text
+from services.dataset.engines.zip_writer import Archive
 
 # https://support.microsoft.com/office/excel-specifications-and-limits: rows of a sheet, characters of a cell.
 _MOST_ROWS, _MOST_CHARACTERS = 1_048_576, 32_767
-# What XML 1.0 cannot hold, and what Excel takes for an escape of it.
-_FORBIDDEN = re.compile("[^\t\n\r\u0020-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]|_x[0-9A-Fa-f]{4}_")
+# What Excel takes for an escape of a character that XML cannot hold.
+_ESCAPE = re.compile("_x[0-9A-Fa-f]{4}_")
 _MAIN = "http://schemas.openxmlformats.org/spreadsheetml/2006/main"
 _OFFICE = "http://schemas.openxmlformats.org/officeDocument/2006/relationships"
 _PACKAGE = "http://schemas.openxmlformats.org/package/2006"
@@ -121,10 +121,10 @@ def _cell(place: str, value: str | bool | int | float) -> str:
 def _text(text: str) -> str:
     if len(text) > _MOST_CHARACTERS:
         raise Inexpressible(f"a cell has at most {_MOST_CHARACTERS:,} characters")
-    if _FORBIDDEN.search(text):
-        raise Inexpressible("a text has characters that a workbook cannot hold")
-    # A reader makes a line feed of a carriage return that stands as it is.
-    return escape(text, {"\r": "&#13;"})
+    problem = "a text has characters that a workbook cannot hold"
+    if _ESCAPE.search(text):
+        raise Inexpressible(problem)
+    return xml_text(text, problem)
 
 
 def _letters(at: int) -> str:

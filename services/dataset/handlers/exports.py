@@ -16,14 +16,12 @@ from libs.common.errors import invalid_field
 from libs.common.rpc.call import Call
 from libs.common.tasks import store as task_store
 from services.dataset.domain.exports import (
-    CONVERSATION_FORMATS,
     FRESH_TIME,
-    IMAGE_FORMATS,
-    TABLE_FORMATS,
     Export,
     choices_digest,
     file_name,
     require_choices,
+    require_columns,
 )
 from services.dataset.domain.tasks import EXPORT
 from services.dataset.store.repositories import Exports
@@ -34,13 +32,6 @@ if TYPE_CHECKING:
 
 _TEXT_COLUMN = "text"
 _SPLIT = "train"
-# A version has at least one of these columns, or the format cannot say any of its rows.
-_TELLING = {
-    **dict.fromkeys(CONVERSATION_FORMATS, ("messages", "conversations", "instruction")),
-    **dict.fromkeys(("dpo", "dpo-conversational"), ("chosen",)),
-    **dict.fromkeys(IMAGE_FORMATS, ("image", "file_name")),
-    "label-studio": ("image", "file_name", "text", "choices", "texts"),
-}
 
 
 def message(export: Export) -> dataset_pb2.VersionExport:
@@ -71,11 +62,7 @@ async def export_version(request: pb.ExportVersionRequest, call: Call[App]) -> t
     )
     if request.format == "text":
         version.require_column(request.text_column or _TEXT_COLUMN, "text_column")
-    if request.format in TABLE_FORMATS and not version.columns:
-        raise invalid_field("format", f"{request.format} needs a column, and the version has none")
-    telling = _TELLING.get(request.format, ())
-    if telling and not set(telling) & set(version.column_names):
-        raise invalid_field("format", f"{request.format} needs one of the columns {', '.join(telling)}")
+    require_columns(request.format, version.column_names)
     splits = [{"split": request.split or _SPLIT, "version": version.name}]
     for other in request.other_splits:
         _, further = await visible_version(call.uow, other.version, call.principal)

@@ -176,3 +176,14 @@ def test_a_grant_for_rows_is_none_for_files(store: BlobStore) -> None:
 def test_a_version_without_files_is_stored_as_before(store: BlobStore) -> None:
     index = VersionIndex(media=np.array([], np.int32), media_blobs=[])
     assert "media" not in str(store.load_manifest_sync(save(index, StoreBlobs(store)).manifest_digest))
+
+
+def test_labels_of_all_files_together_have_a_limit(store: BlobStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each row of metadata may have 8 MiB, and they are in memory until their files come."""
+    monkeypatch.setattr(media_import, "_MOST_LABEL_BYTES", 250)
+    labels = [{"file_name": f"{n}.png", "note": "x" * 100} for n in range(3)]
+    files = [(f"{n}.png", image(32 + n)) for n in range(3)]
+    text = b"".join(json.dumps(label).encode() + b"\n" for label in labels)
+    result = imported(store, zipped(*files, ("metadata.jsonl", text)))
+    assert [row.get("note") for row in rows_of(store, result)] == ["x" * 100, "x" * 100, None]
+    assert "all that is said of files has more than 250 bytes" in str(result["report"])

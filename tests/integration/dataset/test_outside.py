@@ -189,6 +189,19 @@ async def test_queries_end_in_time(shop: str, query: str) -> None:
     assert caught.value.reason == "DEADLINE_EXCEEDED"
 
 
+@pytest.mark.parametrize("column", ["repeat('x', 9000000)", "array_fill(7, ARRAY[5000000])"])
+async def test_the_server_sends_no_row_of_more_than_8_mib(shop: str, column: str) -> None:
+    """Closing the brackets around the query does not help, and rows that it leaves out itself are not measured."""
+    large = f"SELECT n, CASE WHEN n = 900 THEN {column} END AS c FROM orders"
+    closing = f"{large} ) asked OFFSET 0) argosy UNION ALL SELECT * FROM (SELECT * FROM ({large} LIMIT 0"
+    for query in (large, closing):
+        with pytest.raises(DomainError) as caught:
+            await read(shop, query)
+        assert caught.value.metadata == {"field": "query"}
+        assert ("more than 8,388,608 bytes" in caught.value.message) == (query == large)
+    assert len(await read(shop, f"SELECT * FROM ({large}) all_rows WHERE length(c::text) IS NULL ORDER BY n")) == 999
+
+
 async def test_users_who_can_write_files_are_refused(postgres_server: Postgres, shop: str) -> None:
     """A superuser's functions write files on the server even in a read-only transaction."""
     url = f"postgresql://{ADMIN}:{postgres_server.password}@127.0.0.1:{postgres_server.port}/{ADMIN}"

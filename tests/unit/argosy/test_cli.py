@@ -234,3 +234,22 @@ def test_leakage_is_told_in_a_line_and_shown_as_pairs(gateway: FakeGateway) -> N
     assert "99 of 100 planted copies found" in told
     assert gateway.requests[0].path == "/v1/orgs/acme/datasets/test/versions/v1:checkLeakage"
     assert json.loads(gateway.requests[0].body)["train_text_column"] == "body"
+
+
+@pytest.mark.parametrize("command", [("augment", "docs/v1", "--recipe"), ("clean", "docs/v1", "--recipe")])
+def test_the_report_is_that_of_the_version_which_was_made(
+    gateway: FakeGateway, tmp_path: Path, command: tuple[str, ...]
+) -> None:
+    """Somebody else's version may be the latest by now."""
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text("steps: []")
+    name = "orgs/acme/datasets/docs/versions/v2"
+    task = {"name": "orgs/acme/dataset/tasks/t", "state": "STATE_SUCCEEDED", "result": {"version": name}}
+    answers = {
+        "/v1/orgs/acme/datasets/docs": {"latest_version": "orgs/acme/datasets/docs/versions/v3"},
+        f"/v1/{name}": {"name": name, "report": {"rows_in": "7", "rows_out": "6"}},
+    }
+    gateway.respond = lambda request: Answer(body=json.dumps(answers.get(request.path, task)).encode())
+    code, output = _run("dataset", *command, str(recipe))
+    assert code == 0, output
+    assert "docs/v2: 7 rows in, 6 out" in output

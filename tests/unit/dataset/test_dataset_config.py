@@ -6,10 +6,11 @@ import pytest
 from pydantic import ValidationError
 
 from services.dataset.config import DatasetSettings, networks
+from services.dataset.domain.sources import NETWORKS_SETTING
 
 
 def test_networks_are_read_from_a_list(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("ARGOSY_DATASET_IMPORT_NETWORKS", " 10.20.0.0/16, fd00:20::/32,")
+    monkeypatch.setenv(NETWORKS_SETTING, " 10.20.0.0/16, fd00:20::/32,")
     assert networks(DatasetSettings().import_networks) == ["10.20.0.0/16", "fd00:20::/32"]
     assert networks("") == []
 

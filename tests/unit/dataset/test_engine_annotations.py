@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import io
 import json
+import time
 import zipfile
 from typing import Any
 
@@ -16,6 +17,7 @@ from hypothesis import strategies as st
 
 from services.dataset.engines.annotations.coco import read_coco, write_coco
 from services.dataset.engines.annotations.label_studio import read_task, write_task
+from services.dataset.engines.annotations.pictures import Categories
 from services.dataset.engines.annotations.voc import parse, read_voc, write_voc
 from services.dataset.engines.annotations.yolo import read_yolo, write_yolo
 from services.dataset.engines.formats import read_lines
@@ -363,3 +365,14 @@ def test_what_an_object_loses_is_told() -> None:
     rows = [{**PICTURE, "objects": [{**PICTURE["objects"][0], "score": 0.5, "difficult": 1}]}]
     for writer, reasons in ((write_yolo, 2), (write_voc, 1), (write_coco, 0)):
         assert [loss["changed"] for loss in write(writer, rows)[1].report()] == [1] * reasons
+
+
+def test_many_categories_take_linear_time() -> None:
+    """With a look through all that came before, 100,000 would take minutes."""
+    listed = [{"id": at, "name": f"kind {at}"} for at in range(100_000)]
+    began = time.process_time()
+    assert list(Categories(listed).all.values()) == listed
+    document = {"images": [], "annotations": [], "categories": listed}
+    (line,) = read_coco(io.BytesIO(json.dumps(document).encode()))
+    assert line.row == {"categories": listed}
+    assert time.process_time() - began < 5

@@ -15,9 +15,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from services.dataset.engines import archives
-from services.dataset.engines.archives import BadEntry, Limits, read_tar, read_zip
+from services.dataset.engines import tar_reader, zip_reader
+from services.dataset.engines.archive_entries import BadEntry, Limits
 from services.dataset.engines.lines import BrokenOff, UnreadableFile
+from services.dataset.engines.tar_reader import read_tar
+from services.dataset.engines.zip_reader import read_zip
 
 GOOD = ("good.txt", b"good bytes")
 
@@ -268,7 +270,7 @@ def test_a_damaged_extended_header_is_noticed(records: bytes) -> None:
 
 def test_a_header_that_names_something_has_a_limit(monkeypatch: pytest.MonkeyPatch) -> None:
     assert contents(LONG)["n" * 200] == b"x"
-    monkeypatch.setattr(archives, "_MOST_EXTENDED", 100)
+    monkeypatch.setattr(tar_reader, "_MOST_EXTENDED", 100)
     for data in (LONG, PAX):
         with pytest.raises(BrokenOff, match="too long"):
             contents(data)
@@ -287,7 +289,8 @@ def test_limits(packed: Callable[..., bytes]) -> None:
 
 
 def test_good_archives_are_read_whole(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(archives, "_CHUNK", 1000)
+    for module in (tar_reader, zip_reader):
+        monkeypatch.setattr(module, "CHUNK", 1000)
     files = {"img/a.png": b"\x89PNG" * 999, "img/\u56fe.png": bytes(3000), "empty.txt": b"", "b": b"x" * 999}
     entries = list(files.items())
     assert contents(zipped(*entries)) == contents(zipped(*entries, method=zipfile.ZIP_STORED)) == files

@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 from libs.common.blobs import BlobStore
 from libs.common.domain import DomainError
 from libs.compute.context import EngineCancelled, EngineError, LocalContext
-from services.dataset.domain.exports import Export, file_name, require_choices
+from services.dataset.domain.exports import Export, file_name, require_choices, require_columns
 from services.dataset.engines import exporting
 from services.dataset.engines.access import StoreBlobs
 from services.dataset.engines.annotations.label_studio import UNLISTED
@@ -313,3 +313,18 @@ def test_a_file_of_an_export_is_found_by_its_path() -> None:
         with pytest.raises(DomainError) as caught:
             Export(**fields, files=[one, two]).file(path)
         assert caught.value.reason == reason
+
+
+@pytest.mark.parametrize(
+    ("format_name", "columns", "needs"),
+    [
+        ("csv", [], "needs a column"),
+        ("coco", ["text"], "one of the columns image, file_name"),
+        ("dpo", ["messages"], "one of the columns chosen"),
+    ],
+)
+def test_a_format_that_could_say_no_row_is_refused_at_once(format_name: str, columns: list[str], needs: str) -> None:
+    with pytest.raises(DomainError, match=needs) as caught:
+        require_columns(format_name, columns)
+    assert caught.value.metadata == {"field": "format"}
+    require_columns(format_name, ["image", "chosen"])

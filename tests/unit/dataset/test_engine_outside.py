@@ -8,7 +8,7 @@ import itertools
 import json
 import re
 import socket
-from collections.abc import Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -337,6 +337,13 @@ def test_what_is_no_file_of_hdfs_is_said(tmp_path: Path, answering: Answering, w
 # Secrets.
 
 
+def _answering(payload: str) -> Callable[[str, str], Awaitable[str]]:
+    async def resolve_secret(_name: str, _identity: str) -> str:
+        return payload
+
+    return resolve_secret
+
+
 @pytest.mark.parametrize(
     ("payload", "query", "words"),
     [
@@ -353,7 +360,7 @@ def test_what_is_no_file_of_hdfs_is_said(tmp_path: Path, answering: Answering, w
 def test_what_is_in_a_secret_is_never_shown(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, payload: str, query: str, words: str
 ) -> None:
-    monkeypatch.setattr(outside, "resolve_secret", lambda name, identity: payload)
+    monkeypatch.setattr(outside, "resolve_secret", _answering(payload))
     ctx = context(tmp_path, "", secret="orgs/acme/secrets/s", query=query, identity="")
     del ctx.spec["uri"]
     with pytest.raises(DomainError, match=words) as caught:
@@ -365,7 +372,7 @@ def test_what_is_in_a_secret_is_never_shown(
 def test_a_link_that_is_a_key_comes_from_a_secret(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with web(giving(answer(ROWS))) as server:
         signed = server.url("/rows.jsonl?signature=hidden")
-        monkeypatch.setattr(outside, "resolve_secret", lambda name, identity: signed)
+        monkeypatch.setattr(outside, "resolve_secret", _answering(signed))
         ctx = context(tmp_path, "", secret="orgs/acme/secrets/s", query="", identity="")
         del ctx.spec["uri"]
         result = importing.run(ctx)

@@ -83,15 +83,17 @@ def _read_categories(given: list[Any], problems: list[Line]) -> tuple[dict[int |
     """Names by id, and the list as a row keeps it."""
     names: dict[int | str, str] = {}
     listed: list[dict[str, Any]] = []
+    told: set[str] = set()
     for at, one in enumerate(given):
         try:
             if not isinstance(one, dict) or not isinstance(one.get("name"), str) or not one["name"]:
                 raise Inexpressible("has no name")
             if _id(one, "id") in names:
                 raise Inexpressible("has the id of another one")
-            if one["name"] not in names.values():
+            if one["name"] not in told:
                 listed.append({name: value for name, value in one.items() if value is not None})
             names[one["id"]] = one["name"]
+            told.add(one["name"])
         except Inexpressible as reason:
             problems.append(Line(at + 1, None, f"categories[{at}]: {reason}"))
     return names, listed

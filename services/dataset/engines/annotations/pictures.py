@@ -147,6 +147,7 @@ class Categories:
 
     def __init__(self, listed: Iterable[Any] = (), first: int = 1) -> None:
         self.all: dict[str, dict[str, Any]] = {}
+        self._taken: set[int] = set()
         self._next = first
         for one in listed:
             self._list(one)
@@ -155,9 +156,10 @@ class Categories:
         if not isinstance(one, dict) or not isinstance(one.get("name"), str) or one["name"] in self.all:
             return
         number = one.get("id")
-        taken = {known["id"] for known in self.all.values()}
-        if isinstance(number, bool) or not isinstance(number, int) or number in taken:
-            number = max(self._next, *taken, 0) + 1 if taken else self._next
+        if isinstance(number, bool) or not isinstance(number, int) or number in self._taken:
+            # The next one is above all that are taken.
+            number = self._next + 1 if self._taken else self._next
+        self._taken.add(number)
         self.all[one["name"]] = {**one, "id": number}
         self._next = max(self._next, number + 1)
 

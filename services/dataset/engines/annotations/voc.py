@@ -13,10 +13,8 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, BinaryIO
 from xml.etree.ElementTree import Element, TreeBuilder
 from xml.parsers import expat
-from xml.sax.saxutils import escape
 
 from libs.compute.versions import Row
-from services.dataset.engines.annotations.archives import Archive
 from services.dataset.engines.annotations.pictures import (
     Categories,
     Members,
@@ -31,6 +29,8 @@ from services.dataset.engines.annotations.pictures import (
 )
 from services.dataset.engines.lines import Line
 from services.dataset.engines.losses import Inexpressible, Losses
+from services.dataset.engines.xml_text import xml_text
+from services.dataset.engines.zip_writer import Archive
 
 _MAP, _MAP_HEAD = "labelmap.txt", "# label:color_rgb:parts:actions"
 # Of one image; its tree is in memory.
@@ -38,8 +38,6 @@ _MAX_BYTES, _MAX_DEPTH = 8 * 1024 * 1024, 16
 # What VOC knows of an object beside its name and box.
 _FLAGS = ("truncated", "difficult", "occluded")
 _KNOWN = ("label", "box", "pose", *_FLAGS)
-# What XML 1.0 cannot hold, whichever way it is written.
-_FORBIDDEN = re.compile("[^\t\n\r\u0020-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 _DIGITS = re.compile(r"[+-]?\d{1,20}(\.\d{0,30})?([eE][+-]?\d{1,2})?")
 
 
@@ -193,7 +191,4 @@ def _written(one: Object) -> str:
 
 
 def _element(name: str, text: str) -> str:
-    if _FORBIDDEN.search(text):
-        raise Inexpressible(f"{name}: has characters that XML cannot hold")
-    # A reader makes a line feed of a carriage return that stands as it is.
-    return f"<{name}>{escape(text, {chr(13): '&#13;'})}</{name}>"
+    return f"<{name}>{xml_text(text, f'{name}: has characters that XML cannot hold')}</{name}>"

@@ -17,7 +17,6 @@ from typing import Any, BinaryIO
 import yaml
 
 from libs.compute.versions import Row
-from services.dataset.engines.annotations.archives import Archive
 from services.dataset.engines.annotations.pictures import (
     Categories,
     Members,
@@ -30,6 +29,7 @@ from services.dataset.engines.annotations.pictures import (
 )
 from services.dataset.engines.lines import Line, UnreadableFile
 from services.dataset.engines.losses import Inexpressible, Losses
+from services.dataset.engines.zip_writer import Archive
 
 _SIZES = "image_sizes.csv"
 _IMAGES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".gif")

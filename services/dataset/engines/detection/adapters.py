@@ -9,7 +9,7 @@ from typing import Protocol
 
 import numpy as np
 
-from services.dataset.domain.fields import invalid
+from libs.common.domain import invalid
 from services.dataset.engines.detection.average_precision import Found
 from services.dataset.engines.detection.builtin import load_detector
 from services.dataset.engines.detection.grounding_dino import GroundingDino

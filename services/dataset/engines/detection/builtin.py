@@ -18,8 +18,7 @@ from safetensors.torch import load, save
 from torch import Tensor
 from torch.nn import functional
 
-from libs.common.domain import DomainError
-from services.dataset.domain.fields import invalid
+from libs.common.domain import DomainError, invalid
 from services.dataset.domain.targets import Target, read_targets
 from services.dataset.engines.detection.average_precision import Found
 from services.dataset.engines.detection.network import MULTIPLE, Network, corners

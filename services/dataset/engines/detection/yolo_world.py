@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from torch.nn import functional
 
-from services.dataset.domain.fields import invalid
+from libs.common.domain import invalid
 from services.dataset.engines.detection.average_precision import Found
 from services.dataset.engines.detection.repeats import without_repeats
 from services.dataset.engines.detection.unusable import require_files, unusable

@@ -1,20 +1,18 @@
-"""Secrets for engines: asked for in the process that uses them, so no task row, spec or argument of Ray has them."""
+"""Secrets for imports: asked for in the process that uses them, so no task row, spec or argument of Ray has them."""
 
 from __future__ import annotations
-
-import asyncio
 
 from argosy.identity.v1 import identity_service_pb2, identity_service_pb2_grpc
 
 from libs.common.config import CommonSettings
-from libs.common.domain import DomainError
+from libs.common.domain import DomainError, invalid
 from libs.common.errors import ArgosyError
 from libs.common.rpc.client import Channels
 
 _SERVICE = "dataset"
 
 
-def resolve_secret(name: str, identity: str) -> str:
+async def resolve_secret(name: str, identity: str) -> str:
     """The payload of a secret.
 
     Args:
@@ -25,13 +23,13 @@ def resolve_secret(name: str, identity: str) -> str:
         DomainError: NOT_FOUND; PEER_UNAVAILABLE; INVALID_FIELD, it is no text.
     """
     try:
-        payload = asyncio.run(_payload(name, identity))
+        payload = await _payload(name, identity)
     except ArgosyError as error:
         raise DomainError(error.reason, error.message, **error.metadata) from None
     try:
         return payload.decode().strip()
     except UnicodeDecodeError:
-        raise DomainError("INVALID_FIELD", "secret: does not hold an address", field="secret") from None
+        raise invalid("secret", "does not hold an address") from None
 
 
 async def _payload(name: str, identity: str) -> bytes:
