@@ -8,7 +8,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from services.dataset.domain.fields import as_mapping, invalid
+from libs.common.domain import invalid
+from services.dataset.domain.fields import as_mapping
 from services.dataset.domain.operators import Kind, Operator, Parameter
 from services.dataset.domain.recipes import Step, read_steps
 

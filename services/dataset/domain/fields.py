@@ -6,7 +6,6 @@ from collections.abc import Mapping
 from typing import cast
 
 # The recipes of augmentation take it from here.
-from libs.common.domain import invalid as invalid
 
 
 def as_list(value: object) -> list[object] | None:
