@@ -32,7 +32,7 @@ class Scale:
     only: tuple[str, ...] = ()
     asked: str = "text"
     test_fraction: float = 0.05
-    # 1.3 million parameters: what two cores teach to tell packages apart in two and a half minutes.
+    # 1.3 million parameters: what two cores teach to tell packages apart in two minutes.
     architecture: dict[str, int] = field(
         default_factory=lambda: {
             "vocabulary_size": 4096,
@@ -48,10 +48,10 @@ class Scale:
         default_factory=lambda: {"steps": 50, "batch_size": 32, "learning_rate": 2e-3, "warmup_fraction": 0.1}
     )
     tune: dict[str, Any] = field(
-        default_factory=lambda: {"steps": 900, "batch_size": 16, "learning_rate": 1.5e-3, "warmup_fraction": 0.05}
+        default_factory=lambda: {"steps": 700, "batch_size": 16, "learning_rate": 1.5e-3, "warmup_fraction": 0.05}
     )
     first_try: int = 8
-    max_rows: int = 1200
+    max_rows: int = 1000
     margin: float = 0.05
 
 

@@ -58,7 +58,7 @@ def import_rows(
         str,
         typer.Option(
             help="jsonl, json, csv, tsv, parquet, xlsx, text, zip, tar, else from the file's name; openai, alpaca, "
-            "sharegpt, dpo, coco, label-studio."
+            "sharegpt, dpo, coco, label-studio, yolo, voc."
         ),
     ] = "",
     type: Annotated[DatasetKind, typer.Option(help="Of a dataset that is made.")] = DatasetKind.text,

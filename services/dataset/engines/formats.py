@@ -11,8 +11,11 @@ from typing import Any, BinaryIO, cast
 
 import orjson
 
+from services.dataset.engines.annotations.beside import read_zipped
 from services.dataset.engines.annotations.coco import read_coco
 from services.dataset.engines.annotations.label_studio import read_task
+from services.dataset.engines.annotations.voc import read_voc
+from services.dataset.engines.annotations.yolo import read_yolo
 from services.dataset.engines.conversations import READERS
 from services.dataset.engines.lines import BOM, TOO_LONG, BrokenOff, Line, PhysicalLines, UnreadableFile
 from services.dataset.engines.losses import Inexpressible
@@ -47,6 +50,8 @@ def read_lines(file: BinaryIO, format_name: str) -> Iterator[Line]:
         **{name: partial(_read_records, read=partial(_one, read)) for name, read in READERS.items()},
         "label-studio": partial(_read_records, read=read_task),
         "coco": read_coco,
+        "yolo": partial(read_zipped, read=partial(read_yolo, size_of=lambda _path: None)),
+        "voc": partial(read_zipped, read=read_voc),
     }
     number = 0
     try:

@@ -1,7 +1,7 @@
 """Import of an archive of images, sound or films: a row a file, which keeps its name; its bytes become a blob.
 
 Labels come from `metadata.jsonl` or `metadata.csv` beside the files, whose column `file_name` is the path from there:
-the convention of ImageFolder of Hugging Face datasets.
+the convention of ImageFolder of Hugging Face datasets. Boxes of images may be in files of YOLO or Pascal VOC instead.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ import orjson
 
 from libs.common.blobs.folder import storage_errors
 from libs.compute.context import EngineContext, EngineError
+from services.dataset.engines.annotations.beside import LabelFiles, may_be_labels, text_of
 from services.dataset.engines.archive_entries import BadEntry, Entry
 from services.dataset.engines.formats import read_lines
 from services.dataset.engines.intake import Intake
@@ -33,6 +34,7 @@ _METADATA = {"metadata.jsonl": "jsonl", "metadata.csv": "csv"}
 _FILE_NAME = "file_name"
 # Rows of metadata are in memory together, as JSON: a row alone may have 8 MiB.
 _MOST_LABELS, _MOST_LABEL_BYTES = 1_000_000, 512 * 1024 * 1024
+_IMAGE = "image"
 _REPORT_SECONDS = 0.5
 # Of a name in the report.
 _NAME_CHARACTERS = 200
@@ -110,6 +112,8 @@ class _Importer:
         self._path = path
         self._labels: dict[str, _Label] = {}
         self._label_bytes = 0
+        self._texts: dict[str, bytes] = {}
+        self._beside = LabelFiles({})
 
     def take(self, file: BinaryIO) -> None:
         """Reads the archive twice: the labels of a file may stand behind it."""
@@ -120,12 +124,15 @@ class _Importer:
                 self._ctx.stop_if_cancelled()
                 if _is_metadata(entry):
                     self._read_labels(entry)
+                elif self._ctx.spec["media_type"] == _IMAGE and not entry.error and may_be_labels(entry.name):
+                    self._keep_text(entry)
+        self._beside = LabelFiles(self._texts)
         number, reported = 0, time.monotonic()
         try:
             for entry in _entries(file, self._format):
                 number = entry.number
                 self._ctx.stop_if_cancelled()
-                if not _is_metadata(entry):
+                if not _is_metadata(entry) and not self._beside.has(entry.name):
                     self._take_file(entry)
                 if time.monotonic() - reported > _REPORT_SECONDS:
                     reported, share = time.monotonic(), min(1.0, file.tell() / size)
@@ -135,6 +142,15 @@ class _Importer:
         for name, label in self._labels.items():
             missing = f"{_shown(label.metadata)} names {_shown(name)}, which is not in the archive"
             self._set_apart(label.number, missing)
+        for name, reason in self._beside.left():
+            self._set_apart(number, f"{_shown(name)} {reason}")
+
+    def _keep_text(self, entry: Entry) -> None:
+        """Keeps a file that may be about images; one that is too large is looked at as what it claims to be."""
+        text = text_of(entry, _MOST_LABEL_BYTES - self._label_bytes)
+        if text is not None:
+            self._label_bytes += len(text)
+            self._texts[entry.name] = text
 
     def _read_labels(self, entry: Entry) -> None:
         folder, _, metadata = entry.name.rpartition("/")
@@ -188,6 +204,11 @@ class _Importer:
         self._store.put_sync(self._path)
         row = {_FILE_NAME: entry.name, "media_type": self._ctx.spec["media_type"], "bytes": size, "sha256": digest}
         row |= facts
+        if self._ctx.spec["media_type"] == _IMAGE:
+            said, faults = self._beside.of(entry.name, (facts["width"], facts["height"]))
+            labels = said | labels
+            for fault in faults:
+                self._set_apart(entry.number, _shown(fault))
         # A label that has the name of a column of ours stays under a name with an underscore behind it.
         row |= {f"{name}_" if name in row else name: value for name, value in labels.items()}
         self._intake.add(Line(entry.number, row), entry.number, digest)

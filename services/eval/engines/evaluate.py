@@ -16,6 +16,7 @@ from typing import Any
 import orjson
 from tokenizers import Tokenizer
 
+from libs.common.rpc.client import Channels
 from libs.compute.context import EngineContext, EngineError, EngineInterrupted
 from services.eval.clients.leakage import leakage_of
 from services.eval.clients.replicas import MeshAccess, Replica, ReplicaLost, leased_replica, tokenizer_file
@@ -74,6 +75,15 @@ class Baselines:
     bag_of_words: list[str] | None
 
 
+@dataclass(frozen=True, slots=True)
+class Answers:
+    """What the model answers to each question, with words masked too if any are to be, and how fast."""
+
+    plain: list[str]
+    hidden: list[str] | None
+    rows_per_second: float
+
+
 def run(ctx: EngineContext) -> dict[str, Any]:
     """Evaluates; see `services.eval.jobs.evaluate` for what the spec holds and what becomes of the result."""
     spec = Spec.of(ctx.spec["spec"])
@@ -102,22 +112,31 @@ async def _evaluate(ctx: EngineContext, spec: Spec, asked: list[Question]) -> di
         # The baselines are fitted while the replica starts.
         fitting = asyncio.get_running_loop().run_in_executor(None, _fit_baselines, ctx, spec, asked)
         tokenizer = Tokenizer.from_buffer(await tokenizer_file(channels, model_version))
-        ctx.progress(0.03, "comparing the test rows with the training data")
-        leakage = await leakage_of(
-            channels, ctx.spec["dataset"]["name"], ctx.spec["trained_on"], spec.text_column, ctx.stop_if_cancelled
+        ctx.progress(0.05, "starting the evaluation replica, comparing the test rows with the training data")
+        # The comparison needs no replica: dataset makes it meanwhile.
+        given, leakage = await asyncio.gather(
+            _ask(ctx, spec, asked, channels, tokenizer),
+            leakage_of(
+                channels, ctx.spec["dataset"]["name"], ctx.spec["trained_on"], spec.text_column, ctx.stop_if_cancelled
+            ),
         )
-        ctx.progress(0.05, "starting the evaluation replica")
-        async with leased_replica(channels, model_version, ctx.spec["evaluation"]) as replica:
-            known = await fitting
-            asker = _Asker(ctx, replica, tokenizer, spec)
-            plain = await asker.ask([q.text for q in asked], 0.1, 0.6 if spec.masked_words else 0.95)
-            pattern = masker(spec.masked_words)
-            hidden = None
-            if pattern is not None:
-                hidden = await asker.ask([masked(q.text, pattern) for q in asked], 0.6, 0.95)
+        known = await fitting
     finally:
         await channels.close()
-    return _report(ctx, spec, asked, known, plain, hidden, leakage, asker.rows_per_second)
+    return _report(ctx, spec, asked, known, given, leakage)
+
+
+async def _ask(
+    ctx: EngineContext, spec: Spec, asked: list[Question], channels: Channels, tokenizer: Tokenizer
+) -> Answers:
+    async with leased_replica(channels, ctx.spec["model_version"], ctx.spec["evaluation"]) as replica:
+        asker = _Asker(ctx, replica, tokenizer, spec)
+        plain = await asker.ask([q.text for q in asked], 0.1, 0.6 if spec.masked_words else 0.95)
+        pattern = masker(spec.masked_words)
+        hidden = None
+        if pattern is not None:
+            hidden = await asker.ask([masked(q.text, pattern) for q in asked], 0.6, 0.95)
+    return Answers(plain, hidden, asker.rows_per_second)
 
 
 def _fit_baselines(ctx: EngineContext, spec: Spec, asked: list[Question]) -> Baselines:
@@ -186,13 +205,11 @@ def _report(
     spec: Spec,
     asked: list[Question],
     known: Baselines,
-    plain: list[str],
-    hidden: list[str] | None,
+    given: Answers,
     leakage: list[Leakage],
-    rows_per_second: float,
 ) -> dict[str, Any]:
     """The fields of EvaluationReport as JSON, and where the samples lie."""
-    right = _marks(asked, plain)
+    right = _marks(asked, given.plain)
     score = wilson(sum(right), len(asked))
     others = {"majority": _marks(asked, known.majority)}
     if known.bag_of_words is not None:
@@ -204,22 +221,22 @@ def _report(
         "comparisons": [
             {"baseline": name, **asdict(compare(right, marks, spec.seed))} for name, marks in others.items()
         ],
-        "classes": _classes(asked, plain, right),
+        "classes": _classes(asked, given.plain, right),
         "mistakes": [
             _sample(q, actual, False, _EXAMPLE_CHARACTERS)
-            for q, actual, ok in zip(asked, plain, right, strict=True)
+            for q, actual, ok in zip(asked, given.plain, right, strict=True)
             if not ok
         ][:_EXAMPLES],
         "leakage": [asdict(one) for one in leakage],
-        "rows_per_second": rows_per_second,
+        "rows_per_second": given.rows_per_second,
     }
-    if hidden is not None:
-        marks = _marks(asked, hidden)
+    if given.hidden is not None:
+        marks = _marks(asked, given.hidden)
         report["masked_score"] = asdict(wilson(sum(marks), len(marks)))
     if spec.gate:
         verdict = decide(spec.gate, score, wilson(sum(others["majority"]), len(asked)), spec.gate_margin, leakage)
         report["verdict"] = asdict(verdict)
-    blob = ctx.blobs_write.put_sync(_lines(asked, plain, right))
+    blob = ctx.blobs_write.put_sync(_lines(asked, given.plain, right))
     report["samples_digest"] = blob.sha256
     ctx.progress(1.0, "done")
     return {"report": report, "samples": {"sha256": blob.sha256, "size": blob.size}}

@@ -107,6 +107,28 @@ def test_a_row_a_file(store: BlobStore, packed: Any, format: str) -> None:
     assert any("names train/gone.png, which is not in the archive" in reason for reason in reasons)
 
 
+def test_boxes_of_yolo_and_voc_come_with_their_images(store: BlobStore) -> None:
+    voc = b"<annotation><filename>cat.png</filename><object><name>cat</name><bndbox><xmin>1</xmin><ymin>2</ymin>"
+    voc += b"<xmax>5</xmax><ymax>9</ymax></bndbox></object></annotation>"
+    result = imported(store, zipped(("JPEGImages/cat.png", image()), ("Annotations/cat.xml", voc), ("no.txt", b"x")))
+    (cat,) = rows_of(store, result)
+    assert (cat["file_name"], cat["objects"]) == ("JPEGImages/cat.png", [{"label": "cat", "box": [1, 2, 4, 7]}])
+    assert result["report"]["line_error_count"] == 0
+    yolo = [
+        ("labels/cat.txt", b"1 .5 .5 .5 .5\n9 .5 .5 .5 .5\n"),
+        ("images/cat.png", image()),
+        ("images/empty.png", image(8, 8)),
+        ("data.yaml", b"names: [dog, cat]\n"),
+        ("labels/gone.txt", b"1 .5 .5 .5 .5\n"),
+    ]
+    result = imported(store, zipped(*yolo))
+    cat, empty = rows_of(store, result)
+    assert cat["objects"] == [{"label": "cat", "box": [8, 6, 16, 12]}]
+    assert (empty["objects"], cat["categories"][0]) == ([], {"id": 0, "name": "dog"})
+    reasons = [error["error"] for error in result["report"]["line_errors"]]
+    assert [reason.split(" ")[0] for reason in reasons] == ["labels/cat.txt,", "labels/gone.txt"]
+
+
 def test_labels_from_a_table(store: BlobStore) -> None:
     table = b"file_name,text\na.wav,one\na.wav,again\n"
     result = imported(store, zipped(("a.wav", sound()), ("metadata.csv", table)), "audio")

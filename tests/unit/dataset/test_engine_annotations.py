@@ -15,6 +15,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from services.dataset.engines.annotations.beside import LabelFiles
 from services.dataset.engines.annotations.coco import read_coco, write_coco
 from services.dataset.engines.annotations.label_studio import read_task, write_task
 from services.dataset.engines.annotations.pictures import Categories
@@ -103,8 +104,7 @@ def test_yolo_comes_back(rows: list[dict[str, Any]]) -> None:
     for one in rows[0].get("categories", []):
         one["id"] -= 1
     data, losses = write(write_yolo, rows)
-    found = rows_of(read_yolo(members(data), lambda _: None))
-    assert same(found, rows)
+    assert same(rows_of(read_lines(io.BytesIO(data), "yolo")), rows)
     assert not losses.report()
     assert write(write_yolo, rows)[0] == data
 
@@ -116,7 +116,7 @@ def test_voc_comes_back(rows: list[dict[str, Any]]) -> None:
         for one in row["objects"][:1]:
             one |= {"difficult": 1, "pose": "Left"}
     data, losses = write(write_voc, rows)
-    assert same(rows_of(read_voc(members(data))), rows)
+    assert same(rows_of(read_lines(io.BytesIO(data), "voc")), rows)
     assert not losses.report()
 
 
@@ -279,6 +279,39 @@ def test_yolo_as_tools_write_it() -> None:
 def test_yolo_without_names_is_refused(data: bytes) -> None:
     with pytest.raises(UnreadableFile):
         list(read_yolo({"data.yaml": data}, lambda path: None))
+
+
+def test_labels_of_yolo_are_found_beside_their_images() -> None:
+    files = {
+        "data.yaml": b"names: [cat, dog]\n",
+        "train/labels/a.txt": b"1 .5 .5 .5 1\n0 .5\n",
+        "train/labels/gone.txt": b"1 .5 .5 .5 1\n",
+        "README.txt": b"hello",
+    }
+    beside = LabelFiles(files)
+    assert all(beside.has(name) for name in files)
+    assert not beside.has("train/images/a.jpg")
+    row, problems = beside.of("train/images/a.jpg", (200, 100))
+    assert row["objects"] == [{"label": "dog", "box": [50, 0, 100, 100]}]
+    assert [one["name"] for one in row["categories"]] == ["cat", "dog"]
+    assert problems == ["train/labels/a.txt, line 2: 2 fields where a box has 5"]
+    assert beside.of("train/images/empty.jpg", (200, 100)) == ({"objects": []}, [])
+    assert beside.left() == [("train/labels/gone.txt", "is about an image that is not in the archive")]
+
+
+def test_annotations_of_voc_are_found_by_the_name_of_their_image() -> None:
+    box = b"<object><name>cat</name><bndbox><xmin>1</xmin><ymin>2</ymin><xmax>5</xmax><ymax>9</ymax></bndbox></object>"
+    whole = b"<annotation><filename>a.jpg</filename>" + box + b"</annotation>"
+    files = {"Annotations/a.xml": whole, "b.xml": b"<annotation/>", "old/a.xml": whole, "feed.xml": b"<rss/>"}
+    beside = LabelFiles(files)
+    assert beside.of("JPEGImages/a.jpg", (20, 20)) == ({"objects": [{"label": "cat", "box": [1, 2, 4, 7]}]}, [])
+    assert beside.of("JPEGImages/b.jpg", (20, 20)) == ({}, ["b.xml: filename is missing"])
+    assert beside.of("JPEGImages/c.jpg", (20, 20)) == ({}, [])
+    assert beside.left() == [("old/a.xml", "Annotations/a.xml is about an image a too")]
+
+
+def test_texts_that_are_no_labels_are_left_to_the_import() -> None:
+    assert not any(LabelFiles({name: b"hello"}).has(name) for name in ("notes.txt", "feed.xml", "table.csv"))
 
 
 def task(**result: Any) -> dict[str, Any]:

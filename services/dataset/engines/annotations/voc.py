@@ -51,7 +51,7 @@ def read_voc(files: Mapping[str, bytes]) -> Iterator[Line]:
     problems: list[str] = []
     for path in (path for path in files if path.lower().endswith(".xml")):
         try:
-            rows.append(_read(files[path], path, problems))
+            rows.append(read_annotation(files[path], path, problems))
         except Inexpressible as reason:
             problems.append(f"{path}: {reason}")
     listed = [{"id": at, "name": name} for at, name in enumerate(_labels(files), 1)]
@@ -65,7 +65,17 @@ def _labels(files: Mapping[str, bytes]) -> list[str]:
     return [line.rsplit(":", 3)[0] for line in lines if line.count(":") >= 3 and line != _MAP_HEAD]
 
 
-def _read(data: bytes, path: str, problems: list[str]) -> Row:
+def read_annotation(data: bytes, path: str, problems: list[str]) -> Row:
+    """The row of one file.
+
+    Args:
+        data: The XML.
+        path: Of it, for people.
+        problems: Gets what is wrong with single objects, which are left out.
+
+    Raises:
+        Inexpressible: It is no annotation.
+    """
     root = parse(data)
     image = root.findtext("filename") or ""
     if not image:

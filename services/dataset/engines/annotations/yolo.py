@@ -48,7 +48,7 @@ def read_yolo(files: Mapping[str, bytes], size_of: Callable[[str], Size | None])
     Raises:
         UnreadableFile: There is no `data.yaml` with names.
     """
-    names = _names(files)
+    names = names_of(files)
     sizes, problems = _sizes(files)
     rows: list[Row] = []
     for path in _image_paths(files, sizes):
@@ -56,13 +56,10 @@ def read_yolo(files: Mapping[str, bytes], size_of: Callable[[str], Size | None])
         if found is None:
             problems.append(f"{path}: its size is not known")
             continue
-        row: Row = {"image": _image(path), "width": found[0], "height": found[1], "objects": []}
-        for at, line in enumerate(_text(files.get(_label_path(path), b"")).splitlines(), 1):
-            try:
-                row["objects"] += [_object(line, names, found)] if line.strip() else []
-            except Inexpressible as reason:
-                problems.append(f"{_label_path(path)}, line {at}: {reason}")
-        rows.append(row)
+        labels = label_path(path)
+        objects, faults = objects_of(files.get(labels, b""), labels, names, found)
+        problems += faults
+        rows.append({"image": _image(path), "width": found[0], "height": found[1], "objects": objects})
     listed = [{"id": at, "name": name} for at, name in names.items()]
     numbered = enumerate(with_categories(rows, listed, 0), 1)
     yield from (Line(at, row) for at, row in numbered)
@@ -73,7 +70,8 @@ def _text(data: bytes) -> str:
     return data.decode("utf-8", "replace")
 
 
-def _names(files: Mapping[str, bytes]) -> dict[int, str]:
+def names_of(files: Mapping[str, bytes]) -> dict[int, str]:
+    """The classes of `data.yaml` by their number. Raises `UnreadableFile` if there is none, or it has none."""
     path = next((path for path in sorted(files) if PurePosixPath(path).name in ("data.yaml", "data.yml")), None)
     if path is None:
         raise UnreadableFile("there is no data.yaml")
@@ -113,10 +111,29 @@ def _image(path: str) -> str:
     return path.removeprefix("images/")
 
 
-def _label_path(path: str) -> str:
-    """As Ultralytics finds it: the last folder `images` becomes `labels`."""
+def label_path(path: str) -> str:
+    """Where the labels of an image are, as Ultralytics finds them: the last folder `images` becomes `labels`."""
     stem = f"/{PurePosixPath(path).with_suffix('.txt')}"
     return "/labels/".join(stem.rsplit("/images/", 1))[1:]
+
+
+def objects_of(data: bytes, path: str, names: Mapping[int, str], size: Size) -> tuple[list[Object], list[str]]:
+    """The objects of a label file, and what is wrong with its other lines.
+
+    Args:
+        data: The file.
+        path: Of it, for people.
+        names: Of the classes.
+        size: Width and height of the image.
+    """
+    objects: list[Object] = []
+    problems: list[str] = []
+    for at, line in enumerate(_text(data).splitlines(), 1):
+        try:
+            objects += [_object(line, names, size)] if line.strip() else []
+        except Inexpressible as reason:
+            problems.append(f"{path}, line {at}: {reason}")
+    return objects, problems
 
 
 def _object(line: str, names: Mapping[int, str], size: Size) -> Object:
