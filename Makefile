@@ -29,7 +29,9 @@ INSTALLED := $(VENV)/.installed
 EDITABLE := $(VENV)/.editable
 STUBS := build/protos/argosy.binpb
 UNIT_LARGE := tests/unit/dataset tests/unit/common
-TESTS_SPREAD := $(wildcard tests/integration tests/security tests/fuzz)
+# Two at a time, file by file; those of few long tests first, so that none is left over at the end.
+TESTS_LONG := tests/integration/training tests/integration/deploy
+TESTS_SPREAD := $(TESTS_LONG) $(filter-out $(TESTS_LONG) %__pycache__,$(wildcard tests/integration/*)) tests/security tests/fuzz
 TESTS_ALONE := $(wildcard tests/e2e tests/chaos)
 
 .PHONY: help setup check test chaos demo up down status logs doctor bench bench-rpc bench-gateway bench-dedup bench-import bench-clean bench-paging bench-annotate \
@@ -45,7 +47,7 @@ demo: setup ## install, run the main job from raw text to a served, watched mode
 	@$(BIN)/python -m deploy.demo
 
 test: check ## every test that CI runs
-	$(BIN)/python -m pytest --numprocesses=2 --dist=loadfile --durations=25 $(TESTS_SPREAD)
+	$(BIN)/python -m pytest --numprocesses=2 --dist=loadfile --no-loadscope-reorder --durations=25 $(TESTS_SPREAD)
 	$(BIN)/python -m pytest --durations=25 $(TESTS_ALONE)
 
 chaos: setup ## the full main job while everything is killed in turn; ARGOSY_CHAOS_SEED repeats a run
