@@ -5,10 +5,12 @@ from __future__ import annotations
 import json
 import os
 import platform
+import shutil
 import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Generator, Iterator
 from contextlib import contextmanager
@@ -292,18 +294,21 @@ def test_an_ordinary_user_has_the_sandbox_too() -> None:
         pytest.skip(f"no {python}")
     source = "def row(row):\n    return open('/etc/passwd').read() != ''"
     lines = [json.dumps(one) for one in ({"modules": [], "memory": LIMITS.memory}, source, {})]
-    done = subprocess.run(
-        [python, "-s", "-S", str(CHILD)],
-        input="\n".join([*lines, ""]),
-        env={},
-        user=12345,
-        group=12345,
-        extra_groups=[],
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-    )
+    with tempfile.TemporaryDirectory() as folder:
+        # The checkout need not be readable for others either.
+        Path(folder).chmod(0o755)
+        done = subprocess.run(
+            [python, "-s", "-S", shutil.copy(CHILD, folder)],
+            input="\n".join([*lines, ""]),
+            env={},
+            user=12345,
+            group=12345,
+            extra_groups=[],
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=False,
+        )
     closed, loaded, answered = map(json.loads, done.stdout.splitlines())
     assert (closed, loaded) == ({"missing": ""}, {"error": ""})
     assert "PermissionError: [Errno 1]" in answered["error"]
