@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import platform
-import shutil
 import signal
 import socket
 import subprocess
@@ -297,8 +296,11 @@ def test_an_ordinary_user_has_the_sandbox_too() -> None:
     with tempfile.TemporaryDirectory() as folder:
         # The checkout need not be readable for others either.
         Path(folder).chmod(0o755)
+        child = Path(folder) / CHILD.name
+        child.write_bytes(CHILD.read_bytes())
+        child.chmod(0o644)
         done = subprocess.run(
-            [python, "-s", "-S", shutil.copy(CHILD, folder)],
+            [python, "-s", "-S", str(child)],
             input="\n".join([*lines, ""]),
             env={},
             user=12345,
