@@ -136,12 +136,32 @@ def _show_payload(item: work_pb.WorkItem, form: work_pb.WorkForm) -> None:
 def _ask_all(form: work_pb.WorkForm) -> dict[str, Any] | None:
     answer: dict[str, Any] = {}
     for number, field in enumerate(form.fields):
-        value = _asked(field.title or field.name, _parser(field), optional=field.optional or number == 0)
+        question = f"{field.title or field.name} ({_hint(field)})"
+        value = _asked(question, _parser(field), optional=field.optional or number == 0)
         if value is None and number == 0 and not field.optional:
             return None
         if value is not None:
             answer[field.name] = value
     return answer
+
+
+def _hint(field: work_pb.WorkField) -> str:
+    """What may be typed."""
+    match field.kind:
+        case work_pb.WORK_FIELD_KIND_RATING:
+            return f"{field.min} to {field.max}"
+        case work_pb.WORK_FIELD_KIND_BOXES:
+            return f"LABEL X Y WIDTH HEIGHT; ... of {', '.join(field.choices)}"
+        case work_pb.WORK_FIELD_KIND_CHOICES:
+            return f"any of {_numbered(field)}, with commas"
+        case work_pb.WORK_FIELD_KIND_TEXT:
+            return "text"
+        case _:
+            return _numbered(field)
+
+
+def _numbered(field: work_pb.WorkField) -> str:
+    return ", ".join(f"{number} {choice}" for number, choice in enumerate(field.choices, 1))
 
 
 def _asked(question: str, parse: Callable[[str], T], *, optional: bool = False) -> T | None:
@@ -179,7 +199,7 @@ def _choice(field: work_pb.WorkField, text: str) -> str:
         return text
     if text and len(begun) == 1:
         return begun[0]
-    raise ValueError("one of " + ", ".join(f"{n} {choice}" for n, choice in enumerate(field.choices, 1)))
+    raise ValueError(f"one of {_numbered(field)}")
 
 
 def _number(least: int, most: int) -> Callable[[str], int]:

@@ -50,6 +50,8 @@ def test_what_is_typed_becomes_an_answer(gateway: FakeGateway) -> None:
     result = CliRunner().invoke(APP, ["work", "annotate", "moods"], input=typed)
     assert result.exit_code == 0, result.output
     assert "so so" in result.output
+    for hint in ("mood (1 good, 2 bad)", "stars (1 to 5)", "LABEL X Y WIDTH HEIGHT; ... of cat"):
+        assert hint in result.output
     assert "a number from 1 to 5" in result.output
     submitted = next(one for one in gateway.requests if one.path.endswith(":submit"))
     boxes = [{"label": "cat", "box": [1, 2, 3, 4]}, {"label": "cat", "box": [5, 5, 5, 5]}]
