@@ -7,9 +7,11 @@ import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from typing import Any
 
 import pytest
+from argosy.client import settings
 
 
 @dataclass
@@ -99,3 +101,12 @@ def failure(status: int, code: str, reason: str, message: str = "no", **metadata
         "request_id": "r1",
     }
     return Answer(status, json.dumps({"error": error}).encode())
+
+
+@pytest.fixture
+def logged_in(gateway: FakeGateway, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A key is kept for the fake gateway, in an empty home."""
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path))
+    for name in ("ARGOSY_URL", "ARGOSY_API_KEY"):
+        monkeypatch.delenv(name, raising=False)
+    settings.keep(settings.Login(gateway.url, "ak_kept", "orgs/acme"))

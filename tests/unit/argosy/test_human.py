@@ -8,12 +8,12 @@ from typing import Any
 
 import pytest
 from argosy.cli.main import build
-from argosy.client import settings
 from typer.testing import CliRunner
 
 from tests.unit.argosy.conftest import Answer, FakeGateway, Request
 
 APP = build()
+pytestmark = pytest.mark.usefixtures("logged_in")
 NAME = "orgs/acme/workProjects/moods"
 FORM = {
     "fields": [
@@ -22,14 +22,6 @@ FORM = {
         {"name": "objects", "kind": "WORK_FIELD_KIND_BOXES", "choices": ["cat"], "optional": True},
     ]
 }
-
-
-@pytest.fixture(autouse=True)
-def logged_in(gateway: FakeGateway, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path))
-    for name in ("ARGOSY_URL", "ARGOSY_API_KEY"):
-        monkeypatch.delenv(name, raising=False)
-    settings.keep(settings.Login(gateway.url, "ak_kept", "orgs/acme"))
 
 
 def answers(gateway: FakeGateway, *bodies: dict[str, Any]) -> None:

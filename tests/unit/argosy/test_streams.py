@@ -7,20 +7,12 @@ from pathlib import Path
 
 import pytest
 from argosy.cli.main import build
-from argosy.client import settings
 from typer.testing import CliRunner
 
 from tests.unit.argosy.conftest import FakeGateway
 
 APP = build()
-
-
-@pytest.fixture(autouse=True)
-def logged_in(gateway: FakeGateway, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path))
-    for name in ("ARGOSY_URL", "ARGOSY_API_KEY"):
-        monkeypatch.delenv(name, raising=False)
-    settings.keep(settings.Login(gateway.url, "ak_kept", "orgs/acme"))
+pytestmark = pytest.mark.usefixtures("logged_in")
 
 
 @pytest.mark.parametrize("pipe", [True, False])
