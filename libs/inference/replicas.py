@@ -10,6 +10,7 @@ import itertools
 import logging
 import os
 from collections.abc import Awaitable, Callable, Iterable
+from contextlib import aclosing
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
@@ -202,6 +203,11 @@ class Replicas:
             except ArgosyError as error:
                 _log.info("endpoints cannot be watched now: %s", error.reason)
             await self._clock.sleep(_WATCH_PAUSE)
+
+    async def refresh(self) -> None:
+        """Asks deploy once, for those who ask replicas now and then. Raises the ArgosyError of the call."""
+        async with aclosing(self._deploy.WatchEndpoints(deploy_service_pb2.WatchEndpointsRequest())) as sets:
+            self.update(await anext(sets))
 
     def update(self, endpoints: deploy_service_pb2.EndpointSet) -> None:
         """Takes a new list. Replicas that stay keep their channel and their count."""

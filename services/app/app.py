@@ -8,8 +8,8 @@ from pathlib import Path
 from argosy.app.v1 import app_service_pb2, chat_service_pb2
 
 from libs.common.service import Runtime, ServiceDefinition
+from libs.inference.callers import Callers
 from libs.inference.replicas import Replicas
-from services.app.clients.caller import Callers
 from services.app.config import AppSettings
 from services.app.handlers import applications, chat, prompts
 

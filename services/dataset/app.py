@@ -5,21 +5,25 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from argosy.dataset.v1 import catalogue_service_pb2, dataset_service_pb2, human_work_service_pb2
+from argosy.dataset.v1 import annotation_service_pb2, catalogue_service_pb2, dataset_service_pb2, human_work_service_pb2
 
 from libs.common.blobs import BlobStore
 from libs.common.db.uow import Database
 from libs.common.http.links import Networks
 from libs.common.service import Runtime, ServiceDefinition
 from libs.common.tasks import TaskKind, Tasks
+from libs.inference.replicas import Replicas
+from services.dataset.clients.language_models import LanguageModels
 from services.dataset.clients.rows import VersionRows
 from services.dataset.config import DatasetSettings, networks
 from services.dataset.domain.sources import NETWORKS_SETTING
 from services.dataset.handlers import (
+    annotation,
     augmentation,
     catalogue,
     cleaning,
     datasets,
+    detectors,
     exports,
     leakage,
     profiles,
@@ -48,6 +52,7 @@ class App:
     rows: VersionRows
     networks: Networks
     rolling: Rolling
+    models: LanguageModels
     kinds: list[TaskKind]
 
 
@@ -60,22 +65,41 @@ async def build(runtime: Runtime) -> App:
     if runtime.role != "jobs":
         runtime.background.start(sweep_forever(runtime.database, runtime.blobs, runtime.clock), name="sweep")
         runtime.background.start(rolling.run(), name="rolling")
-    return App(runtime.database, runtime.blobs, queue, VersionRows(runtime.blobs), allowed, rolling, kinds)
+    models = LanguageModels(_replicas(runtime), allowed, runtime.settings.peers.get("identity", ""))
+    return App(runtime.database, runtime.blobs, queue, VersionRows(runtime.blobs), allowed, rolling, models, kinds)
+
+
+def _replicas(runtime: Runtime) -> Replicas | None:
+    settings: DatasetSettings = runtime.settings
+    if "deploy" not in settings.peers:
+        return None
+    replicas = Replicas(
+        runtime.channels,
+        runtime.certificates,
+        runtime.clock,
+        identity=settings.replica_identity,
+        memory=settings.home / "run" / "endpoints-dataset.binpb",
+    )
+    runtime.resources.push_async_callback(replicas.close)
+    return replicas
 
 
 DEFINITION = ServiceDefinition(
     name="dataset",
     build=build,
     protos=[
+        annotation_service_pb2.DESCRIPTOR.services_by_name["AnnotationService"],
         dataset_service_pb2.DESCRIPTOR.services_by_name["DatasetService"],
         catalogue_service_pb2.DESCRIPTOR.services_by_name["CatalogueService"],
         human_work_service_pb2.DESCRIPTOR.services_by_name["HumanWorkService"],
     ],
     handlers=[
+        annotation,
         augmentation,
         catalogue,
         cleaning,
         datasets,
+        detectors,
         versions,
         exports,
         leakage,

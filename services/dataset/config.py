@@ -18,7 +18,8 @@ class DatasetSettings(CommonSettings):
 
     model_config = SettingsConfigDict(env_prefix=_PREFIX, extra="ignore", populate_by_name=True)
 
-    # Networks beside the public ones that links and databases may lead to: `10.20.0.0/16,fd00:20::/32`.
+    # Networks beside the public ones that links, databases and language models may lead to:
+    # `10.20.0.0/16,fd00:20::/32`.
     import_networks: str = ""
     # Of one file that is fetched.
     import_max_bytes: int = Field(default=100 << 30, ge=1)
@@ -26,6 +27,8 @@ class DatasetSettings(CommonSettings):
     import_max_seconds: float = Field(default=6 * 3600.0, gt=0, le=7 * 86400.0)
     # Folder with the SQLite files that may be read; None: none.
     import_sqlite_folder: Path | None = None
+    # Whose certificate replicas show.
+    replica_identity: str = "replica"
 
     @field_validator("import_networks")
     @classmethod

@@ -26,9 +26,10 @@ import cv2
 import numpy as np
 import torch
 
-from services.dataset.engines.detection.average_precision import Found, average_precision
+from services.dataset.engines.detection.average_precision import Found
 from services.dataset.engines.detection.builtin import BuiltIn, load_detector, save_detector
-from services.dataset.engines.detection.scenes import COLOUR_NAMES, SHAPE_NAMES, Scene, draw, held_out
+from services.dataset.engines.detection.measuring import PROMPTS, ap50, unseen_scenes
+from services.dataset.engines.detection.scenes import COLOUR_NAMES, SHAPE_NAMES, held_out
 from services.dataset.engines.detection.training import Recipe, train
 from tests.bench.report import FOLDER, save
 
@@ -38,7 +39,6 @@ ROUNDS = 4
 SEED = 99
 TARGET = 0.80
 THREADS = 1
-PROMPTS = tuple(f"{colour} {shape}" for colour in COLOUR_NAMES for shape in SHAPE_NAMES)
 
 # Where one colour ends and the next begins, in OpenCV's hue (half degrees); above the last comes red again.
 _GATES = (7.5, 22, 43, 76, 102, 127, 161)
@@ -87,15 +87,6 @@ def as_found(boxes: list[tuple[float, list[float]]]) -> Found:
     return Found(corners, np.array([1 - 1 / area for area, _ in ordered]))
 
 
-def ap50(found: Sequence[Sequence[Found]], scenes: Sequence[Scene]) -> np.ndarray:
-    """(colours, shapes) AP50 of every pair."""
-    result = np.full((len(COLOUR_NAMES), len(SHAPE_NAMES)), np.nan)
-    for prompt, (colour, shape) in enumerate(np.ndindex(result.shape)):
-        truths = [scene.boxes[(scene.colours == colour) & (scene.shapes == shape)] for scene in scenes]
-        result[colour, shape] = average_precision([image[prompt] for image in found], truths)
-    return result
-
-
 def trained(recipe: Recipe) -> tuple[BuiltIn, dict[str, float]]:
     """A detector as it is after storing and loading, and what it cost."""
 
@@ -114,8 +105,7 @@ def trained(recipe: Recipe) -> tuple[BuiltIn, dict[str, float]]:
 def measure(recipe: Recipe) -> dict[str, Any]:
     """The whole benchmark."""
     detector, cost = trained(recipe)
-    rng = np.random.default_rng(SEED)
-    scenes = [draw(rng, np.ones_like(held_out())) for _ in range(SCENES)]
+    scenes = unseen_scenes(SCENES, SEED)
     sides: dict[str, Callable[[Sequence[np.ndarray]], list[list[Found]]]] = {
         "ours": lambda images: detector.detect(images, PROMPTS),
         "peer": lambda images: [rules(image) for image in images],

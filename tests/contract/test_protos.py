@@ -35,6 +35,7 @@ _OUTPUT_ONLY_OF = {
     "DataProduct": {"byte_count", "columns", "row_count", "type"},
     "Dataset": {"latest_version"},
     "DatasetStream": {"pending_bytes", "pending_rows", "roll_count", "row_count", "task"},
+    "Detector": {"byte_count", "card", "manifest_digest", "task"},
     "Evaluation": {"state", "task", "model_digest", "report", "verdict"},
     "ModelProject": {"live_version"},
     "Prompt": {"latest_version"},
@@ -77,7 +78,12 @@ def test_has_an_http_path_where_people_may_call(method: MethodDescriptor) -> Non
 
 # Reads whose request does not fit a query string.
 # A key in a URL would end up in logs.
-_READS_BY_POST: set[tuple[str, str]] = {("POST", "Chat"), ("POST", "RenderPrompt"), ("POST", "ExchangeKey")}
+_READS_BY_POST: set[tuple[str, str]] = {
+    ("POST", "Chat"),
+    ("POST", "ReadTargets"),
+    ("POST", "RenderPrompt"),
+    ("POST", "ExchangeKey"),
+}
 
 
 @ALL

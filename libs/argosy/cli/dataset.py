@@ -9,29 +9,22 @@ from typing import Annotated, Any
 
 import typer
 from argosy.cli import session
+from argosy.cli.detectors import annotate_version, read_targets
 from argosy.cli.export import export_version
 from argosy.cli.live import watch
-from argosy.cli.options import DATASET, PATIENCE, JsonOption, WatchOption, follow_task, newest
-from argosy.cli.reports import show_recall, show_report
-from argosy.client import Client
+from argosy.cli.options import DATASET, PATIENCE, JsonOption, WatchOption, follow_task, newest, upload_file
+from argosy.cli.reports import follow_to_report, show_recall, show_report
 from argosy.client.errors import Conflict
 from argosy.dataset.v1 import dataset_pb2
 from google.protobuf.json_format import MessageToDict, ParseDict
 from google.protobuf.struct_pb2 import Value
 from rich.markup import escape
-from rich.progress import BarColumn, DownloadColumn, Progress, TimeRemainingColumn, TransferSpeedColumn
 from rich.table import Table
 
 dataset = typer.Typer(help="Datasets: import, clean, split, look at.", no_args_is_help=True)
 dataset.command("export")(export_version)
-
-
-def _follow_to_report(client: Client, started: Any, follow: bool, as_json: bool) -> None:
-    """Shows a task, and when it has ended the report of the version that it made, whatever others made since."""
-    done = follow_task(client, started, follow, as_json)
-    if follow and not as_json:
-        made = client.dataset.get_dataset_version(name=MessageToDict(done.result)["version"])
-        show_report(session.short_name(made.name), made.report)
+dataset.command("targets")(read_targets)
+dataset.command("annotate")(annotate_version)
 
 
 class DatasetKind(enum.StrEnum):
@@ -80,9 +73,9 @@ def import_rows(
         elif "://" in source:
             given = {"uri": source}
         else:
-            given = {"upload": _upload(client, Path(source))}
+            given = {"upload": upload_file(client, Path(source))}
         started = client.dataset.import_version(parent=full, format=format, **given)
-        _follow_to_report(client, started, follow, as_json)
+        follow_to_report(client, started, follow, as_json)
 
 
 def _require_one(source: str, secret: str) -> None:
@@ -90,17 +83,6 @@ def _require_one(source: str, secret: str) -> None:
         raise session.Misuse("give either a file or a link, or --secret")
     if source and "://" not in source and not Path(source).is_file():
         raise session.Misuse(f"there is no file {source}")
-
-
-def _upload(client: Client, file: Path) -> str:
-    """Uploads with a bar; the name of the upload."""
-    columns = (BarColumn(), DownloadColumn(), TransferSpeedColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=session.errors_console, transient=True) as bar:
-        row = bar.add_task("upload", total=file.stat().st_size)
-        state = client.upload(
-            session.organization(), file, progress=lambda done, _total: bar.update(row, completed=done)
-        )
-    return str(state.name)
 
 
 @dataset.command()
@@ -125,7 +107,7 @@ def clean(
             report = ParseDict(MessageToDict(done.result)["report"], dataset_pb2.Report())
             show_report(f"{session.short_name(name)}, a trial", report)
             return
-        _follow_to_report(client, started, follow, as_json)
+        follow_to_report(client, started, follow, as_json)
 
 
 @dataset.command()
@@ -142,7 +124,7 @@ def augment(
     with session.session(PATIENCE) as client:
         name = newest(client, version)
         started = client.dataset.augment_version(name=name, text_column=text_column, recipe=_read(recipe))
-        _follow_to_report(client, started, follow, as_json)
+        follow_to_report(client, started, follow, as_json)
 
 
 @dataset.command()

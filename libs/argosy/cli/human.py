@@ -24,6 +24,8 @@ ProjectArgument = Annotated[str, typer.Argument(help="Work project.")]
 
 _PROJECT = "orgs/*/workProjects/*"
 _PATIENCE = 300.0
+# What takes a proposal as the answer.
+_TAKE = "="
 # Characters of a value in a preview; what is longer is cut.
 _PREVIEWED = 20_000
 _ITEM_FIELDS = {"subject", "payload", "gold", "proposal", "priority", "labels"}
@@ -39,17 +41,29 @@ def add_items(
         typer.Argument(exists=True, dir_okay=False, help='JSONL: a payload a line, or {"payload": ..., "gold": ...}.'),
     ] = None,
     version: Annotated[str, typer.Option(help="DATASET/VERSION whose rows become items.")] = "",
+    proposals: Annotated[
+        str, typer.Option(help="Column of the version that people begin with, where the form asks for it: objects.")
+    ] = "",
+    accept_score: Annotated[
+        float,
+        typer.Option(min=0, max=1, help="Accept what a model proposed with this score or more unseen; 0: nothing."),
+    ] = 0,
 ) -> None:
     """Add items to a project, from a file or from the rows of a dataset version."""
     if (file is None) == (not version):
         raise session.Misuse("give a FILE or --version, one of them")
+    if proposals and file is not None:
+        raise session.Misuse("--proposals is a column of a version; a FILE has a `proposal` in its lines")
     with session.session(_PATIENCE) as client, Progress(console=session.errors_console, transient=True) as bar:
-        name, row, added = session.full_name(project, _PROJECT), bar.add_task("items", total=None), 0
-        items = _items(file) if file is not None else _rows(client, version)
+        name, row = session.full_name(project, _PROJECT), bar.add_task("items", total=None)
+        added = accepted = 0
+        items = _items(file) if file is not None else _rows(client, version, proposals)
         for batch in json_lines.batches(items):
-            added += client.dataset.add_work_items(parent=name, items=batch).item_count
+            answer = client.dataset.add_work_items(parent=name, items=batch, accept_score=accept_score)
+            added, accepted = added + answer.item_count, accepted + answer.accepted_count
             bar.update(row, completed=added)
-    session.console.print(f"{added:,} items added")
+    unseen = f", {accepted:,} of them accepted as proposed" if accept_score else ""
+    session.console.print(f"{added:,} items added{unseen}")
 
 
 def _items(file: Path) -> Iterator[dict[str, Any]]:
@@ -57,7 +71,7 @@ def _items(file: Path) -> Iterator[dict[str, Any]]:
         yield given if "payload" in given and given.keys() <= _ITEM_FIELDS else {"payload": given}
 
 
-def _rows(client: Client, version: str) -> Iterator[dict[str, Any]]:
+def _rows(client: Client, version: str, proposals: str) -> Iterator[dict[str, Any]]:
     name = session.full_name(version, "orgs/*/datasets/*/versions/*")
     method = contract.areas()["dataset"]["preview_rows"]
     for row in client.pages(method, {"parent": name, "page_size": json_lines.BATCH_ROWS}):
@@ -66,7 +80,10 @@ def _rows(client: Client, version: str) -> Iterator[dict[str, Any]]:
             if isinstance(value, str) and len(value) > _PREVIEWED and value.endswith("…"):
                 advice = f"export the version with `argosy dataset export {version}` and give the file"
                 raise session.Misuse(f"row {row.row_id}: {column} is longer than a preview shows: {advice}")
-        yield {"subject": f"{name}/rows/{row.row_id}", "payload": payload}
+        item: dict[str, Any] = {"subject": f"{name}/rows/{row.row_id}", "payload": payload}
+        if proposals and proposals in payload:
+            item["proposal"] = {proposals: payload.pop(proposals)}
+        yield item
 
 
 @work.command()
@@ -88,7 +105,7 @@ def annotate(
             _show_payload(assignment.item, assignment.form)
             if assignment.reason:
                 session.console.print(f"returned: {escape(assignment.reason)}", style="yellow")
-            answer = _ask_all(assignment.form)
+            answer = _ask_all(assignment.form, MessageToDict(assignment.item.proposal))
             if answer is None:
                 client.dataset.release_work(name=assignment.name)
                 continue
@@ -133,16 +150,24 @@ def _show_payload(item: work_pb.WorkItem, form: work_pb.WorkForm) -> None:
             session.console.print(f"[bold]{escape(field)}[/] {escape(text)}")
 
 
-def _ask_all(form: work_pb.WorkForm) -> dict[str, Any] | None:
+def _ask_all(form: work_pb.WorkForm, proposal: dict[str, Any]) -> dict[str, Any] | None:
     answer: dict[str, Any] = {}
     for number, field in enumerate(form.fields):
-        question = f"{field.title or field.name} ({_hint(field)})"
-        value = _asked(question, _parser(field), optional=field.optional or number == 0)
+        question, parse = f"{field.title or field.name} ({_hint(field)})", _parser(field)
+        if field.name in proposal:
+            text = json.dumps(proposal[field.name], ensure_ascii=False)
+            session.console.print(f"[bold]proposed[/], [bold]{_TAKE}[/] takes it: {escape(text)}")
+            parse = _or_proposal(parse, proposal[field.name])
+        value = _asked(question, parse, optional=field.optional or number == 0)
         if value is None and number == 0 and not field.optional:
             return None
         if value is not None:
             answer[field.name] = value
     return answer
+
+
+def _or_proposal(parse: Callable[[str], Any], proposed: Any) -> Callable[[str], Any]:
+    return lambda text: proposed if text == _TAKE else parse(text)
 
 
 def _hint(field: work_pb.WorkField) -> str:
@@ -221,14 +246,14 @@ def _decision(count: int) -> Callable[[str], int]:
 
 
 def _box(field: work_pb.WorkField, text: str) -> dict[str, Any]:
-    label, *sides = text.split()
+    words = text.split()
     try:
-        box = [float(side) for side in sides]
+        box = [float(side) for side in words[-4:]]
     except ValueError:
         box = list[float]()
-    if len(box) != 4:
+    if len(words) < 5 or not box:
         raise ValueError("boxes as LABEL X Y WIDTH HEIGHT, several with a semicolon between them")
-    return {"label": _choice(field, label), "box": box}
+    return {"label": _choice(field, " ".join(words[:-4])), "box": box}
 
 
 @work.command()
@@ -253,11 +278,17 @@ def pending(as_json: JsonOption = False) -> None:
 
 
 @work.command()
-def report(project: ProjectArgument, as_json: JsonOption = False) -> None:
+def report(
+    project: ProjectArgument,
+    precision: Annotated[
+        float, typer.Option(min=0.01, max=0.999, help="Of what a model proposes, to be accepted unseen.")
+    ] = 0.95,
+    as_json: JsonOption = False,
+) -> None:
     """Compute and show agreement and reliability, with 95 % intervals."""
     with session.session(_PATIENCE) as client:
         name = session.full_name(project, _PROJECT)
-        started = client.dataset.report_work(name=name)
+        started = client.dataset.report_work(name=name, wanted_precision=precision)
         watch(client, started.name, session.errors_console if as_json else session.console)
         found = client.dataset.get_work_report(name=name)
         currency = client.dataset.get_work_project(name=name).currency
@@ -271,6 +302,8 @@ def report(project: ProjectArgument, as_json: JsonOption = False) -> None:
         for measure in field.measures:
             table.add_row(measure.measure, measure.level, *_interval(measure), f"{measure.items:,}")
         session.console.print(table)
+    for proposed in found.proposals:
+        _show_proposals(proposed)
     table = Table(title="people")
     for column in ("who", "answers", "known answers right", "95 %", "reliability", "median seconds", "cost"):
         table.add_column(column)
@@ -284,7 +317,25 @@ def report(project: ProjectArgument, as_json: JsonOption = False) -> None:
     session.console.print(table)
 
 
-def _interval(measure: work_pb.AgreementMeasure) -> tuple[str, str]:
+def _show_proposals(proposed: work_pb.ProposalReport) -> None:
+    """What people made of proposed boxes."""
+    table = Table(title=f"{proposed.field}: what a model proposed for {proposed.items:,} items that people looked at")
+    for column in ("score from", "boxes", "right", "95 %", "of all objects found", "95 %"):
+        table.add_column(column)
+    for row in proposed.rows:
+        if row.proposals:
+            sides = (*_interval(row.precision), *_interval(row.recall))
+            table.add_row(f"{row.score:.2f}", f"{row.proposals:,}", *sides)
+    session.console.print(table)
+    wanted = f"{proposed.wanted_precision:.0%} are right"
+    if proposed.HasField("auto_accept_score"):
+        score = f"{proposed.auto_accept_score:.2f}"
+        session.console.print(f"at least {wanted} from a score of {score} on: `argosy work add --accept-score {score}`")
+    else:
+        session.console.print(f"no score from which at least {wanted}, as far as these items show")
+
+
+def _interval(measure: work_pb.AgreementMeasure | work_pb.Proportion) -> tuple[str, str]:
     if not measure.HasField("value"):
         return "undefined", ""
     if not measure.HasField("low"):

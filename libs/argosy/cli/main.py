@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib.util
 
 import typer
-from argosy.cli import access, human, resources, streams, talk, work
+from argosy.cli import access, detectors, human, resources, streams, talk, work
 
 
 def build() -> typer.Typer:
@@ -30,7 +30,9 @@ def build() -> typer.Typer:
         app.add_typer(logs, name="logs")
     if "query" not in {command.name for command in logs.registered_commands}:
         logs.command("query")(talk.query_logs)
-    nouns = {"logs": logs, **work.mount(app), **human.mount(app), **streams.mount(app), **talk.mount(app)}
+    nouns = {"logs": logs}
+    for commands in (work, human, detectors, streams, talk):
+        nouns |= commands.mount(app)
     access.mount(app)
     resources.add(app, nouns)
     return app

@@ -1,13 +1,15 @@
-"""What commands along the main job share: their options, and how they name versions and follow tasks."""
+"""What commands along the main job share: their options, and how they name versions, upload files and follow tasks."""
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 from argosy.cli import session
 from argosy.cli.live import watch
 from argosy.client import Client
+from rich.progress import BarColumn, DownloadColumn, Progress, TimeRemainingColumn, TransferSpeedColumn
 
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 WatchOption = Annotated[bool, typer.Option("--watch/--no-watch", "-w", help="Follow the work to its end.")]
@@ -24,6 +26,17 @@ def follow_task(client: Client, started: Any, follow: bool, as_json: bool) -> An
         started = watch(client, started.name, session.errors_console if as_json else session.console)
     session.show(started, as_json)
     return started
+
+
+def upload_file(client: Client, file: Path) -> str:
+    """Uploads with a bar, or goes on where an upload of this file broke; the name of the upload."""
+    columns = (BarColumn(), DownloadColumn(), TransferSpeedColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=session.errors_console, transient=True) as bar:
+        row = bar.add_task("upload", total=file.stat().st_size)
+        state = client.upload(
+            session.organization(), file, progress=lambda done, _total: bar.update(row, completed=done)
+        )
+    return str(state.name)
 
 
 def newest(client: Client, given: str) -> str:

@@ -5,8 +5,19 @@ from __future__ import annotations
 from typing import Any
 
 from argosy.cli import session
+from argosy.cli.options import follow_task
+from argosy.client import Client
+from google.protobuf.json_format import MessageToDict
 from rich.markup import escape
 from rich.table import Table
+
+
+def follow_to_report(client: Client, started: Any, follow: bool, as_json: bool) -> None:
+    """Shows a task, and when it has ended the report of the version that it made, whatever others made since."""
+    done = follow_task(client, started, follow, as_json)
+    if follow and not as_json:
+        made = client.dataset.get_dataset_version(name=MessageToDict(done.result)["version"])
+        show_report(session.short_name(made.name), made.report)
 
 
 def show_report(title: str, report: Any) -> None:

@@ -270,29 +270,63 @@ class ExternalClient:
                 breaks off; TOO_LARGE.
         """
         deadline = _Deadline(self._clock, self._limits)
-        backend = _GuardedBackend(self._networks, self._look_up, deadline, field)
-        with httpcore.ConnectionPool(ssl_context=self._tls, network_backend=backend) as pool:
+        with self._pool(deadline, field) as pool:
             for _ in range(_MOST_REDIRECTS + 1):
-                with _plain_errors(link, field):
-                    response = pool.handle_request(_request(link, headers or {}))
-                try:
+                with _exchange(pool, link, _request("GET", link, headers or {}), field) as response:
                     location = _location(response)
                     if location is None:
                         deadline.answered()
                         yield Answer(link, response, self._limits, field)
                         return
-                finally:
-                    response.close()
                 link = link.follow(location, field)
             raise invalid(field, f"{link.address} redirects more than {_MOST_REDIRECTS} times")
 
+    @contextmanager
+    def post(self, link: Link, content: bytes, headers: Mapping[str, str], field: str = "uri") -> Generator[Answer]:
+        """Sends JSON to a link. A redirect is an answer like others: what was sent goes nowhere else.
 
-def _request(link: Link, headers: Mapping[str, str]) -> httpcore.Request:
+        Args:
+            link: from `parse_link`.
+            content: the body.
+            headers: beside those that every request has.
+            field: where the link stands; named in errors.
+
+        Raises:
+            DomainError: As `get`.
+        """
+        deadline = _Deadline(self._clock, self._limits)
+        sent = {"Content-Type": "application/json", "Content-Length": str(len(content)), **headers}
+        with (
+            self._pool(deadline, field) as pool,
+            _exchange(pool, link, _request("POST", link, sent, content), field) as response,
+        ):
+            deadline.answered()
+            yield Answer(link, response, self._limits, field)
+
+    def _pool(self, deadline: _Deadline, field: str) -> httpcore.ConnectionPool:
+        backend = _GuardedBackend(self._networks, self._look_up, deadline, field)
+        return httpcore.ConnectionPool(ssl_context=self._tls, network_backend=backend)
+
+
+@contextmanager
+def _exchange(
+    pool: httpcore.ConnectionPool, link: Link, request: httpcore.Request, field: str
+) -> Generator[httpcore.Response]:
+    with _plain_errors(link, field):
+        response = pool.handle_request(request)
+    try:
+        yield response
+    finally:
+        response.close()
+
+
+def _request(method: str, link: Link, headers: Mapping[str, str], content: bytes = b"") -> httpcore.Request:
     sent = {"Host": link.authority, "User-Agent": _AGENT, "Accept": "*/*", "Accept-Encoding": "identity", **headers}
     url = httpcore.URL(
         scheme=link.scheme.encode(), host=link.host.encode(), port=link.port, target=link.target.encode()
     )
-    return httpcore.Request("GET", url, headers=[(name.encode(), value.encode()) for name, value in sent.items()])
+    pairs = [(name.encode(), value.encode()) for name, value in sent.items()]
+    return httpcore.Request(method, url, headers=pairs, content=content or None)
 
 
 def _location(response: httpcore.Response) -> str | None:

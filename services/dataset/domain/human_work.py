@@ -16,7 +16,7 @@ from typing import Any
 from libs.common.domain import DomainError, Resource
 from services.dataset.domain.consensus import agreement, consensus, is_right
 from services.dataset.domain.datasets import sees_all
-from services.dataset.domain.forms import Answer, Form
+from services.dataset.domain.forms import Answer, FieldKind, Form, is_number
 
 # What a page may fetch ahead.
 MAX_HELD = 5
@@ -25,6 +25,8 @@ GOLD_LEAST = 5
 DEFAULT_LEASE = 3600
 # How long somebody has to answer anew what was returned; it is not in his hands, so he may not see it for a while.
 RETURN_LEASE = timedelta(days=7)
+# Of proposals that are accepted unseen, unless somebody wants another one.
+WANTED_PRECISION = 0.95
 # A reviewer decides while the page is open.
 REVIEW_LEASE = timedelta(hours=1)
 # Ten thousand choices of a share.
@@ -230,6 +232,16 @@ class WorkItem(Resource):
             self.accept(consensus(form, answers))
         else:
             self.state = ItemState.IN_REVIEW
+
+    def accept_proposal(self, form: Form, least_score: float) -> None:
+        """Makes a proposal the final answer that nobody needs to look at: boxes only, each with this score at least.
+        An image on which nothing was found is looked at: nobody knows what was missed."""
+        if self.gold is not None or self.proposal is None or any(f.kind is not FieldKind.BOXES for f in form.fields):
+            return
+        boxes = [box for given in self.proposal.values() for box in given]
+        scores = [box.get("score") for box in boxes]
+        if boxes and all(is_number(score) and score >= least_score for score in scores):
+            self.accept(self.proposal)
 
     def accept(self, answer: Answer) -> None:
         """Makes an answer the final one."""

@@ -13,7 +13,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from itertools import chain
 
-from libs.common.domain import invalid
+from libs.common.domain import DomainError, invalid
 
 MAX_REQUEST = 2_000
 
@@ -160,6 +160,21 @@ def read_targets(request: str) -> Reading:
         known = ", ".join(words[0] for words in (*COLOURS, *SHAPES))
         raise invalid("request", f"names nothing to be found; the rules know {known}")
     return Reading(_once(draft.targets), _once(draft.excluded), tuple(dict.fromkeys(draft.unread)))
+
+
+def read_target(prompt: str, field_name: str) -> Target:
+    """What one phrase means: a colour, a shape, or both.
+
+    Raises:
+        DomainError: INVALID_FIELD, naming `field_name`.
+    """
+    try:
+        reading = read_targets(prompt)
+    except DomainError as error:
+        raise invalid(field_name, f"{prompt!r}: {error.message}") from error
+    if len(reading.targets) != 1 or reading.excluded or reading.unread:
+        raise invalid(field_name, f"{prompt!r} is not one colour, one shape, or a colour and a shape")
+    return reading.targets[0]
 
 
 def _once(targets: list[Target]) -> tuple[Target, ...]:

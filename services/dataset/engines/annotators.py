@@ -103,7 +103,7 @@ def _reliability(
                     "accuracy": float(accuracy),
                     "low": float(low[at]),
                     "high": float(high[at]),
-                    "confusion": fit.confusion[at].tolist(),
+                    "confusion_rows": [{"shares": row} for row in fit.confusion[at].tolist()],
                     "choices": [field.choices[number] for number in fit.classes],
                 }
             )

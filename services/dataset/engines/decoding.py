@@ -54,6 +54,19 @@ def image_facts(path: Path) -> Facts:
     return facts if frames == 1 else {**facts, "frames": frames}
 
 
+def write_pixels(path: Path, out: Path) -> Facts:
+    """Writes the pixels of an image to `out`, RGB, row by row, a byte a value; what is transparent is white.
+
+    Gives width and height.
+    """
+    with open_image(path) as image:
+        opaque = image.convert("RGBA" if image.has_transparency_data else "RGB")
+        if opaque.mode == "RGBA":
+            opaque = Image.alpha_composite(Image.new("RGBA", opaque.size, "white"), opaque).convert("RGB")
+    out.write_bytes(opaque.tobytes())
+    return {"width": opaque.width, "height": opaque.height}
+
+
 def open_image(path: Path) -> Image.Image:
     """A decoded image. Raises BadMedia."""
     Image.MAX_IMAGE_PIXELS = MAX_PIXELS

@@ -16,6 +16,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+import numpy as np
+
 from services.dataset.engines.media_child import CPU_SECONDS
 
 # Of one file, from the request to the answer; more than the processor time, because other processes want the processor.
@@ -103,6 +105,23 @@ class MediaChild:
             raise MediaError(_NO_ANSWER)
         known = {step["operator"] for step in steps}
         return Augmented(_checked(answer.get("facts")), moved, [name for name in applied if name in known])
+
+    def pixels(self, path: Path, out: Path) -> np.ndarray:
+        """The pixels of an image as stored (a rotation in the metadata is not applied), (height, width, 3) uint8, RGB.
+
+        Args:
+            path: Of a local file.
+            out: Where the child may write.
+
+        Raises:
+            MediaError: As `probe`.
+        """
+        facts = _checked(self._ask({"path": str(path), "out": str(out), "media_type": "image"}).get("facts"))
+        width, height = facts.get("width"), facts.get("height")
+        values = np.fromfile(out, np.uint8)
+        if not isinstance(width, int) or not isinstance(height, int) or values.size != height * width * 3:
+            raise MediaError(_NO_ANSWER)
+        return values.reshape(height, width, 3)
 
     def _ask(self, request: dict[str, Any]) -> dict[str, Any]:
         process = self._process = self._process or _start()

@@ -58,6 +58,8 @@ def _answer(request: dict[str, Any]) -> dict[str, Any]:
         path, media_type = Path(request["path"]), request["media_type"]
         if "out" not in request:
             return {"facts": decoding.facts_of(path, media_type)}
+        if "steps" not in request:
+            return {"facts": decoding.write_pixels(path, Path(request["out"]))}
         from services.dataset.engines.media_augmentation import augment_file
 
         done = augment_file(path, Path(request["out"]), media_type, request["steps"], request["boxes"])

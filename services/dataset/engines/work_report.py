@@ -7,6 +7,8 @@ from typing import Any
 
 from libs.compute.context import EngineContext
 from services.dataset.engines.agreement import summarise
+from services.dataset.engines.answers import BOXES
+from services.dataset.engines.detection.acceptance import report_proposals
 
 Json = dict[str, Any]
 
@@ -14,16 +16,23 @@ Json = dict[str, Any]
 def run(ctx: EngineContext) -> Json:
     """Judges the answers of one project.
 
-    The spec names the blob `answers` (a JSON list, as `WorkAssignments.answers` gives it) and its `grant`, the `fields`
-    of the form and `price_micros`. Gives `figures`, the fields of `argosy.dataset.v1.WorkReport`.
+    The spec names the blob `given` (JSON with `answers`, as `WorkAssignments.answers` gives them, and `proposed`, as
+    `WorkItems.proposed` does) and its `grant`, the `fields` of the form, `price_micros` and `wanted_precision`. Gives
+    `figures`, the fields of `argosy.dataset.v1.WorkReport`.
     """
     spec = ctx.spec
-    answers = json.loads(ctx.blobs_read(spec["grant"]).read_sync(spec["answers"]))
+    given = json.loads(ctx.blobs_read(spec["grant"]).read_sync(spec["given"]))
+    answers = given["answers"]
     ctx.progress(0.1, f"{len(answers):,} answers", rows=len(answers))
     found = summarise(spec["fields"], answers, consensus=False)
     for worker in found["workers"]:
         worker["cost_micros"] = worker["answers"] * spec["price_micros"]
-    figures = {"fields": found["fields"], "workers": found["workers"]}
+    proposals = [
+        {"field": field["name"], **report_proposals(field["name"], given["proposed"], spec["wanted_precision"])}
+        for field in spec["fields"]
+        if field["kind"] == BOXES and given["proposed"]
+    ]
+    figures = {"fields": found["fields"], "workers": found["workers"], "proposals": proposals}
     return {"figures": _without_nones(figures), "answers": len(answers)}
 
 

@@ -15,6 +15,7 @@ from libs.common.rpc.pagination import PageToken, page_size
 from services.dataset.domain.forms import Answer, Form
 from services.dataset.domain.human_work import ItemState, WorkItem, WorkProject
 from services.dataset.handlers.structs import from_struct
+from services.dataset.handlers.work import ACCEPTED
 from services.dataset.handlers.work_messages import assignment_message, item_message
 from services.dataset.handlers.work_projects import open_project
 from services.dataset.store.work import WorkAssignments, WorkItems, WorkProjects
@@ -31,9 +32,15 @@ async def add_work_items(request: pb.AddWorkItemsRequest, call: Call[App]) -> pb
     project.require_manager(call.principal.subject, call.principal.role)
     form = project.parsed_form()
     items = [_new_item(project, form, given, number, call) for number, given in enumerate(request.items)]
+    if request.accept_score:
+        for item in items:
+            item.accept_proposal(form, request.accept_score)
     await WorkItems(call.uow).insert_all(items)
     await WorkProjects(call.uow).save(project)
-    return pb.AddWorkItemsResponse(item_count=len(items))
+    accepted = [item for item in items if item.state == ItemState.ACCEPTED]
+    for item in accepted:
+        call.uow.emit(ACCEPTED, item)
+    return pb.AddWorkItemsResponse(item_count=len(items), accepted_count=len(accepted))
 
 
 def _new_item(project: WorkProject, form: Form, given: work_pb.WorkItem, number: int, call: Call[App]) -> WorkItem:

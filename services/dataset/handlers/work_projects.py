@@ -18,7 +18,7 @@ from libs.common.rpc.call import Call
 from libs.common.rpc.masks import fields_to_change
 from libs.common.rpc.pagination import PageToken, page_size
 from services.dataset.domain.forms import BUILT_IN, Form, built_in
-from services.dataset.domain.human_work import DEFAULT_LEASE, Review, WorkProject, WorkTemplate
+from services.dataset.domain.human_work import DEFAULT_LEASE, WANTED_PRECISION, Review, WorkProject, WorkTemplate
 from services.dataset.domain.tasks import WORK_REPORT
 from services.dataset.domain.versions import DatasetVersion
 from services.dataset.handlers.work_messages import form_message, project_message, template_message, to_form
@@ -197,7 +197,7 @@ async def delete_work_project(request: pb.DeleteWorkProjectRequest, call: Call[A
 async def report_work(request: pb.ReportWorkRequest, call: Call[App]) -> task_pb2.Task:
     project = await open_project(call, request.name)
     project.require_manager(call.principal.subject, call.principal.role)
-    work = {"project": project.name}
+    work = {"project": project.name, "wanted_precision": request.wanted_precision or WANTED_PRECISION}
     return await call.deps.tasks.create(call.uow, call.org, WORK_REPORT, project.name, work, call.principal.subject)
 
 

@@ -15,19 +15,24 @@ from libs.common.domain import Parent, Secrecy, inherit_secrecy
 from libs.common.ids import resource_id, uuid7
 from libs.common.tasks import Task, TaskKind
 from services.dataset.config import DatasetSettings, networks
+from services.dataset.domain.detectors import Detector
 from services.dataset.domain.exports import KEPT_TIME, Export, choices_digest
 from services.dataset.domain.findings import Findings
+from services.dataset.domain.human_work import WANTED_PRECISION
 from services.dataset.domain.tasks import (
+    ANNOTATE,
     AUGMENT,
     CLEAN,
     EXPORT,
     IMPORT,
     LEAKAGE,
+    MAKE_DETECTOR,
     PROFILE,
     SPLIT,
     WORK_REPORT,
 )
 from services.dataset.domain.versions import Content, DatasetVersion, new_version
+from services.dataset.store.detectors import Detectors
 from services.dataset.store.repositories import (
     Datasets,
     DatasetVersions,
@@ -37,7 +42,7 @@ from services.dataset.store.repositories import (
     Uploads,
     WorkReports,
 )
-from services.dataset.store.work import WorkAssignments, WorkProjects
+from services.dataset.store.work import WorkAssignments, WorkItems, WorkProjects
 
 # Longer than any task may take on data that fits one machine's disk.
 _GRANT_SECONDS = 24 * 3600
@@ -73,6 +78,8 @@ class Kinds:
             TaskKind(WORK_REPORT, self._load_answers, f"{engines}.work_report:run", self._apply_work_report),
             TaskKind(EXPORT, self._load_export, f"{engines}.exporting:run", self._apply_export),
             TaskKind(LEAKAGE, self._load_leakage, f"{engines}.leakage:run", self._apply_leakage),
+            TaskKind(MAKE_DETECTOR, self._load_weights, f"{engines}.detection.making:run", self._apply_detector),
+            TaskKind(ANNOTATE, self._load_annotate, f"{engines}.annotating:run", self._apply_annotate),
         ]
 
     async def _load_import(self, task: Task, _runtime: Any) -> dict[str, Any]:
@@ -115,10 +122,13 @@ class Kinds:
         async with self._database.system(read_only=True) as uow:
             project = await WorkProjects(uow).get(task.input["project"])
             answers = await WorkAssignments(uow).answers(project)
-        blob = await self._blobs.put(await asyncio.to_thread(lambda: json.dumps(answers).encode()))
+            proposed = await WorkItems(uow).proposed(project)
+        given = {"answers": answers, "proposed": proposed}
+        blob = await self._blobs.put(await asyncio.to_thread(lambda: json.dumps(given).encode()))
         manifest = await self._blobs.commit({"blobs": [{"sha256": blob.sha256, "size": blob.size}]})
-        spec = {"answers": blob.sha256, "grant": await self._grant(manifest, task)}
-        return spec | {"fields": project.form["fields"], "price_micros": project.price_micros}
+        spec = {"given": blob.sha256, "grant": await self._grant(manifest, task)}
+        spec |= {"fields": project.form["fields"], "price_micros": project.price_micros}
+        return spec | {"wanted_precision": task.input.get("wanted_precision", WANTED_PRECISION)}
 
     async def _load_export(self, task: Task, _runtime: Any) -> dict[str, Any]:
         splits: list[dict[str, str]] = []
@@ -134,6 +144,22 @@ class Kinds:
         spec = await self._load_version(task, runtime)
         media = nested_manifests(await self._blobs.load_manifest(spec["version"]))
         return {**spec, "media_grant": await self._grant(media[0], task) if media else ""}
+
+    async def _load_weights(self, task: Task, _runtime: Any) -> dict[str, Any]:
+        """What a detector is made of: an archive of weights, or how to train one."""
+        if "upload" not in task.input:
+            return dict(task.input)
+        async with self._database.system(read_only=True) as uow:
+            upload = await Uploads(uow).alive(task.input["upload"], self._clock.now())
+        digest = upload.manifest_digest
+        return {**task.input, "archive": digest, "archive_grant": await self._grant(digest, task)}
+
+    async def _load_annotate(self, task: Task, runtime: Any) -> dict[str, Any]:
+        spec = await self._load_augment(task, runtime)
+        async with self._database.system(read_only=True) as uow:
+            detector = await Detectors(uow).get(task.input["detector"])
+        digest = detector.manifest_digest
+        return {**spec, "kind": detector.kind, "detector": digest, "detector_grant": await self._grant(digest, task)}
 
     async def _load_leakage(self, task: Task, _runtime: Any) -> dict[str, Any]:
         spec = dict(task.input)
@@ -174,6 +200,34 @@ class Kinds:
         parents = [before.as_parent("augmented_from")]
         version = await self._publish(uow, task, before.parent, result, parents, before.secrecy)
         return {"version": version.name, "row_count": version.row_count}
+
+    async def _apply_annotate(self, task: Task, result: dict[str, Any], uow: UnitOfWork) -> dict[str, Any]:
+        before = await DatasetVersions(uow).get(task.input["version"])
+        detector = await Detectors(uow).get(task.input["detector"], deleted=True)
+        parents = [before.as_parent("annotated_from"), detector.as_parent()]
+        version = await self._publish(uow, task, before.parent, result, parents, before.secrecy, detector.secrecy)
+        return {"version": version.name, "row_count": version.row_count}
+
+    async def _apply_detector(self, task: Task, result: dict[str, Any], uow: UnitOfWork) -> dict[str, Any]:
+        work, now = task.input, self._clock.now()
+        upload = await Uploads(uow).find(work["upload"]) if "upload" in work else None
+        detector = Detector(
+            uid=uuid7(),
+            name=work["detector"],
+            create_time=now,
+            update_time=now,
+            creator=task.creator,
+            labels=work["labels"],
+            secrecy=Secrecy(work["secrecy"]),
+            lineage=[Parent(upload.name, upload.digest, "imported_from")] if upload is not None else [],
+            display_name=work["display_name"],
+            description=work["description"],
+            kind=work["kind"],
+            task=task.name,
+            **result,
+        )
+        await Detectors(uow).insert(detector)
+        return {"detector": detector.name, "manifest_digest": detector.manifest_digest}
 
     async def _apply_split(self, task: Task, result: dict[str, Any], uow: UnitOfWork) -> dict[str, Any]:
         before = await DatasetVersions(uow).get(task.input["version"])

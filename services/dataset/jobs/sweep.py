@@ -9,6 +9,7 @@ from libs.common.blobs import BlobStore
 from libs.common.clock import Clock
 from libs.common.db.uow import Database
 from libs.common.domain import DomainError
+from services.dataset.store.detectors import Detectors
 from services.dataset.store.repositories import DatasetVersions, Exports, Uploads
 from services.dataset.store.streams import Streams
 
@@ -40,6 +41,7 @@ async def sweep(database: Database, blobs: BlobStore, clock: Clock) -> tuple[int
         parts |= await Streams(uow).blobs()
         manifests |= await DatasetVersions(uow).manifests()
         manifests |= await Exports(uow).manifests()
+        manifests |= await Detectors(uow).manifests()
     deleted = await blobs.collect(manifests, parts, _GRACE.total_seconds())
     if uploads or exports or deleted:
         _log.info("%d uploads and %d exports expired, %d blobs collected", uploads, exports, deleted)

@@ -241,3 +241,15 @@ stream_batches = Table(
     Column("size", BigInteger, nullable=False),
     Column("sha256", Text, nullable=False),
 )
+
+detectors = resource_table(
+    metadata,
+    "detectors",
+    Column("display_name", Text, nullable=False),
+    Column("description", Text, nullable=False),
+    Column("kind", SmallInteger, nullable=False),
+    Column("manifest_digest", Text, nullable=False),
+    Column("byte_count", BigInteger, nullable=False),
+    Column("card", JSONB, nullable=False),
+    Column("task", Text, nullable=False),
+)

@@ -71,6 +71,19 @@ class WorkItems(Repository[WorkItem]):
         """Those with these names."""
         return await self.fetch(self.query().where(self.table.c.name.in_(list(names))))
 
+    async def proposed(self, project: WorkProject) -> list[dict[str, Any]]:
+        """What was proposed for the items that people have answered, with what became of it, for statistics."""
+        columns, connection = self.table.c, await self.uow.connection()
+        query = select(columns.proposal, columns.answer).where(
+            columns.org == project.org,
+            columns.parent == project.name,
+            columns.state == ItemState.ACCEPTED,
+            columns.proposal.is_not(None),
+            columns.submitted > 0,
+        )
+        rows = await connection.execute(query.order_by(columns.position))
+        return [{"proposal": proposal, "answer": answer} for proposal, answer in rows]
+
     async def next_for(
         self, project: WorkProject, subject: str, now: datetime, *, gold: bool, beyond: tuple[int, int] | None = None
     ) -> WorkItem | None:

@@ -11,6 +11,7 @@ from typing import Any
 import grpc
 from argosy.common.v1 import task_pb2, task_service_pb2, task_service_pb2_grpc
 from argosy.dataset.v1 import (
+    annotation_service_pb2_grpc,
     catalogue_service_pb2_grpc,
     dataset_pb2,
     dataset_service_pb2_grpc,
@@ -40,6 +41,7 @@ class Client:
             dataset_service_pb2_grpc.DatasetServiceStub(self._channel),
             catalogue_service_pb2_grpc.CatalogueServiceStub(self._channel),
             human_work_service_pb2_grpc.HumanWorkServiceStub(self._channel),
+            annotation_service_pb2_grpc.AnnotationServiceStub(self._channel),
             self._tasks,
         )
 

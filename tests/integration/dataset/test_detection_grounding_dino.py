@@ -10,6 +10,7 @@ import torch
 import transformers
 
 from libs.common.domain import DomainError
+from services.dataset.domain.detectors import DetectorKind
 from services.dataset.engines.detection.adapters import open_detector
 
 WORDS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", ".", "red", "star", "blue"]
@@ -54,7 +55,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_boxes_are_of_each_image_and_prompt(folder: Path) -> None:
     images = [np.full((50, 80, 3), 120, np.uint8), np.full((64, 40, 3), 30, np.uint8)]
-    found = open_detector("grounding-dino", folder).detect(images, ["red star", "blue"])
+    found = open_detector(DetectorKind.GROUNDING_DINO, folder).detect(images, ["red star", "blue"])
     assert [len(answers) for answers in found] == [2, 2]
     for image, answers in zip(images, found, strict=True):
         for answer in answers:
@@ -69,5 +70,5 @@ def test_weights_of_another_model_are_refused(folder: Path, tmp_path: Path) -> N
         (tmp_path / file.name).write_bytes(file.read_bytes())
     (tmp_path / "model.safetensors").write_bytes(b"no weights")
     with pytest.raises(DomainError, match="not of a Grounding DINO") as refused:
-        open_detector("grounding-dino", tmp_path)
+        open_detector(DetectorKind.GROUNDING_DINO, tmp_path)
     assert refused.value.reason == "PREFLIGHT_FAILED"

@@ -11,7 +11,6 @@ import pytest
 import torch
 
 from libs.common.domain import DomainError
-from services.dataset.domain.targets import read_targets
 from services.dataset.engines.boxes import iou
 from services.dataset.engines.detection import scenes as drawing
 from services.dataset.engines.detection.acceptance import Judged, judge, report
@@ -210,18 +209,18 @@ def test_the_threshold_is_where_the_lower_bound_will_do() -> None:
     scores = np.concatenate([np.full(100, 0.7), np.full(50, 0.3)])
     judged = Judged(scores, np.arange(150) < 125, objects=200)
     found = report(judged, 0.96)
-    assert found["auto_accept"] == 0.35
-    row = next(row for row in found["rows"] if row["threshold"] == 0.35)
+    assert found["auto_accept_score"] == 0.35
+    row = next(row for row in found["rows"] if row["score"] == 0.35)
     assert row["precision"]["value"] == 1.0
     assert row["precision"]["low"] == pytest.approx(0.963, abs=5e-4)
     assert row["recall"]["value"] == 0.5
-    assert report(judged, 0.97)["auto_accept"] is None
-    assert report(judged, 0.7)["auto_accept"] == 0.05
+    assert report(judged, 0.97)["auto_accept_score"] is None
+    assert report(judged, 0.7)["auto_accept_score"] == 0.05
 
 
 def test_three_right_boxes_are_no_proof() -> None:
     judged = Judged(np.full(3, 0.9), np.ones(3, bool), objects=0)
-    assert report(judged, 0.9)["auto_accept"] is None
+    assert report(judged, 0.9)["auto_accept_score"] is None
     assert report(judged, 0.9)["rows"][-1]["precision"] == {"value": None, "low": None, "high": None}
     assert report(judged, 0.9)["rows"][0]["recall"] == {"value": None, "low": None, "high": None}
 
@@ -243,9 +242,7 @@ class Known:
 
 def test_proposals_leave_out_what_the_request_leaves_out() -> None:
     detector = Known(red=[(0, 0.9), (50, 0.8), (90, 0.2)], triangle=[(1, 0.7), (50, 0.4)], ring=[(70, 0.6)])
-    (found,) = propose(
-        detector, [np.zeros((9, 9, 3), np.uint8)], read_targets("除了三角形以外的所有红色图形和圆环"), 0.3
-    )
+    (found,) = propose(detector, [np.zeros((9, 9, 3), np.uint8)], ["red", "ring"], ["triangle"], 0.3)
     # At 0 is a triangle; at 50 there is rather none; what is at 90 has too low a score.
     assert found == [
         {"label": "red", "box": [50, 0, 10, 5], "score": 0.8},
@@ -255,7 +252,7 @@ def test_proposals_leave_out_what_the_request_leaves_out() -> None:
 
 def test_proposals_are_of_the_form_that_is_judged() -> None:
     image = scenes(1, ~held_out())[0].image
-    found = propose(BuiltIn(eager()), [image, image], read_targets("all stars"), 0.02)
+    found = propose(BuiltIn(eager()), [image, image], ["star"], [], 0.02)
     assert found[0]
     judged = judge(found, [found[0], []])
     assert judged.objects == len(found[0])

@@ -12,7 +12,8 @@ import numpy as np
 import pytest
 
 from libs.common.domain import DomainError
-from services.dataset.engines.detection.adapters import KINDS, open_detector
+from services.dataset.domain.detectors import DetectorKind
+from services.dataset.engines.detection.adapters import open_detector
 
 NAMES = "{0: 'red star', 1: 'blue circle'}"
 IMAGE = np.full((40, 80, 3), 200, np.uint8)
@@ -55,7 +56,7 @@ def weights(tmp_path: Path) -> Path:
 
 def test_an_exported_model_gives_boxes_in_pixels_of_the_image(weights: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "onnxruntime", runtime())
-    stars, circles = open_detector("onnx", weights).detect([IMAGE], ["red star", "blue circle"])[0]
+    stars, circles = open_detector(DetectorKind.YOLO_WORLD, weights).detect([IMAGE], ["red star", "blue circle"])[0]
     assert stars.boxes.tolist() == [[15, 10, 25, 30], [65, 25, 80, 40]]
     assert stars.scores.tolist() == pytest.approx([0.9, 0.3])
     assert len(circles.boxes) == 0
@@ -64,7 +65,7 @@ def test_an_exported_model_gives_boxes_in_pixels_of_the_image(weights: Path, mon
 def test_a_model_refuses_prompts_that_it_was_not_exported_with(weights: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "onnxruntime", runtime())
     with pytest.raises(DomainError, match=r"prompts: 'car': .* red star, blue circle") as refused:
-        open_detector("onnx", weights).detect([IMAGE], ["car"])
+        open_detector(DetectorKind.YOLO_WORLD, weights).detect([IMAGE], ["car"])
     assert refused.value.reason == "INVALID_FIELD"
 
 
@@ -82,12 +83,12 @@ def test_models_of_another_form_are_refused(
 ) -> None:
     monkeypatch.setitem(sys.modules, "onnxruntime", module)
     with pytest.raises(DomainError, match=problem) as refused:
-        open_detector("onnx", weights)
+        open_detector(DetectorKind.YOLO_WORLD, weights)
     assert refused.value.reason == "PREFLIGHT_FAILED"
 
 
-@pytest.mark.parametrize("kind", KINDS)
-def test_an_empty_folder_is_refused(kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("kind", [kind for kind in DetectorKind if kind])
+def test_an_empty_folder_is_refused(kind: DetectorKind, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "onnxruntime", runtime())
     with pytest.raises(DomainError, match="lacks") as refused:
         open_detector(kind, tmp_path)
@@ -97,12 +98,7 @@ def test_an_empty_folder_is_refused(kind: str, tmp_path: Path, monkeypatch: pyte
 def test_a_missing_package_is_named(weights: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     with pytest.raises(DomainError, match="needs the package onnxruntime"):
-        open_detector("onnx", weights)
-
-
-def test_an_unknown_kind_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(DomainError, match="detector: must be one of builtin, onnx, grounding-dino"):
-        open_detector("sam", tmp_path)
+        open_detector(DetectorKind.YOLO_WORLD, weights)
 
 
 def test_pickled_weights_are_not_read(tmp_path: Path) -> None:
@@ -110,4 +106,4 @@ def test_pickled_weights_are_not_read(tmp_path: Path) -> None:
     for name in ("config.json", "pytorch_model.bin"):
         (tmp_path / name).write_text("{}")
     with pytest.raises(DomainError, match=r"lacks model\.safetensors"):
-        open_detector("grounding-dino", tmp_path)
+        open_detector(DetectorKind.GROUNDING_DINO, tmp_path)

@@ -433,3 +433,22 @@ def test_any_text_is_a_link_or_is_refused(text: str, start: str) -> None:
         with suppress(DomainError):
             link = read()
             assert parse_link(f"{link.scheme}://{link.authority}{link.target}") == link
+
+
+def test_what_is_sent_is_held_back_from_forbidden_addresses_and_redirects() -> None:
+    with web(giving(answer())) as elsewhere:
+        away = answer(b"", "307 Temporary Redirect", Location=elsewhere.url("/"))
+        with web(giving(away)) as first:
+            sent = {"Authorization": "Bearer hidden"}
+            with ExternalClient(LOOPBACK, LIMITS).post(parse_link(first.url("/")), b"{}", sent) as found:
+                assert found.status == 307
+            with (
+                pytest.raises(DomainError, match="not a public address"),
+                ExternalClient(PUBLIC, LIMITS).post(parse_link(first.url("/")), b"{}", sent),
+            ):
+                pass
+            (head,) = first.heads
+        assert head.startswith("POST / HTTP/1.1\r\n")
+        assert "Authorization: Bearer hidden" in head
+        assert "Content-Length: 2" in head
+        assert elsewhere.connections == 0

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 
 from libs.common.domain import DomainError
-from services.dataset.domain.targets import MAX_REQUEST, Target, read_targets
+from services.dataset.domain.target_lists import parse_answer
+from services.dataset.domain.targets import MAX_REQUEST, Target, read_target, read_targets
 
 RED_STAR, BLUE_CIRCLE = Target("red", "star"), Target("blue", "circle")
 TRIANGLE = Target("", "triangle")
@@ -53,3 +56,44 @@ def test_labels() -> None:
         "red",
         "object",
     ]
+
+
+def test_the_answer_of_a_model_is_read_as_it_should_be() -> None:
+    given = {"targets": [" red  car", "red car", "person"], "excluded": ["toy"], "unread": []}
+    found = parse_answer(json.dumps(given), "reader")
+    assert (found.targets, found.excluded, found.unread, found.reader) == (
+        ("red car", "person"),
+        ("toy",),
+        (),
+        "reader",
+    )
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        "",
+        "I see a car",
+        "[]",
+        "{}",
+        '{"targets": [], "excluded": [], "unread": []}',
+        '{"targets": "car", "excluded": [], "unread": []}',
+        '{"targets": [1], "excluded": [], "unread": []}',
+        '{"targets": ["car"], "excluded": [null], "unread": []}',
+        '{"targets": ["car"], "excluded": []}',
+        json.dumps({"targets": ["x" * 81], "excluded": [], "unread": []}),
+        json.dumps({"targets": [str(n) for n in range(51)], "excluded": [], "unread": []}),
+        '{"targets": ["car"',
+    ],
+)
+def test_the_answer_of_a_model_that_is_no_list_of_targets_is_refused(answer: str) -> None:
+    with pytest.raises(DomainError, match="The answer of reader is no list of targets") as refused:
+        parse_answer(answer, "reader")
+    assert refused.value.reason == "PREFLIGHT_FAILED"
+
+
+@pytest.mark.parametrize("prompt", ["red stars and circles", "stars but not red", "a shiny star", "car"])
+def test_the_built_in_detector_is_asked_for_one_thing_at_a_time(prompt: str) -> None:
+    with pytest.raises(DomainError) as refused:
+        read_target(prompt, "targets[0]")
+    assert (refused.value.reason, refused.value.metadata["field"]) == ("INVALID_FIELD", "targets[0]")

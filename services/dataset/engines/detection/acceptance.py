@@ -1,4 +1,4 @@
-"""What people made of proposed boxes: precision by threshold, and from which score on boxes need no person."""
+"""What people made of proposed boxes: precision by score, and from which score on boxes need no person."""
 
 from __future__ import annotations
 
@@ -8,11 +8,12 @@ from typing import Any
 
 import numpy as np
 
+from services.dataset.domain.forms import is_number
 from services.dataset.engines.annotations.pictures import Object
 from services.dataset.engines.detection.average_precision import Found, hits
 from services.dataset.engines.intervals import wilson
 
-THRESHOLDS = tuple(round(0.05 * step, 2) for step in range(1, 20))
+SCORES = tuple(round(0.05 * step, 2) for step in range(1, 20))
 
 Json = dict[str, Any]
 
@@ -52,33 +53,46 @@ def judge(proposed: Iterable[Sequence[Object]], corrected: Iterable[Sequence[Obj
     return Judged(np.concatenate(scores), np.concatenate(right), objects)
 
 
-def report(judged: Judged, wanted: float) -> Json:
-    """Precision and recall by threshold, each with its 95 % interval by Wilson.
+def report_proposals(field: str, proposed: Sequence[Json], wanted: float) -> Json:
+    """What people made of proposed boxes, as fields of `argosy.dataset.v1.ProposalReport`.
 
-    The threshold for accepting without a person is the lowest one for which the lower bound of precision, not
-    precision itself, is as high as wanted: a few boxes that happen to be right do not reach it. It is chosen on the
-    very boxes that it is stated for; look at new ones now and then.
+    Args:
+        field: the question.
+        proposed: items that people answered, with their `proposal` and `answer`. Boxes without a score are left out.
+        wanted: precision of what is to be accepted unseen.
+    """
+    before = [[one for one in item["proposal"].get(field, ()) if is_number(one.get("score"))] for item in proposed]
+    after = [(item["answer"] or {}).get(field, ()) for item in proposed]
+    return {"items": len(proposed), **report(judge(before, after), wanted)}
+
+
+def report(judged: Judged, wanted: float) -> Json:
+    """Precision and recall by score, each with its 95 % interval by Wilson.
+
+    The score for accepting without a person is the lowest one for which the lower bound of precision, not precision
+    itself, is as high as wanted: a few boxes that happen to be right do not reach it. It is chosen on the very boxes
+    that it is stated for; look at new ones now and then.
 
     Args:
         judged: of images that people looked at as a whole, or recall means nothing.
         wanted: precision of what is accepted, above 0 and below 1.
 
     Returns:
-        `rows` by rising threshold: `threshold`, `proposals`, `precision` and `recall` with `value`, `low`, `high`, None
-        where there is nothing to divide by. `auto_accept`: the threshold, None if none will do. `wanted`.
+        `rows` by rising `score`: `proposals`, and `precision` and `recall` with `value`, `low`, `high`, None where
+        there is nothing to divide by. `auto_accept_score`, None if none will do. `wanted_precision`.
     """
     if not 0 < wanted < 1:
         raise ValueError("wanted is a share between 0 and 1")
-    rows = [_row(judged, threshold) for threshold in THRESHOLDS]
-    enough = (row["threshold"] for row in rows if (row["precision"]["low"] or 0.0) >= wanted)
-    return {"rows": rows, "auto_accept": next(enough, None), "wanted": wanted}
+    rows = [_row(judged, score) for score in SCORES]
+    enough = (row["score"] for row in rows if (row["precision"]["low"] or 0.0) >= wanted)
+    return {"rows": rows, "auto_accept_score": next(enough, None), "wanted_precision": wanted}
 
 
-def _row(judged: Judged, threshold: float) -> Json:
-    above = judged.scores >= threshold
+def _row(judged: Judged, score: float) -> Json:
+    above = judged.scores >= score
     right, proposals = int(judged.right[above].sum()), int(above.sum())
     precision, recall = _share(right, proposals), _share(right, judged.objects)
-    return {"threshold": threshold, "proposals": proposals, "precision": precision, "recall": recall}
+    return {"score": score, "proposals": proposals, "precision": precision, "recall": recall}
 
 
 def _share(right: int, total: int) -> Json:

@@ -9,7 +9,7 @@ from typing import Protocol
 
 import numpy as np
 
-from libs.common.domain import invalid
+from services.dataset.domain.detectors import DetectorKind
 from services.dataset.engines.detection.average_precision import Found
 from services.dataset.engines.detection.builtin import load_detector
 from services.dataset.engines.detection.grounding_dino import GroundingDino
@@ -36,29 +36,25 @@ class Detector(Protocol):
         ...
 
 
-_OPENED: dict[str, Callable[[Path], Detector]] = {
-    "builtin": load_detector,
-    "onnx": YoloWorld,
-    "grounding-dino": GroundingDino,
+_OPENED: dict[DetectorKind, Callable[[Path], Detector]] = {
+    DetectorKind.BUILT_IN: load_detector,
+    DetectorKind.YOLO_WORLD: YoloWorld,
+    DetectorKind.GROUNDING_DINO: GroundingDino,
 }
-KINDS = tuple(_OPENED)
 # What the service does not need otherwise, and an image of it does not have.
-_PACKAGES = {"onnx": "onnxruntime", "grounding-dino": "transformers"}
+_PACKAGES = {DetectorKind.YOLO_WORLD: "onnxruntime", DetectorKind.GROUNDING_DINO: "transformers"}
 
 
-def open_detector(kind: str, folder: Path) -> Detector:
+def open_detector(kind: DetectorKind, folder: Path) -> Detector:
     """A detector with the weights of a folder.
 
     Args:
-        kind: one of KINDS.
+        kind: how it works.
         folder: on this machine; nothing is looked up elsewhere.
 
     Raises:
-        DomainError: INVALID_FIELD for an unknown kind; PREFLIGHT_FAILED, a package or the weights are missing, or the
-            weights are not what they should be.
+        DomainError: PREFLIGHT_FAILED, a package or the weights are missing, or the weights are not what they should be.
     """
-    if kind not in _OPENED:
-        raise invalid("detector", f"must be one of {', '.join(KINDS)}")
     if (package := _PACKAGES.get(kind)) and importlib.util.find_spec(package) is None:
-        raise unusable(f"{kind} needs the package {package}, which is not installed")
+        raise unusable(f"{kind.name} needs the package {package}, which is not installed")
     return _OPENED[kind](folder)

@@ -18,8 +18,7 @@ from safetensors.torch import load, save
 from torch import Tensor
 from torch.nn import functional
 
-from libs.common.domain import DomainError, invalid
-from services.dataset.domain.targets import Target, read_targets
+from services.dataset.domain.targets import Target, read_target
 from services.dataset.engines.detection.average_precision import Found
 from services.dataset.engines.detection.network import MULTIPLE, Network, corners
 from services.dataset.engines.detection.repeats import without_repeats
@@ -56,7 +55,7 @@ class BuiltIn:
         Raises:
             DomainError: INVALID_FIELD, a prompt is not one colour, one shape or both.
         """
-        targets = [_target(prompt) for prompt in prompts]
+        targets = [read_target(prompt, "prompts") for prompt in prompts]
         with torch.inference_mode():
             return [self._detect(image, targets) for image in images]
 
@@ -68,17 +67,6 @@ class BuiltIn:
         colour = functional.softmax(colours[0][cells], dim=-1).numpy()
         shape = functional.softmax(shapes[0][cells], dim=-1).numpy()
         return [_scored(boxes, scores, colour, shape, target) for target in targets]
-
-
-def _target(prompt: str) -> Target:
-    """What a prompt means to the words that were learnt."""
-    try:
-        reading = read_targets(prompt)
-    except DomainError as error:
-        raise invalid("prompts", f"{prompt!r}: {error.message}") from error
-    if len(reading.targets) != 1 or reading.excluded or reading.unread:
-        raise invalid("prompts", f"{prompt!r} is not one colour, one shape, or a colour and a shape")
-    return reading.targets[0]
 
 
 def _regions(

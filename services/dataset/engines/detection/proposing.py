@@ -1,4 +1,4 @@
-"""From a request that was read to boxes that people correct."""
+"""From phrases to boxes that people correct."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 
 from services.dataset.domain.consensus import SAME_BOX
-from services.dataset.domain.targets import Reading
 from services.dataset.engines.annotations.pictures import Object
 from services.dataset.engines.boxes import iou
 from services.dataset.engines.detection.adapters import Detector
@@ -15,17 +14,24 @@ from services.dataset.engines.detection.average_precision import Found
 
 # From here on an object is rather than not what was to be left out.
 _LEFT_OUT = 0.5
+# More would only say which processor computed them.
+_PIXEL_DECIMALS, _SCORE_DECIMALS = 2, 4
 
 
 def propose(
-    detector: Detector, images: Sequence[np.ndarray], reading: Reading, least_score: float
+    detector: Detector,
+    images: Sequence[np.ndarray],
+    targets: Sequence[str],
+    excluded: Sequence[str],
+    least_score: float,
 ) -> list[list[Object]]:
-    """Boxes for the targets of a reading, without those that are rather what it leaves out.
+    """Boxes for targets, without those that are rather what is left out.
 
     Args:
         detector: what looks at the images.
         images: (height, width, 3) uint8, RGB.
-        reading: what is to be found; an object that fits two targets is proposed for each.
+        targets: phrases; an object that fits two of them is proposed for each.
+        excluded: phrases.
         least_score: of a proposal, 0 to 1.
 
     Returns:
@@ -34,9 +40,8 @@ def propose(
     Raises:
         DomainError: INVALID_FIELD, the detector has no answer to a target.
     """
-    labels = [target.label for target in reading.targets]
-    found = detector.detect(images, [*labels, *(target.label for target in reading.excluded)])
-    return [list(_objects(labels, answers, least_score)) for answers in found]
+    found = detector.detect(images, [*targets, *excluded])
+    return [list(_objects(targets, answers, least_score)) for answers in found]
 
 
 def _objects(labels: Sequence[str], answers: Sequence[Found], least_score: float) -> Iterator[Object]:
@@ -47,4 +52,5 @@ def _objects(labels: Sequence[str], answers: Sequence[Found], least_score: float
         for box, score in zip(answer.boxes, answer.scores, strict=True):
             if score >= least_score and not (iou(np.broadcast_to(box, excluded.shape), excluded) >= SAME_BOX).any():
                 left, top, right, bottom = (float(side) for side in box)
-                yield {"label": label, "box": [left, top, right - left, bottom - top], "score": float(score)}
+                sides = [round(side, _PIXEL_DECIMALS) for side in (left, top, right - left, bottom - top)]
+                yield {"label": label, "box": sides, "score": round(float(score), _SCORE_DECIMALS)}
