@@ -240,6 +240,7 @@ def split(
     train: Annotated[str, typer.Option(help="Dataset of the training side; made if there is none.")],
     test: Annotated[str, typer.Option(help="Dataset of the test side; made if there is none.")],
     group: Annotated[str, typer.Option(help="Column whose equal values stay on one side.")] = "source",
+    text_column: Annotated[str, typer.Option(help="Column in which near-duplicates are looked for.")] = "text",
     fraction: Annotated[float, typer.Option(min=0.001, max=0.999, help="Share of groups on the test side.")] = 0.1,
     seed: int = 0,
     follow: WatchOption = True,
@@ -262,6 +263,7 @@ def split(
             train_dataset=sides[0],
             test_dataset=sides[1],
             group_column=group,
+            text_column=text_column,
             test_fraction=fraction,
             seed=seed,
         )

@@ -11,6 +11,7 @@ from typing import Annotated, Any, TypeVar
 import typer
 from argosy.cli import json_lines, session
 from argosy.cli.live import watch
+from argosy.cli.options import newest
 from argosy.client import Client, contract
 from argosy.dataset.v1 import human_work_pb2 as work_pb
 from google.protobuf.json_format import MessageToDict
@@ -40,7 +41,9 @@ def add_items(
         Path | None,
         typer.Argument(exists=True, dir_okay=False, help='JSONL: a payload a line, or {"payload": ..., "gold": ...}.'),
     ] = None,
-    version: Annotated[str, typer.Option(help="DATASET/VERSION whose rows become items.")] = "",
+    version: Annotated[
+        str, typer.Option(help="DATASET/VERSION, or DATASET for its newest one, whose rows become items.")
+    ] = "",
     proposals: Annotated[
         str, typer.Option(help="Column of the version that people begin with, where the form asks for it: objects.")
     ] = "",
@@ -72,7 +75,7 @@ def _items(file: Path) -> Iterator[dict[str, Any]]:
 
 
 def _rows(client: Client, version: str, proposals: str) -> Iterator[dict[str, Any]]:
-    name = session.full_name(version, "orgs/*/datasets/*/versions/*")
+    name = newest(client, version)
     method = contract.areas()["dataset"]["preview_rows"]
     for row in client.pages(method, {"parent": name, "page_size": json_lines.BATCH_ROWS}):
         payload = MessageToDict(row.fields)

@@ -187,8 +187,12 @@ def _arguments(
 ) -> dict[str, Any]:
     fields = method.request.fields_by_name
     arguments: dict[str, Any] = {}
-    if resource:
-        arguments[resource.name] = session.assignments(options.pop("pairs") or [], options.pop("body"))
+    if resource and resource.message_type:
+        set_fields = session.assignments(options.pop("pairs") or [], options.pop("body"))
+        known = resource.message_type.fields_by_name
+        arguments[resource.name] = {
+            name: _whole_names(known[name], value) if name in known else value for name, value in set_fields.items()
+        }
     if id_field and options.get("new_id"):
         arguments[id_field] = options["new_id"]
     if options.get("name"):
@@ -214,6 +218,16 @@ def _default_parent(wanted: str) -> str:
 
 
 def _value(field: FieldDescriptor, value: Any) -> Any:
+    """What somebody typed, as the field takes it: JSON for a message, a whole name for a short one."""
     if field.message_type is not None and not field.is_repeated and field.message_type.full_name != _TIMESTAMP:
         return session.assignments([], value)
-    return value
+    return _whole_names(field, value)
+
+
+def _whole_names(field: FieldDescriptor, value: Any) -> Any:
+    """Short names as whole ones, where the field takes names of resources."""
+    if field.type != FieldDescriptor.TYPE_STRING or not (pattern := contract.name_pattern(field)):
+        return value
+    if isinstance(value, list):
+        return [_whole_names(field, one) for one in value]
+    return session.full_name(value, pattern) if isinstance(value, str) and value else value

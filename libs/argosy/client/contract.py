@@ -17,13 +17,16 @@ from urllib.parse import quote
 
 import argosy
 from google.api import annotations_pb2
-from google.protobuf import json_format, message_factory
+from google.protobuf import descriptor_pool, json_format, message_factory
 from google.protobuf.descriptor import Descriptor, FieldDescriptor, MethodDescriptor
 from google.protobuf.message import Message
 
 # The package `common` holds what every service mounts: its tasks.
 _AREA_NAMES = {"common": "task"}
 _VARIABLE = re.compile(r"\{([a-z_.]+)(?:=[^}]*)?\}")
+# An id in the patterns of the contracts, and a pattern of names once ids are stars.
+_ID = "[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?"
+_NAMES = re.compile(r"[a-zA-Z]+/\*(/[a-zA-Z]+/\*)*")
 
 
 @dataclass(frozen=True)
@@ -84,6 +87,17 @@ def areas() -> dict[str, dict[str, Method]]:
                 if method:
                     found.setdefault(method.area, {})[method.name] = method
     return found
+
+
+def name_pattern(field: FieldDescriptor) -> str:
+    """What resource names a field takes, such as `orgs/*/datasets/*`; empty if it takes none, or several kinds."""
+    extensions: Any = field.GetOptions().Extensions
+    rules = extensions[descriptor_pool.Default().FindExtensionByName("buf.validate.field")]
+    texts = rules.repeated.items.string if field.is_repeated else rules.string
+    pattern = texts.pattern.removeprefix("^").removesuffix("$").replace(_ID, "*")
+    if pattern.startswith("(") and pattern.endswith(")?"):
+        pattern = pattern[1:-2]
+    return pattern if _NAMES.fullmatch(pattern) else ""
 
 
 def _service_modules() -> list[Any]:

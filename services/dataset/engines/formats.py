@@ -17,7 +17,7 @@ from services.dataset.engines.annotations.label_studio import read_task
 from services.dataset.engines.annotations.voc import read_voc
 from services.dataset.engines.annotations.yolo import read_yolo
 from services.dataset.engines.conversations import READERS
-from services.dataset.engines.lines import BOM, TOO_LONG, BrokenOff, Line, PhysicalLines, UnreadableFile
+from services.dataset.engines.lines import BOM, TOO_LONG, BrokenOff, Line, PhysicalLines, UnreadableFile, column_names
 from services.dataset.engines.losses import Inexpressible
 from services.dataset.engines.rows import MAX_ROW_BYTES, Row
 from services.dataset.engines.tables import read_parquet, read_xlsx
@@ -206,9 +206,7 @@ def _csv_header(reader: Any) -> list[str]:
         raise UnreadableFile(f"the header is not valid CSV: {error}") from error
     if any(_has_bad_bytes(name) for name in header):
         raise UnreadableFile("the header is not valid UTF-8")
-    if len(set(header)) != len(header):
-        raise UnreadableFile("the header names a column twice")
-    return header
+    return column_names(header)
 
 
 def _csv_line(number: int, header: list[str], fields: list[str]) -> Line:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import BinaryIO
 
@@ -36,6 +36,19 @@ class UnreadableFile(Exception):
 
 class BrokenOff(Exception):
     """From here on the file cannot be read; the message says why, for people."""
+
+
+def column_names(header: Sequence[str]) -> list[str]:
+    """Names of the columns of a table. One without a name, such as the index that pandas writes, is called by its
+    place: `column_1`.
+
+    Raises:
+        UnreadableFile: Two have the same name.
+    """
+    names = [name or f"column_{at}" for at, name in enumerate(header, 1)]
+    if len(set(names)) != len(names):
+        raise UnreadableFile("the header names a column twice")
+    return names
 
 
 class PhysicalLines:

@@ -18,7 +18,7 @@ from openpyxl import load_workbook
 from openpyxl.utils.exceptions import InvalidFileException
 
 from libs.compute.versions import JSON, KIND
-from services.dataset.engines.lines import BrokenOff, Line, UnreadableFile
+from services.dataset.engines.lines import BrokenOff, Line, UnreadableFile, column_names
 from services.dataset.engines.rows import MAX_COLUMNS
 
 # Rows of Parquet decoded at once.
@@ -125,11 +125,7 @@ def _xlsx_header(values: tuple[Any, ...]) -> list[str]:
         names.pop()
     if not names:
         raise UnreadableFile("the first row of the first sheet names no column")
-    if "" in names:
-        raise UnreadableFile(f"column {names.index('') + 1} of the first row has no name")
-    if len(set(names)) != len(names):
-        raise UnreadableFile("the first row names a column twice")
-    return names
+    return column_names(names)
 
 
 def _xlsx_line(number: int, header: list[str], values: tuple[Any, ...]) -> Line:

@@ -246,3 +246,17 @@ def test_the_report_is_that_of_the_version_which_was_made(
     code, output = _run("dataset", *command, str(recipe))
     assert code == 0, output
     assert "docs/v2: 7 rows in, 6 out" in output
+
+
+def test_short_names_are_understood_wherever_a_name_is_taken(gateway: FakeGateway) -> None:
+    gateway.respond = lambda _request: Answer(body=b"{}")
+    version = "orgs%2Facme%2Fdatasets%2Fdocs%2Fversions%2Fv1"
+    assert _run("dataset-version", "diff", "docs/v2", "--base", "docs/v1")[0] == 0
+    assert gateway.requests[-1].path.endswith(f"/datasets/docs/versions/v2:diff?base={version}")
+    assert _run("data-product", "create", "--set", "dataset_version=docs/v1", "--set", "display_name=docs/v1")[0] == 0
+    sent = json.loads(gateway.requests[-1].body)
+    assert sent["data_product"]["dataset_version"] == "orgs/acme/datasets/docs/versions/v1"
+    assert sent["data_product"]["display_name"] == "docs/v1"
+    code, output = _run("dataset-version", "diff", "docs/v2", "--base", "v1")
+    assert code == 2
+    assert "short it is ID/ID" in output

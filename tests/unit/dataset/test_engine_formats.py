@@ -108,6 +108,13 @@ def test_csv() -> None:
         read(b"a,a\n1,2\n", "csv")
 
 
+def test_a_column_without_a_name_is_called_by_its_place() -> None:
+    """As pandas writes its index."""
+    assert read(b",a,\n0,x,y\n", "csv") == [(2, {"column_1": "0", "a": "x", "column_3": "y"})]
+    with pytest.raises(UnreadableFile, match="twice"):
+        read(b",column_1\n", "csv")
+
+
 def test_text() -> None:
     lines = read(b"one\n\n two \r\n\xff\n", "text")
     assert lines == [(1, {"text": "one"}), (3, {"text": " two "}), (4, "not valid UTF-8 at byte 0")]

@@ -35,6 +35,8 @@ def test_spreadsheets() -> None:
         (5, "a cell behind the 2 columns that the first row names"),
         (6, {"n": True}),
     ]
+    unnamed = workbook((None, "a"), (0, "x"))
+    assert [line.row for line in read_lines(io.BytesIO(unnamed), "xlsx")] == [{"column_1": 0, "a": "x"}]
 
 
 def edited(data: bytes, name: str, change: Callable[[bytes], bytes | None]) -> bytes:
@@ -66,8 +68,8 @@ LAUGHS = b'<!DOCTYPE x [<!ENTITY a "ha">' + b"".join(
         (b"PK\x03\x04", "not a workbook"),
         (BOOK[: len(BOOK) // 2], "not a workbook"),
         (workbook(()), "names no column"),
-        (workbook(("a", None, "b")), "column 2"),
         (workbook(("a", "a")), "twice"),
+        (workbook((None, "column_1")), "twice"),
         (edited(BOOK, "xl/workbook.xml", lambda _: None), "cannot be read|not a workbook"),
         (edited(BOOK, "xl/workbook.xml", lambda _: b"<x/>"), "."),
         (edited(BOOK, SHEET, lambda _: None), "."),
