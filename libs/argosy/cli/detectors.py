@@ -108,11 +108,13 @@ def annotate_version(
     as_json: JsonOption = False,
 ) -> None:
     """Look for things in the images of a version; boxes with scores become a new version, for people to correct."""
-    if not detector:
-        raise session.Misuse("give --detector: `argosy detector list` shows them, `argosy detector train` makes one")
-    if bool(request) == bool(target):
-        raise session.Misuse("give either what is to be marked, or --target")
     with session.session(PATIENCE) as client:
+        if not detector:
+            raise session.Misuse(
+                "give --detector: `argosy detector list` shows them, `argosy detector train` makes one"
+            )
+        if bool(request) == bool(target):
+            raise session.Misuse("give either what is to be marked, or --target")
         targets, excluded = list(target or []), list(exclude or [])
         if request:
             reading = _read(client, request, deployment, model_uri, model, model_secret)

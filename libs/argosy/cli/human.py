@@ -53,11 +53,11 @@ def add_items(
     ] = 0,
 ) -> None:
     """Add items to a project, from a file or from the rows of a dataset version."""
-    if (file is None) == (not version):
-        raise session.Misuse("give a FILE or --version, one of them")
-    if proposals and file is not None:
-        raise session.Misuse("--proposals is a column of a version; a FILE has a `proposal` in its lines")
     with session.session(_PATIENCE) as client, Progress(console=session.errors_console, transient=True) as bar:
+        if (file is None) == (not version):
+            raise session.Misuse("give a FILE or --version, one of them")
+        if proposals and file is not None:
+            raise session.Misuse("--proposals is a column of a version; a FILE has a `proposal` in its lines")
         name, row = session.full_name(project, _PROJECT), bar.add_task("items", total=None)
         added = accepted = 0
         items = _items(file) if file is not None else _rows(client, version, proposals)
