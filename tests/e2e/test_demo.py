@@ -51,6 +51,8 @@ def test_the_summary_says_all_that_was_promised(summaries: list[dict[str, Any]])
         assert summary["corpus"]["packages"]
         assert summary["training"]["last_loss"] < summary["training"]["first_loss"]
         assert summary["training"]["tokens_per_second"] > 0
+        # The run was compared with its held-out rows by both columns that it reads.
+        assert summary["training"]["results"]["leaked_share"] <= 0.01
         evaluation = summary["evaluation"]
         assert evaluation["gate"]["open"]
         assert not evaluation["first_try"]["gate"]["open"]

@@ -217,6 +217,11 @@ _ALL = (
         ),
     ),
     Operator(
+        "to_simplified",
+        "Writes traditional Chinese in simplified characters, word by word where a word needs it.",
+        "OpenCC, configuration t2s",
+    ),
+    Operator(
         "length",
         "Drops texts that are shorter or longer.",
         parameters=(
@@ -426,11 +431,15 @@ _ALL = (
             ),
         ),
     ),
-    Operator("exact_duplicates", "Drops all but the first of rows with the same text, white space aside.", pairs=True),
+    Operator(
+        "exact_duplicates",
+        "Drops all but the first of rows with the same text, white space and the script of Chinese aside.",
+        pairs=True,
+    ),
     Operator(
         "near_duplicates",
-        "Drops all but the first of rows whose Jaccard similarity of word 5-shingles is at least this: candidates by "
-        "MinHash, each verified exactly.",
+        "Drops all but the first of rows whose Jaccard similarity of word 5-shingles is at least this, Chinese in "
+        "either script: candidates by MinHash, each verified exactly.",
         "Broder 1997; Leskovec, Rajaraman, Ullman: Mining of Massive Datasets, section 3.4",
         (Parameter("threshold", "share", 0.8, "Least similarity.", optional=False),),
         pairs=True,

@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from services.dataset.engines.chinese import fold_script
 from services.dataset.engines.rules import is_east_asian, out_of_bounds, words
 from services.dataset.engines.texts import Texts
 from services.dataset.engines.word_table import WordTable, hash_of
@@ -29,7 +30,7 @@ class Language:
         ends: marks that end a line which is a sentence (C4).
         terminal: marks that end a line which is prose (FineWeb).
         sentence_end: finds the ends of sentences inside a line.
-        policy: phrases of lines about cookies and terms.
+        policy: phrases of lines about cookies and terms; Chinese ones in simplified characters.
         filler: phrases of texts that say nothing.
     """
 
@@ -52,8 +53,8 @@ LANGUAGES = {
         policy=_POLICY,
     ),
     "zh": Language(
-        # The most frequent characters of Chinese text, as Gopher's are of English.
-        stop_words=("的", "是", "在", "了", "和", "有", "不", "这"),
+        # The most frequent characters of Chinese text, as Gopher's are of English; one of them has two forms.
+        stop_words=("的", "是", "在", "了", "和", "有", "不", "这", "這"),
         ends=("。", "？", "！", "；", "”", "」", "』", ".", "?", "!", ";", '"'),
         terminal=("。", "？", "！", "；", "…", ".", "?", "!", ";"),
         sentence_end=re.compile(r"[。？！；]+[”」』）]*|[.!?;]+[\"”]*(?=\s|$)"),
@@ -146,7 +147,7 @@ class C4Quality:
                 continue
             if (len(words(line)) if is_east_asian(line) else len(spaced)) < least:
                 continue
-            lower = line.lower()
+            lower = fold_script(line.lower())
             filler = next((phrase for phrase in language.filler if phrase in lower), None)
             if filler is not None:
                 return [], f"has {filler!r}"

@@ -11,6 +11,7 @@ from hashlib import sha256
 from typing import Any
 
 from libs.compute.versions import to_json
+from services.dataset.engines.chinese import to_simplified
 from services.dataset.engines.expressions import compute, keep_where
 from services.dataset.engines.fitting import impute, standardise
 from services.dataset.engines.html import strip_html
@@ -203,6 +204,7 @@ _REWRITING = ("compute", "python", "impute", "standardise")
 OPERATIONS: dict[str, Callable[[Parameters, Language], Operation]] = {
     "html": lambda _, __: _each(strip_html),
     "normalise": lambda p, _: _each(partial(normalise, form=p["form"])),
+    "to_simplified": lambda _, __: _each(to_simplified),
     "length": lambda p, _: _judge(partial(length_fault, **p)),
     "words": _words,
     "letters": lambda p, _: _judge(partial(letters_fault, **p)),

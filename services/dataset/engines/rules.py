@@ -8,6 +8,8 @@ from collections import Counter
 from collections.abc import Iterable
 from typing import Literal
 
+from services.dataset.engines.chinese import fold_script
+
 # Characters of East Asian scripts, which write no spaces: each counts as a word.
 _EAST_ASIAN = "\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff"
 WORD = re.compile(rf"[{_EAST_ASIAN}]|[^\W{_EAST_ASIAN}]+")
@@ -47,8 +49,8 @@ def normalise(text: str, form: Literal["NFC", "NFKC"] = "NFC") -> str:
 
 
 def comparable(text: str) -> str:
-    """The form in which exact duplicates are equal: NFC, every run of white space one blank."""
-    return " ".join((text if text.isascii() else unicodedata.normalize("NFC", text)).split())
+    """The form in which exact duplicates are equal: NFC, Chinese in one script, every run of white space one blank."""
+    return " ".join((text if text.isascii() else fold_script(unicodedata.normalize("NFC", text))).split())
 
 
 def length_fault(text: str, *, min_chars: int | None, max_chars: int | None) -> str | None:

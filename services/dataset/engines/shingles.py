@@ -18,7 +18,9 @@ SHINGLE_WORDS = 5
 
 
 def shingle_hashes(texts: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
-    """Hashes of the word 5-shingles of each text in order, repeated ones too; case-folded, punctuation ignored.
+    """Hashes of the word 5-shingles of each text in order, repeated ones too.
+
+    Words are case-folded, Chinese is in one script, punctuation is ignored.
 
     A text of one to four words is one shingle of all of them; a text without a word has none.
 

@@ -22,7 +22,8 @@ class Signed:
 
     Attributes:
         rows: (n,) int64, their numbers.
-        exact: n digests, equal for texts that differ in white space alone; empty for a row without text.
+        exact: n digests, equal for texts that differ in white space or the script of Chinese alone; empty for a row
+            without text.
         sets: (n,) uint64, `minhash.set_hashes`.
         bands: (bands, n) uint64, `minhash.band_hashes`.
     """

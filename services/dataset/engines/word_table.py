@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from services.dataset.engines.chinese import fold_script
 from services.dataset.engines.rules import is_east_asian, words
 
 # Bytes of text hashed in one pass; the working arrays stay in the cache of a core.
@@ -82,13 +83,16 @@ def hash_of(word: str) -> np.uint64:
 
 
 def prepare(text: str, *, fold: bool = False) -> bytes:
-    """The text in UTF-8, every separator an ASCII byte, so that `word_bounds` finds the words; `fold`: lower case."""
+    """The text in UTF-8, every separator an ASCII byte, so that `word_bounds` finds the words.
+
+    `fold`: in lower case, Chinese in one script.
+    """
     if text.isascii():
         return (text.lower() if fold else text).encode()
     if fold:
         text = text.casefold()
     if is_east_asian(text):
-        return " ".join(words(text)).encode(errors="replace")
+        return " ".join(words(fold_script(text) if fold else text)).encode(errors="replace")
     return _NOT_WORD.sub(" ", text).encode(errors="replace")
 
 

@@ -77,9 +77,12 @@ class Kinds:
             TaskKind(PROFILE, self._load_version, f"{engines}.profile:run", self._apply_profile),
             TaskKind(WORK_REPORT, self._load_answers, f"{engines}.work_report:run", self._apply_work_report),
             TaskKind(EXPORT, self._load_export, f"{engines}.exporting:run", self._apply_export),
-            TaskKind(LEAKAGE, self._load_leakage, f"{engines}.leakage:run", self._apply_leakage),
             TaskKind(MAKE_DETECTOR, self._load_weights, f"{engines}.detection.making:run", self._apply_detector),
             TaskKind(ANNOTATE, self._load_annotate, f"{engines}.annotating:run", self._apply_annotate),
+            # A training or an evaluation waits for it, while others may hold every CPU of Ray's books for hours.
+            TaskKind(
+                LEAKAGE, self._load_leakage, f"{engines}.leakage:run", self._apply_leakage, resources={"num_cpus": 0}
+            ),
         ]
 
     async def _load_import(self, task: Task, _runtime: Any) -> dict[str, Any]:

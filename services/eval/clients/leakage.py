@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Callable, Sequence
 
-from argosy.common.v1 import task_pb2, task_service_pb2
-from argosy.common.v1.task_service_pb2_grpc import TaskServiceStub
+from argosy.common.v1 import task_pb2
 from argosy.dataset.v1 import dataset_service_pb2
 from argosy.dataset.v1.dataset_service_pb2_grpc import DatasetServiceStub
 
 from libs.common.errors import ArgosyError
 from libs.common.ids import org_of
 from libs.common.rpc.client import Channels
+from libs.compute.mesh import ended
 from services.eval.domain.evaluations import Leakage
 
-_BEAT_SECONDS = 0.5
 # What no repetition would change: a version is gone, or lacks the column.
 _NOT_COMPARABLE = ("NOT_FOUND", "INVALID_FIELD")
 
@@ -38,17 +36,12 @@ async def leakage_of(
 async def _leakage(
     channels: Channels, test: str, train: str, text_column: str, stop_if_cancelled: Callable[[], None]
 ) -> Leakage:
-    datasets, tasks = channels.stub(DatasetServiceStub, "dataset"), channels.stub(TaskServiceStub, "dataset")
+    datasets, org = channels.stub(DatasetServiceStub, "dataset"), org_of(test)
     wanted = dataset_service_pb2.CheckLeakageRequest(name=test, train_version=train, text_column=text_column)
     get = dataset_service_pb2.GetLeakageCheckRequest(name=test, train_version=train, text_column=text_column)
-    org = org_of(test)
     try:
-        task = await datasets.CheckLeakage(wanted, metadata=await channels.as_service(org))
-        while task.state < task_pb2.Task.STATE_SUCCEEDED:
-            stop_if_cancelled()
-            await asyncio.sleep(_BEAT_SECONDS)
-            request = task_service_pb2.GetTaskRequest(name=task.name)
-            task = await tasks.GetTask(request, metadata=await channels.as_service(org))
+        asked = await datasets.CheckLeakage(wanted, metadata=await channels.as_service(org))
+        task = await ended(channels, "dataset", asked, stop_if_cancelled)
         if task.state != task_pb2.Task.STATE_SUCCEEDED:
             return Leakage(train, problem=task.error.message or "the comparison was cancelled")
         found = await datasets.GetLeakageCheck(get, metadata=await channels.as_service(org))

@@ -1,7 +1,6 @@
 """The evaluation replica of a model version: leased from deploy, asked directly, given back.
 
-Runs inside the engine, where there is no service runtime: it shows eval's certificate and gets its tokens from identity
-itself, so that no credential has to travel with the task.
+Runs inside the engine, by the ways that `libs.compute.mesh` gives it.
 """
 
 from __future__ import annotations
@@ -9,8 +8,6 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import asynccontextmanager, suppress
-from dataclasses import dataclass
-from pathlib import Path
 
 from argosy.deploy.v1 import deploy_pb2, deploy_service_pb2, inference_service_pb2
 from argosy.deploy.v1.deploy_service_pb2_grpc import DeployServiceStub
@@ -19,7 +16,6 @@ from argosy.training.v1 import model_service_pb2
 from argosy.training.v1.model_service_pb2_grpc import ModelServiceStub
 
 from libs.common.aio import Background
-from libs.common.config import CommonSettings
 from libs.common.errors import ArgosyError
 from libs.common.ids import org_of
 from libs.common.rpc.client import Channels
@@ -37,19 +33,6 @@ _CONCURRENCY = 256
 
 class ReplicaLost(Exception):
     """The replica failed or its lease was lost; the evaluation can be tried again."""
-
-
-@dataclass(frozen=True)
-class MeshAccess:
-    """Where the mesh is, as the task's spec carries it. No secret is in it."""
-
-    pki_dir: str
-    home: str
-    peers: dict[str, str]
-
-    def channels(self) -> Channels:
-        settings = CommonSettings(home=Path(self.home), pki_dir=Path(self.pki_dir), peers=self.peers)
-        return Channels(settings, "eval")
 
 
 class Replica:

@@ -18,8 +18,9 @@ from tokenizers import Tokenizer
 
 from libs.common.rpc.client import Channels
 from libs.compute.context import EngineContext, EngineError, EngineInterrupted
+from libs.compute.mesh import MeshAccess
 from services.eval.clients.leakage import leakage_of
-from services.eval.clients.replicas import MeshAccess, Replica, ReplicaLost, leased_replica, tokenizer_file
+from services.eval.clients.replicas import Replica, ReplicaLost, leased_replica, tokenizer_file
 from services.eval.domain.answers import is_right, masked, masker
 from services.eval.domain.evaluations import Leakage, decide
 from services.eval.domain.statistics import compare, wilson
@@ -107,8 +108,7 @@ def run(ctx: EngineContext) -> dict[str, Any]:
 
 async def _evaluate(ctx: EngineContext, spec: Spec, asked: list[Question]) -> dict[str, Any]:
     model_version = ctx.spec["model_version"]
-    channels = MeshAccess(**ctx.spec["mesh"]).channels()
-    try:
+    async with MeshAccess(**ctx.spec["mesh"]).channels("eval") as channels:
         # The baselines are fitted while the replica starts.
         fitting = asyncio.get_running_loop().run_in_executor(None, _fit_baselines, ctx, spec, asked)
         tokenizer = Tokenizer.from_buffer(await tokenizer_file(channels, model_version))
@@ -121,8 +121,6 @@ async def _evaluate(ctx: EngineContext, spec: Spec, asked: list[Question]) -> di
             ),
         )
         known = await fitting
-    finally:
-        await channels.close()
     return _report(ctx, spec, asked, known, given, leakage)
 
 

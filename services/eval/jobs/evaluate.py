@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
@@ -10,6 +11,7 @@ from argosy.eval.v1 import eval_events_pb2
 from libs.common.db.uow import UnitOfWork
 from libs.common.service import Runtime
 from libs.common.tasks import Task, TaskError, TaskKind
+from libs.compute.mesh import MeshAccess
 from services.eval.domain.evaluations import CANCELLED, FAILED, RUNNING, TASK_KIND, Evaluation
 from services.eval.store.repositories import Evaluations
 
@@ -42,7 +44,6 @@ class Evaluate:
         baseline = None
         if evaluation.baseline_version:
             baseline = await self._app.dataset.grant(evaluation.baseline_version, task.name)
-        settings = runtime.settings
         return {
             "evaluation": evaluation.name,
             "model_version": evaluation.model_version,
@@ -51,7 +52,7 @@ class Evaluate:
             "baseline": baseline,
             # An evaluation that was queued before an upgrade does not say.
             "trained_on": task.input.get("trained_on", []),
-            "mesh": {"pki_dir": str(settings.pki_dir), "home": str(settings.home), "peers": settings.peers},
+            "mesh": asdict(MeshAccess.of(runtime.settings)),
         }
 
     async def on_start(self, task: Task, uow: UnitOfWork) -> None:

@@ -33,7 +33,7 @@ def model_card(
     sections = [
         f"# {name.split('/')[3]}, version {name.rsplit('/', 1)[1]}",
         _summary(run, parameter_count, context_length, manifest_digest),
-        _data(run),
+        _data(run, results),
         _method(run.spec, framework),
         _losses(run.spec, results),
         _effect(results),
@@ -58,10 +58,13 @@ def _summary(run: TrainingRun, parameter_count: int, context_length: int, manife
     )
 
 
-def _data(run: TrainingRun) -> str:
+def _data(run: TrainingRun, results: Mapping[str, float]) -> str:
     lines = ["## Data", "", f"- learned from `{run.dataset_version}` (manifest `{run.dataset_digest}`)"]
     if run.validation_version:
         lines.append(f"- held-out losses on `{run.validation_version}` (manifest `{run.validation_digest}`)")
+    if "leaked_share" in results:
+        share = f"{results['leaked_share']:.2%}"
+        lines.append(f"- {share} of the held-out rows are in what it learned from, exactly or nearly")
     return "\n".join(lines)
 
 

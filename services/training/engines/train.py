@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import importlib.metadata
 import json
 import sys
@@ -16,6 +17,7 @@ from services.training.domain.spec import Method, TrainingSpec
 from services.training.engines.data import Columns, Source, encode_phase, read_columns
 from services.training.engines.launch import run_here, run_on_ray
 from services.training.engines.layout import commit_model, config_files
+from services.training.engines.leakage import leaked_share
 from services.training.engines.model import llama_config
 from services.training.engines.prepared import Preparation
 from services.training.engines.tokenizer import tokenizer_files, train_tokenizer
@@ -30,15 +32,15 @@ def run(ctx: EngineContext) -> Json:
 
     Args:
         ctx: its `spec` has `spec` (`TrainingSpec.to_json`), `train` and optionally `validation` and `base`, each
-            `{"grant": ..., "manifest_digest": ...}`.
+            `{"grant": ..., "manifest_digest": ...}`; in a mesh also `comparison` (see `leaked_share`).
 
     Returns:
         `manifest_digest` and `files` of the model, `parameter_count`, `context_length`, `architecture`, `rows`,
         `results` by name, `tokens`, `cpu_seconds`, `framework` versions.
 
     Raises:
-        EngineError: CONTENT_INVALID, TRAINING_DIVERGED.
-        EngineInterrupted: The workers died too often.
+        EngineError: CONTENT_INVALID, PREFLIGHT_FAILED, TRAINING_DIVERGED.
+        EngineInterrupted: The workers died too often, or dataset stayed away.
         EngineCancelled: The task was cancelled.
     """
     spec = TrainingSpec.from_json(ctx.spec["spec"])
@@ -74,22 +76,38 @@ def _prepare(ctx: EngineContext, spec: TrainingSpec) -> Json:
     """Reads and encodes the data and stores it for the workers.
 
     Returns:
-        The plan: `prepared` (digest of the manifest), `config` of the model, and `rows`.
+        The plan: `prepared` (digest of the manifest), `config` of the model, `rows`, and `leaked_share` if held-out
+        rows were compared.
     """
     ctx.progress(0.0, "reading the dataset version")
     train = read_columns(_source(ctx, "train"), spec)
     heldout = read_columns(_source(ctx, "validation"), spec) if ctx.spec.get("validation") else None
+    if heldout is None or "comparison" not in ctx.spec:
+        plan = _encode(ctx, spec, train, heldout)
+    else:
+        plan = asyncio.run(_encode_and_compare(ctx, spec, train, heldout))
+    ctx.checkpoint({"plan": plan})
+    return plan
+
+
+async def _encode_and_compare(ctx: EngineContext, spec: TrainingSpec, train: Columns, heldout: Columns) -> Json:
+    """Both at once: dataset compares the versions while their rows are encoded here."""
+    plan, share = await asyncio.gather(
+        asyncio.to_thread(_encode, ctx, spec, train, heldout), leaked_share(ctx, spec, heldout)
+    )
+    return plan if share is None else {**plan, "leaked_share": share}
+
+
+def _encode(ctx: EngineContext, spec: TrainingSpec, train: Columns, heldout: Columns | None) -> Json:
     preparation = Preparation(ctx.blobs_write)
     tokenizer, config = _start_point(ctx, spec, train, preparation)
     spec = replace(spec, architecture=replace(spec.architecture, sequence_length=config.max_position_embeddings))
     for number, name in enumerate(spec.phase_names):
         ctx.stop_if_cancelled()
         ctx.progress(0.0, f"encoding rows for {name}")
-        _encode(ctx, spec, number, tokenizer, train, heldout, preparation)
+        _encode_phase(ctx, spec, number, tokenizer, train, heldout, preparation)
     rows = len(next(iter(train.values())))
-    plan = {"prepared": preparation.commit(), "config": config.to_diff_dict(), "rows": rows}
-    ctx.checkpoint({"plan": plan})
-    return plan
+    return {"prepared": preparation.commit(), "config": config.to_diff_dict(), "rows": rows}
 
 
 def _source(ctx: EngineContext, part: str) -> Source:
@@ -125,7 +143,7 @@ def _base_files(ctx: EngineContext) -> dict[str, bytes]:
     return files
 
 
-def _encode(
+def _encode_phase(
     ctx: EngineContext,
     spec: TrainingSpec,
     number: int,
@@ -160,6 +178,7 @@ def _finish(ctx: EngineContext, spec: TrainingSpec, plan: Json, outcome: Json) -
         tokenizer, config.max_position_embeddings, templates[-1] if templates else None
     )
     digest, entries = commit_model(store, outcome["weights"], files)
+    leaked = {"leaked_share": plan["leaked_share"]} if "leaked_share" in plan else {}
     return {
         "manifest_digest": digest,
         "files": entries,
@@ -167,7 +186,7 @@ def _finish(ctx: EngineContext, spec: TrainingSpec, plan: Json, outcome: Json) -
         "context_length": config.max_position_embeddings,
         "architecture": config.model_type,
         "rows": plan["rows"],
-        "results": outcome["results"],
+        "results": outcome["results"] | leaked,
         "tokens": outcome["tokens"],
         "cpu_seconds": outcome["cpu_seconds"],
         "framework": {name: importlib.metadata.version(name) for name in _FRAMEWORK},

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from typing import Any
 
 from argosy.training.v1 import training_events_pb2
@@ -11,7 +12,9 @@ from libs.common.clock import Clock
 from libs.common.db.uow import Database, UnitOfWork
 from libs.common.domain import Parent
 from libs.common.ids import uuid7
+from libs.common.service import Runtime
 from libs.common.tasks import Task, TaskError, TaskKind
+from libs.compute.mesh import MeshAccess
 from services.training.clients.dataset import Datasets
 from services.training.domain.card import model_card
 from services.training.domain.models import ModelFile, ModelVersion
@@ -53,13 +56,15 @@ class RunTasks:
             on_failure=self._failed,
         )
 
-    async def _load(self, task: Task, _runtime: Any) -> Json:
+    async def _load(self, task: Task, runtime: Runtime) -> Json:
         async with self._database.system(read_only=True) as uow:
             run = await TrainingRuns(uow).get(task.target)
             base = await ModelVersions(uow).get(run.base_model_version) if run.base_model_version else None
         loaded: Json = {"spec": run.spec.to_json(), "train": await self._dataset_grant(run.dataset_version, task)}
         if run.validation_version:
             loaded["validation"] = await self._dataset_grant(run.validation_version, task)
+            mesh = asdict(MeshAccess.of(runtime.settings))
+            loaded["comparison"] = {"test": run.validation_version, "train": run.dataset_version, "mesh": mesh}
         if base is not None:
             grant = await self._blobs.grant(base.manifest_digest, task.name, _GRANT_SECONDS)
             loaded["base"] = {"grant": grant, "manifest_digest": base.manifest_digest}

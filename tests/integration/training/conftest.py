@@ -10,7 +10,9 @@ from typing import Any
 
 import grpc
 import pytest
+from argosy.common.v1 import task_service_pb2_grpc
 from argosy.dataset.v1 import dataset_service_pb2_grpc
+from argosy.identity.v1 import token_service_pb2_grpc
 
 from deploy.local.nats import Server
 from libs.common.blobs import BlobStore
@@ -18,6 +20,7 @@ from libs.common.testing.mesh import Mesh
 from libs.common.testing.ray import RunningRay, ray_head
 from libs.common.testing.service import running_service
 from services.training.app import DEFINITION
+from tests.integration.app.stubs import Identity, served
 from tests.integration.training.peers import Caller, FakeDataset
 
 
@@ -36,15 +39,18 @@ def mesh(tmp_path: Path) -> Mesh:
 
 @pytest.fixture
 async def dataset(mesh: Mesh, tmp_path: Path) -> AsyncIterator[FakeDataset]:
-    """The data layer; the mesh knows its address."""
-    dataset = FakeDataset(BlobStore(f"file://{tmp_path}/dataset"))
-    server = grpc.aio.server()
-    dataset_service_pb2_grpc.add_DatasetServiceServicer_to_server(dataset, server)
-    port = server.add_secure_port("127.0.0.1:0", mesh.certificates("dataset").server_credentials())
-    mesh.peers["dataset"] = f"127.0.0.1:{port}"
-    await server.start()
-    yield dataset
-    await server.stop(0)
+    """The data layer, and identity for the engine; the mesh knows their addresses."""
+    dataset, identity = FakeDataset(BlobStore(f"file://{tmp_path}/dataset")), Identity(mesh)
+
+    def add_dataset(server: grpc.aio.Server) -> None:
+        dataset_service_pb2_grpc.add_DatasetServiceServicer_to_server(dataset, server)
+        task_service_pb2_grpc.add_TaskServiceServicer_to_server(dataset, server)
+
+    def add_identity(server: grpc.aio.Server) -> None:
+        token_service_pb2_grpc.add_TokenServiceServicer_to_server(identity, server)
+
+    async with served(mesh, {"dataset": add_dataset, "identity": add_identity}):
+        yield dataset
 
 
 def training_service(mesh: Mesh, folder: Path, database_url: str, **settings: Any) -> AbstractAsyncContextManager[Any]:

@@ -22,8 +22,8 @@ PROJECT = "orgs/acme/modelProjects/packages"
 DEADLINE = 30.0
 
 
-class FakeDataset(dataset_service_pb2_grpc.DatasetServiceServicer):
-    """Two versions of 200 and 30 rows in a real store, in the real format."""
+class FakeDataset(dataset_service_pb2_grpc.DatasetServiceServicer, task_service_pb2_grpc.TaskServiceServicer):
+    """Two versions of 200 and 30 rows in a real store, in the real format; `leaked` of the 30 leak, it says."""
 
     def __init__(self, blobs: BlobStore) -> None:
         self.blobs = blobs
@@ -31,6 +31,8 @@ class FakeDataset(dataset_service_pb2_grpc.DatasetServiceServicer):
         self.digests = {name: write_version(blobs, content) for name, content in self.rows.items()}
         self.secrecy: int = resource_pb2.SECRECY_CONFIDENTIAL
         self.holders: list[str] = []
+        self.leaked = 0
+        self.compared: list[str] = []
 
     async def GetDatasetVersion(self, request: Any, context: Any) -> dataset_pb2.DatasetVersion:
         if request.name not in self.rows:
@@ -55,6 +57,16 @@ class FakeDataset(dataset_service_pb2_grpc.DatasetServiceServicer):
         digest = self.digests[request.name]
         grant = await self.blobs.grant(digest, request.holder, request.ttl_seconds)
         return dataset_service_pb2.GrantReadResponse(manifest_digest=digest, grant=grant)
+
+    async def CheckLeakage(self, request: Any, context: Any) -> task_pb2.Task:
+        self.compared.append(f"{request.name} in {request.train_version} by {request.text_column}")
+        return task_pb2.Task(name="orgs/acme/dataset/tasks/t", state=task_pb2.Task.STATE_QUEUED)
+
+    async def GetTask(self, request: Any, context: Any) -> task_pb2.Task:
+        return task_pb2.Task(name=request.name, state=task_pb2.Task.STATE_SUCCEEDED)
+
+    async def GetLeakageCheck(self, request: Any, context: Any) -> dataset_pb2.LeakageCheck:
+        return dataset_pb2.LeakageCheck(test_rows=30, near_rows=self.leaked, leaked_share=self.leaked / 30)
 
 
 class Caller:

@@ -12,6 +12,7 @@ import pytest
 from argosy.common.v1 import resource_pb2, task_pb2, task_service_pb2
 from argosy.training.v1 import model_service_pb2, training_pb2
 from argosy.training.v1 import training_service_pb2 as pb
+from google.protobuf.field_mask_pb2 import FieldMask
 from safetensors import safe_open
 from sqlalchemy import text
 
@@ -59,6 +60,10 @@ async def test_run_makes_a_model_version(worker: Caller, dataset: FakeDataset, t
         (HELDOUT, dataset.digests[HELDOUT], "validated_on"),
     }
     assert dataset.digests[TRAIN] in version.model_card
+    # Both phases read one text column, which is compared once.
+    assert dataset.compared == [f"{HELDOUT} in {TRAIN} by text"]
+    assert done.results["leaked_share"] == 0
+    assert "0.00% of the held-out rows are in what it learned from" in version.model_card
     assert await events(worker, "training.model_version.created") == 1
     assert await events(worker, "training.run.succeeded") == 1
 
@@ -85,6 +90,27 @@ async def check_download(caller: Caller, version: training_pb2.ModelVersion, fol
     (folder / "model.safetensors").write_bytes(first)
     with safe_open(folder / "model.safetensors", "pt") as tensors:
         assert "model.embed_tokens.weight" in tensors.keys()  # noqa: SIM118 - not a mapping
+
+
+async def test_run_on_held_out_rows_is_refused_before_it_trains(worker: Caller, dataset: FakeDataset) -> None:
+    """One row of thirty is more than one in a hundred."""
+    dataset.leaked = 1
+    started = await run(worker)
+    task = await worker.finish(started.task)
+    assert (task.state, task.error.reason) == (task_pb2.Task.STATE_FAILED, "PREFLIGHT_FAILED")
+    assert task.error.metadata["check"] == "leakage"
+    assert "1 of 30 rows of the validation version (3.33%) are in the dataset version too" in task.error.message
+    metrics = await worker.ListTaskMetrics(task_service_pb2.ListTaskMetricsRequest(parent=started.task))
+    assert not metrics.metrics
+    assert await events(worker, "training.model_version.created") == 0
+    # Without a held-out version there is nothing to compare, and no figure that the rows could flatter.
+    alone = training_pb2.Training(name="orgs/acme/trainings/packages", spec=spec_of(pretrain=2, sft=2, workers=1))
+    mask = FieldMask(paths=["validation_version", "spec"])
+    await worker.UpdateTraining(pb.UpdateTrainingRequest(training=alone, update_mask=mask))
+    second = await worker.RunTraining(pb.RunTrainingRequest(name=alone.name))
+    assert (await worker.finish(second.task)).state == task_pb2.Task.STATE_SUCCEEDED
+    assert len(dataset.compared) == 1
+    assert "leaked_share" not in (await worker.GetTrainingRun(pb.GetTrainingRunRequest(name=second.name))).results
 
 
 async def test_killed_worker_does_not_end_the_run(worker: Caller) -> None:

@@ -117,5 +117,21 @@ def test_the_page_shows_charts_and_runs_nothing(store: BlobStore) -> None:
     assert "http" not in shown
 
 
+def test_the_page_says_in_words_what_no_chart_shows(store: BlobStore) -> None:
+    rows = [
+        {"code": f"{number % 90:04}", "size": 1_234_567.0 + number, "gap": None if number else "x"}
+        for number in range(100)
+    ]
+    shown = page(ParseDict(profiled(store, rows), dataset_pb2.VersionProfile(version="v")))
+    assert "always 4" in shown
+    assert "99 missing (99.0%), 1 value." in shown
+    # Whole digits instead of powers of ten; of ninety values only those that come again.
+    assert "1,234,616" in shown
+    assert "e+0" not in shown
+    assert shown.count("<td class=value") == 1 + 10
+
+
 def test_an_empty_profile_has_a_page() -> None:
-    assert "0 rows" in page(dataset_pb2.VersionProfile())
+    shown = page(dataset_pb2.VersionProfile())
+    assert "0 rows" in shown
+    assert "There are no columns." in shown

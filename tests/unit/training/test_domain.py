@@ -11,6 +11,7 @@ import pytest
 from libs.common.domain import DomainError
 from services.training.domain.card import model_card
 from services.training.domain.estimate import estimate
+from services.training.domain.leakage import Leakage
 from services.training.domain.models import Gate, ModelVersion, State, decided
 from services.training.domain.preflight import DataFacts, preflight
 from services.training.domain.spec import Architecture, Method, TrainingSpec
@@ -174,4 +175,13 @@ def test_card_tells_data_method_losses_and_limits() -> None:
     card = model_card(run, NAME, DIGEST, 7, 32, results, {"torch": "2"})
     for part in ("# packages, version 1", DIGEST, "| sft | 5.000 | – |", "2.000 with the pre-training", "## Limits"):
         assert part in card
-    assert "What the pre-training did" not in model_card(run, NAME, DIGEST, 7, 32, {}, {})
+    bare = model_card(run, NAME, DIGEST, 7, 32, {}, {})
+    assert "What the pre-training did" not in bare
+    assert "held-out rows are in" not in bare
+    leaky = model_card(run, NAME, DIGEST, 7, 32, {"leaked_share": 0.0025}, {})
+    assert "- 0.25% of the held-out rows are in what it learned from, exactly or nearly" in leaky
+
+
+@pytest.mark.parametrize(("leaked", "refused"), [(0, False), (10, False), (11, True)])
+def test_more_than_one_held_out_row_of_a_hundred_must_not_be_learned(leaked: int, refused: bool) -> None:
+    assert bool(Leakage("text", 1000, leaked, leaked / 1000).fault) is refused

@@ -1,0 +1,47 @@
+"""Whether the held-out rows of a run are among those that it learns from, asked of dataset."""
+
+from __future__ import annotations
+
+from libs.common.errors import ArgosyError
+from libs.compute.context import EngineContext, EngineError
+from libs.compute.mesh import MeshAccess
+from services.training.clients.dataset import Datasets
+from services.training.domain.spec import TrainingSpec
+from services.training.engines.data import Columns
+
+
+async def leaked_share(ctx: EngineContext, spec: TrainingSpec, heldout: Columns) -> float | None:
+    """Compares the held-out version with the version to learn from, by every text column that a phase reads.
+
+    Args:
+        ctx: its `spec` has `comparison`: `test` and `train` (names of versions) and `mesh` (`MeshAccess`).
+        heldout: columns without a text in them are left out; no loss comes from them.
+
+    Returns:
+        The largest share of the held-out rows, 0 to 1; None if no held-out row has a text.
+
+    Raises:
+        EngineError: PREFLIGHT_FAILED, when too many rows are in both, or the versions could not be compared.
+        EngineInterrupted: dataset stayed away.
+        EngineCancelled: The task was cancelled.
+    """
+    asked = ctx.spec["comparison"]
+    columns = dict.fromkeys(phase.text_column for phase in spec.phases if any(heldout[phase.text_column]))
+    try:
+        async with MeshAccess(**asked["mesh"]).channels("training") as channels:
+            datasets = Datasets(channels)
+            found = [
+                await datasets.compare(asked["test"], asked["train"], column, ctx.stop_if_cancelled)
+                for column in columns
+            ]
+    except ArgosyError as error:
+        message = f"The validation version could not be compared with the dataset version: {error.message}"
+        raise _refused(message, retryable=True) from error
+    for leakage in found:
+        if leakage.fault:
+            raise _refused(leakage.fault)
+    return max((leakage.leaked_share for leakage in found), default=None)
+
+
+def _refused(message: str, *, retryable: bool = False) -> EngineError:
+    return EngineError("PREFLIGHT_FAILED", message, retryable=retryable, check="leakage", detail=message)
