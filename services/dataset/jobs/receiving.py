@@ -23,6 +23,8 @@ from services.dataset.store.streams import Streams
 _BEAT = 1.0
 # A source that fails at once is tried again after the first pause, which doubles up to the second.
 _FIRST_PAUSE, _LONGEST_PAUSE = 1.0, 30.0
+# Between two fetches: others get their turn however fast a server is.
+_BREATH = 0.01
 # White space in JSON; elsewhere in it both are escaped.
 _ONE_LINE = bytes.maketrans(b"\r\n", b"  ")
 
@@ -99,6 +101,7 @@ class Receiving:
                 if messages := await subject.fetch():
                     await self._take(name, subject.origin, position, messages)
                     position = messages[-1].sequence
+                await self._clock.sleep(_BREATH)
 
     async def _server(self, stream: Stream) -> ServerAddress:
         if stream.source_uri:

@@ -39,6 +39,12 @@ def server(server_folder: Path) -> Iterator[nats.Server]:
         running.stop()
 
 
+@pytest.fixture(autouse=True)
+def hasty(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nobody waits long for messages that do not come."""
+    monkeypatch.setattr(external, "_FETCH_SECONDS", 0.2)
+
+
 @pytest.fixture
 async def outside(server: nats.Server) -> AsyncGenerator[Subjects]:
     async with subjects(server.url(), "runner", PASSWORD) as connected:

@@ -24,6 +24,7 @@ from deploy.local.nats import Server
 from deploy.local.postgres import Server as Postgres
 from libs.common.aio import Background
 from libs.common.blobs import BlobStore
+from libs.common.bus import external
 from libs.common.config import CommonSettings
 from libs.common.db.engine import create_engine
 from libs.common.db.uow import Database
@@ -67,6 +68,7 @@ async def reader(
     tmp_path: Path, database_url: str, postgres_server: Postgres, monkeypatch: pytest.MonkeyPatch
 ) -> AsyncGenerator[Client]:
     """The service beside an identity that has secrets. Sources may be on 127.0.0.1, and nobody waits long."""
+    monkeypatch.setattr(external, "_FETCH_SECONDS", 0.1)
     monkeypatch.setattr(receiving, "_BEAT", 0.1)
     monkeypatch.setattr(receiving, "_FIRST_PAUSE", 0.1)
     monkeypatch.setattr(receiving, "_LONGEST_PAUSE", 0.2)
@@ -215,11 +217,18 @@ async def test_a_reader_waits_for_what_is_in_its_way(reader: Client, server: Ser
     assert now.row_count == 4
     await lock(reader, False)
     await until(reader, lambda stream: stream.row_count == 6 and not stream.source_error)
-    assert await rows(reader) == [{"n": number} for number in range(6)]
+    await reader.DeleteDataset(pb.DeleteDatasetRequest(name=DATASET))
+    await outside.publish("logs.web", numbered(6, 7))
+    async with asyncio.timeout(10):
+        while "does not exist" not in (await stored(reader)).source_error:
+            await asyncio.sleep(0.05)
+    await reader.UndeleteDataset(pb.UndeleteDatasetRequest(name=DATASET))
+    await until(reader, lambda stream: stream.row_count == 8 and not stream.source_error)
+    assert await rows(reader) == [{"n": number} for number in range(8)]
     await outside.keep("LOGS", "logs.>")
-    await outside.publish("logs.web", numbered(6))
+    await outside.publish("logs.web", numbered(8))
     now = await until(reader, lambda stream: "make another stream" in stream.source_error)
-    assert (now.row_count, now.source_position) == (6, 6)
+    assert (now.row_count, now.source_position) == (8, 8)
 
 
 async def lock(client: Client, locked: bool) -> None:
@@ -258,12 +267,13 @@ async def test_a_deleted_stream_takes_no_more(reader: Client, server: Server, ou
         while any(NAME in task.get_name() for task in asyncio.all_tasks()):
             await asyncio.sleep(0.05)
         # What waited still becomes a version.
-        while (found := await deleted(reader)).pending_rows:
+        while (found := await stored(reader)).pending_rows:
             await asyncio.sleep(0.05)
     assert (found.source_position, found.row_count, found.roll_count) == (2, 2, 1)
 
 
-async def deleted(client: Client) -> Any:
+async def stored(client: Client) -> Any:
+    """The stream, deleted or hidden as it may be."""
     async with client.app.database.system(read_only=True) as uow:
         return await Streams(uow).get(NAME, deleted=True)
 
