@@ -9,6 +9,7 @@ import subprocess
 from collections.abc import AsyncGenerator, Generator, Iterator
 from contextlib import AbstractAsyncContextManager, contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -169,12 +170,11 @@ async def test_a_server_that_goes_away_is_an_error_and_not_the_end(server: nats.
 
 
 @contextmanager
-def secure_server(folder: Path, port: int) -> Generator[None]:
-    """Speaks TLS with everybody."""
-    config = folder / "tls.conf"
-    tls = {"cert_file": str(folder / "dataset.crt"), "key_file": str(folder / "dataset.key")}
+def configured_server(folder: Path, port: int, **more: Any) -> Generator[None]:
+    """A server with a configuration of its own."""
+    config = folder / "nats.conf"
     jetstream = {"store_dir": str(folder / "store")}
-    config.write_text(json.dumps({"host": "127.0.0.1", "port": port, "tls": tls, "jetstream": jetstream}))
+    config.write_text(json.dumps({"host": "127.0.0.1", "port": port, "jetstream": jetstream, **more}))
     with subprocess.Popen(nats.command(config), stderr=subprocess.DEVNULL) as process:
         try:
             while nats.probe(port):
@@ -182,6 +182,21 @@ def secure_server(folder: Path, port: int) -> Generator[None]:
             yield
         finally:
             process.terminate()
+
+
+async def test_whoever_reads_needs_few_permissions(tmp_path: Path) -> None:
+    """Those that docs/architecture/dataset-imports.md names."""
+    api = ("STREAM.NAMES", "STREAM.INFO.*", "CONSUMER.CREATE.>", "CONSUMER.MSG.NEXT.>")
+    few = {"publish": [f"$JS.API.{name}" for name in api], "subscribe": ["_INBOX.>"]}
+    users = [{"user": "runner", "password": "x"}, {"user": "reader", "password": "x", "permissions": few}]
+    server = nats.Server(tmp_path, free_port(), tmp_path / "log")
+    with configured_server(tmp_path, server.port, authorization={"users": users}):
+        async with subjects(server.url(), "runner", "x") as outside:
+            await outside.keep("LOGS", "logs.>")
+            await outside.publish("logs.web", numbered(1, 2))
+        async with opening(server, login="reader:x") as found:
+            await found.begin(0)
+            assert [message.data for message in await messages(found, 2)] == numbered(1, 2)
 
 
 @pytest.fixture
@@ -205,7 +220,8 @@ async def test_tls_is_for_the_name_while_the_connection_goes_to_the_address(tmp_
                 pass
         return caught.value.message
 
-    with secure_server(tmp_path, port):
+    files = {"cert_file": str(tmp_path / "dataset.crt"), "key_file": str(tmp_path / "dataset.key")}
+    with configured_server(tmp_path, port, tls=files):
         for scheme in NATS_PORTS:
             assert "no JetStream stream keeps" in await connect(scheme, server_name("dataset"), believed)
             assert "certificate" in await connect(scheme, server_name("another"), believed)
