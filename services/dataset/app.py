@@ -38,6 +38,7 @@ from services.dataset.handlers import (
     work_projects,
 )
 from services.dataset.jobs.kinds import Kinds
+from services.dataset.jobs.receiving import Receiving
 from services.dataset.jobs.rolling import Rolling
 from services.dataset.jobs.sweep import sweep_forever
 
@@ -65,6 +66,9 @@ async def build(runtime: Runtime) -> App:
     if runtime.role != "jobs":
         runtime.background.start(sweep_forever(runtime.database, runtime.blobs, runtime.clock), name="sweep")
         runtime.background.start(rolling.run(), name="rolling")
+    if runtime.role != "rpc":
+        receiving = Receiving(runtime.database, runtime.blobs, runtime.channels, allowed, runtime.clock)
+        runtime.background.start(receiving.run(), name="receiving")
     models = LanguageModels(_replicas(runtime), allowed, runtime.settings.peers.get("identity", ""))
     return App(runtime.database, runtime.blobs, queue, VersionRows(runtime.blobs), allowed, rolling, models, kinds)
 

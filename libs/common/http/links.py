@@ -1,4 +1,4 @@
-"""Links that people give: what they may look like, and which addresses they may lead to.
+"""Links and addresses of servers that people give: what they may look like, and where they may lead.
 
 Whoever gives a link chooses where this machine connects to (server-side request forgery, CWE-918). So a link is taken
 apart once, strictly; what is connected to is made of those parts; and every address that its host has must be public.
@@ -7,10 +7,11 @@ apart once, strictly; what is connected to is made of those parts; and every add
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
+from dataclasses import field as attribute
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
-from urllib.parse import quote, urljoin, urlsplit
+from urllib.parse import SplitResult, quote, unquote, urljoin, urlsplit
 
 import idna
 
@@ -129,6 +130,69 @@ def parse_link(text: str, field: str = "uri") -> Link:
     Raises:
         DomainError: INVALID_FIELD.
     """
+    parts = _split(text, _DEFAULT_PORTS, field)
+    if "@" in parts.netloc:
+        raise invalid(field, "has a user name or password in it: store the whole link as a secret, without them")
+    host, port = _place(parts.netloc, _DEFAULT_PORTS[parts.scheme], field)
+    _require_port(port, field)
+    target = quote(parts.path or "/", safe=_SAFE.replace("?", ""))
+    query = f"?{quote(parts.query, safe=_SAFE)}" if parts.query else ""
+    return Link(parts.scheme, host, port, target + query)
+
+
+@dataclass(frozen=True)
+class ServerAddress:
+    """Where a server listens that does not speak HTTP.
+
+    Attributes:
+        scheme: of its protocol.
+        host: a name in ASCII and lower case, or an address without brackets.
+        port: always set.
+        user: as whom to log in; empty where nobody is named.
+        password: of the user.
+    """
+
+    scheme: str
+    host: str
+    port: int
+    user: str = attribute(default="", repr=False)
+    password: str = attribute(default="", repr=False)
+
+    @property
+    def address(self) -> str:
+        """For people; without user and password."""
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        return f"{self.scheme}://{host}:{self.port}"
+
+
+def parse_server(
+    text: str, ports: Mapping[str, int], field: str = "uri", *, credentials: bool = False
+) -> ServerAddress:
+    """Takes the address of a server apart: a scheme, a host, a port, and nothing behind them.
+
+    Args:
+        text: as somebody gave it.
+        ports: scheme -> port of an address without one.
+        field: where; named in errors.
+        credentials: whether a user and a password may stand in it.
+
+    Raises:
+        DomainError: INVALID_FIELD.
+    """
+    parts = _split(text, ports, field)
+    if parts.path.strip("/") or parts.query or parts.fragment:
+        raise invalid(field, "has more behind its port")
+    login, at, netloc = parts.netloc.rpartition("@")
+    if at and not credentials:
+        raise invalid(field, "has a user name or password in it: store the whole address as a secret")
+    host, port = _place(netloc, ports[parts.scheme], field)
+    if not 0 < port < 65536:
+        raise invalid(field, f"{port} is no port")
+    user, _, password = login.partition(":")
+    return ServerAddress(parts.scheme, host, port, unquote(user), unquote(password))
+
+
+def _split(text: str, schemes: Collection[str], field: str) -> SplitResult:
     if len(text) > _MOST_CHARACTERS:
         raise invalid(field, f"is longer than {_MOST_CHARACTERS} characters")
     if _FORBIDDEN.search(text):
@@ -137,19 +201,18 @@ def parse_link(text: str, field: str = "uri") -> Link:
         parts = urlsplit(text)
     except ValueError:
         raise invalid(field, "is no link: its host cannot be read") from None
-    if parts.scheme not in _DEFAULT_PORTS:
-        raise invalid(field, f"{parts.scheme or 'no scheme'} is not followed: only http and https are")
-    if "@" in parts.netloc:
-        raise invalid(field, "has a user name or password in it: store the whole link as a secret, without them")
-    found = _NETLOC.fullmatch(parts.netloc)
+    if parts.scheme not in schemes:
+        raise invalid(field, f"{parts.scheme or 'no scheme'} is not followed: only {' and '.join(schemes)} are")
+    return parts
+
+
+def _place(netloc: str, default_port: int, field: str) -> tuple[str, int]:
+    """Host and port."""
+    found = _NETLOC.fullmatch(netloc)
     if found is None:
         raise invalid(field, "is no link: its host or its port cannot be read")
     host = _address6(found["v6"], field) if found["v6"] else _host(found["name"], field)
-    port = int(found["port"] or _DEFAULT_PORTS[parts.scheme])
-    _require_port(port, field)
-    target = quote(parts.path or "/", safe=_SAFE.replace("?", ""))
-    query = f"?{quote(parts.query, safe=_SAFE)}" if parts.query else ""
-    return Link(parts.scheme, host, port, target + query)
+    return host, int(found["port"] or default_port)
 
 
 def _address6(text: str, field: str) -> str:
@@ -220,7 +283,7 @@ class Networks:
         message = f"the link leads to {leads}, which is not a public address"
         raise invalid(field, f"{message}; an operator allows networks with {self._setting}")
 
-    def require_literal(self, link: Link, field: str) -> None:
+    def require_literal(self, link: Link | ServerAddress, field: str) -> None:
         """Refuses a link whose host is a forbidden address; a name is looked up only when the link is followed."""
         try:
             ip_address(link.host)

@@ -10,13 +10,15 @@ from argosy.common.v1 import task_pb2
 from argosy.dataset.v1 import dataset_pb2
 from argosy.dataset.v1 import dataset_service_pb2 as pb
 
+from libs.common.bus.external import NATS_PORTS
 from libs.common.db.mapping import from_proto, timestamp, to_proto
-from libs.common.errors import invalid_field
-from libs.common.ids import resource_id, uuid7
+from libs.common.errors import invalid_field, not_found
+from libs.common.http.links import parse_server
+from libs.common.ids import org_of, resource_id, uuid7
 from libs.common.rpc.call import Call
 from libs.common.rpc.pagination import PageToken, page_size
 from services.dataset.domain.datasets import MEDIA_TYPES
-from services.dataset.domain.streams import DEFAULT_ROWS, DEFAULT_SECONDS, Batch, Stream
+from services.dataset.domain.streams import DEFAULT_ROWS, DEFAULT_SECONDS, MOST_ROW_BYTES, Batch, Stream
 from services.dataset.handlers.structs import from_struct
 from services.dataset.store.repositories import Datasets
 from services.dataset.store.streams import Streams
@@ -24,8 +26,19 @@ from services.dataset.store.streams import Streams
 if TYPE_CHECKING:
     from services.dataset.app import App
 
-_MOST_ROW = 256 << 10
-_FIGURES = ("roll_rows", "roll_seconds", "pending_rows", "pending_bytes", "row_count", "roll_count", "task")
+_FIGURES = (
+    "roll_rows",
+    "roll_seconds",
+    "pending_rows",
+    "pending_bytes",
+    "row_count",
+    "roll_count",
+    "task",
+    "source_position",
+    "source_error",
+    "rejected_count",
+    "last_rejection",
+)
 
 
 def message(stream: Stream) -> dataset_pb2.DatasetStream:
@@ -33,6 +46,12 @@ def message(stream: Stream) -> dataset_pb2.DatasetStream:
     shown = dataset_pb2.DatasetStream(**{field: getattr(stream, field) for field in _FIGURES})
     if stream.roll_time is not None:
         shown.roll_time.CopyFrom(timestamp(stream.roll_time))
+    if stream.source_subject:
+        shown.nats_source.subject = stream.source_subject
+        if stream.source_uri:
+            shown.nats_source.uri = stream.source_uri
+        else:
+            shown.nats_source.secret = stream.source_secret
     return to_proto(stream, shown)
 
 
@@ -41,6 +60,8 @@ async def create_dataset_stream(request: pb.CreateDatasetStreamRequest, call: Ca
     dataset = await Datasets(call.uow).visible(request.parent, call.principal, writing=True)
     if dataset.type in MEDIA_TYPES:
         raise invalid_field("parent", f"is a dataset of {MEDIA_TYPES[dataset.type]} files; a stream has rows of JSON")
+    if given.HasField("nats_source"):
+        _require_allowed(given.nats_source, call)
     stream = Stream(
         uid=uuid7(),
         name=f"{dataset.name}/streams/{request.dataset_stream_id or resource_id('st')}",
@@ -51,6 +72,9 @@ async def create_dataset_stream(request: pb.CreateDatasetStreamRequest, call: Ca
         **from_proto(given),
         roll_rows=given.roll_rows or DEFAULT_ROWS,
         roll_seconds=given.roll_seconds or DEFAULT_SECONDS,
+        source_uri=given.nats_source.uri,
+        source_secret=given.nats_source.secret,
+        source_subject=given.nats_source.subject,
     )
     await Streams(call.uow).insert(stream)
     return message(stream)
@@ -73,10 +97,14 @@ async def list_dataset_streams(request: pb.ListDatasetStreamsRequest, call: Call
 
 
 async def delete_dataset_stream(request: pb.DeleteDatasetStreamRequest, call: Call[App]) -> dataset_pb2.DatasetStream:
-    stream = await _locked(request.name, call)
+    stream, now = await _locked(request.name, call), call.clock.now()
     stream.require_etag(request.etag)
-    stream.require_pending(False)
-    await Streams(call.uow).soft_delete(stream, call.clock.now())
+    if stream.source_subject:
+        # Rows may come at any moment, so nobody could wait until none does.
+        stream.hasten(now)
+    else:
+        stream.require_pending(False)
+    await Streams(call.uow).soft_delete(stream, now)
     return message(stream)
 
 
@@ -85,6 +113,7 @@ async def append_stream_rows(request: pb.AppendStreamRowsRequest, call: Call[App
     # Durable before the row says so, and before a connection is taken. What is refused is garbage, and is collected.
     blob = await call.deps.blobs.put(lines)
     stream, now = await _locked(request.name, call), call.clock.now()
+    stream.require_sent()
     batch = Batch(len(request.rows), blob.size, blob.sha256)
     stream.append(batch, now)
     await Streams(call.uow).add_batch(stream, batch)
@@ -96,8 +125,18 @@ async def roll_dataset_stream(request: pb.RollDatasetStreamRequest, call: Call[A
     return await call.deps.rolling.roll(await _locked(request.name, call), call.uow, call.clock.now())
 
 
+def _require_allowed(source: dataset_pb2.NatsSource, call: Call[App]) -> None:
+    """Refuses a source that this caller may not name."""
+    if source.secret:
+        if org_of(source.secret) != call.org:
+            raise not_found(source.secret)
+        return
+    field = "dataset_stream.nats_source.uri"
+    call.deps.networks.require_literal(parse_server(source.uri, NATS_PORTS, field), field)
+
+
 def _lines(request: pb.AppendStreamRowsRequest) -> bytes:
-    rows = (from_struct(row, f"rows[{number}]", _MOST_ROW) for number, row in enumerate(request.rows))
+    rows = (from_struct(row, f"rows[{number}]", MOST_ROW_BYTES) for number, row in enumerate(request.rows))
     return b"".join(orjson.dumps(row) + b"\n" for row in rows)
 
 

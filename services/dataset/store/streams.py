@@ -34,9 +34,16 @@ class Streams(Repository[Stream]):
     async def next_due(self, now: datetime) -> Stream | None:
         """A stream whose rows have waited for long enough, locked; others who look at the same time get another one."""
         columns = self.table.c
-        query = self.query().where(columns.roll_time <= now, columns.delete_time.is_(None)).order_by(columns.roll_time)
+        # What waits in one that is deleted was taken too.
+        query = self.query().where(columns.roll_time <= now).order_by(columns.roll_time)
         found = await self.fetch(query.limit(1).with_for_update(skip_locked=True))
         return found[0] if found else None
+
+    async def sourced(self) -> set[str]:
+        """The names of the streams whose rows come from a source."""
+        columns = self.table.c
+        query = select(columns.name).where(*self._tenant(), columns.source_subject != "", columns.delete_time.is_(None))
+        return set((await (await self.uow.connection()).execute(query)).scalars())
 
     async def blobs(self) -> set[str]:
         """The blobs of all batches that wait, for the garbage collector."""

@@ -228,6 +228,14 @@ streams = resource_table(
     Column("row_count", BigInteger, nullable=False),
     Column("roll_count", BigInteger, nullable=False),
     Column("task", Text, nullable=False),
+    Column("source_uri", Text, nullable=False),
+    Column("source_secret", Text, nullable=False),
+    Column("source_subject", Text, nullable=False),
+    Column("source_origin", Text, nullable=False),
+    Column("source_position", BigInteger, nullable=False),
+    Column("source_error", Text, nullable=False),
+    Column("rejected_count", BigInteger, nullable=False),
+    Column("last_rejection", Text, nullable=False),
 )
 Index(None, streams.c.roll_time)
 

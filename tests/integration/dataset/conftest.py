@@ -36,6 +36,7 @@ async def worker(tmp_path: Path, database_url: str, nats_server: Server, ray: Ru
     """Both roles in one process, with NATS and Ray."""
     mesh = Mesh(tmp_path)
     settings = {"nats_url": nats_server.url(), "role": "all", "ray_address": ray.address}
+    settings["import_networks"] = "127.0.0.1/32"
     async with dataset_service(mesh, tmp_path, database_url, **settings) as service:
         client = Client(mesh, service)
         yield client

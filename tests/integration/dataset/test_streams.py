@@ -15,9 +15,11 @@ from google.protobuf.field_mask_pb2 import FieldMask
 from google.protobuf.json_format import MessageToDict, ParseDict
 from test_killed import patient, service, until
 
+from deploy.local.nats import Server
 from libs.common.ids import uuid7
 from libs.common.testing.mesh import Mesh
 from libs.common.testing.ray import RunningRay
+from tests.subjects import numbered, subjects
 
 DATASET = "orgs/acme/datasets/logs"
 NAME = f"{DATASET}/streams/live"
@@ -57,6 +59,25 @@ async def test_rows_become_versions_in_their_order(worker: Client) -> None:
     assert first + second == [float(number) for number in range(len(first) + len(second))]
     assert len(first) >= 5
     assert [parent.name.split("/")[2] for parent in older.lineage.parents] == ["uploads"]
+
+
+async def test_messages_of_a_subject_become_versions(worker: Client, nats_server: Server) -> None:
+    source = dataset_pb2.NatsSource(uri=nats_server.url(), subject="live.*")
+    async with subjects(nats_server.url()) as outside:
+        await outside.keep("LIVE", "live.>")
+        await stream(worker, roll_rows=5, nats_source=source)
+        await outside.publish("live.web", numbered(*range(12)))
+        get = pb.GetDatasetStreamRequest(name=NAME)
+        async with asyncio.timeout(60):
+            while not (now := await worker.GetDatasetStream(get)).roll_count:
+                await asyncio.sleep(0.2)
+        await worker.finish(task_pb2.Task(name=now.task))
+        if now.pending_rows:
+            await worker.finish(await worker.RollDatasetStream(pb.RollDatasetStreamRequest(name=NAME)))
+        await outside.forget("LIVE")
+    found = (await worker.ListDatasetVersions(pb.ListDatasetVersionsRequest(parent=DATASET))).dataset_versions
+    numbers = [row["n"] for version in reversed(found) for row in await rows_of(worker, version.name)]
+    assert numbers == list(range(12))
 
 
 async def test_a_batch_sent_twice_is_taken_once(worker: Client) -> None:

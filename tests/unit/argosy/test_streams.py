@@ -50,3 +50,14 @@ def test_what_cannot_be_sent_is_named(gateway: FakeGateway, tmp_path: Path, cont
     assert result.exit_code != 0
     assert told in result.output
     assert not gateway.requests
+
+
+def test_a_stream_is_made_with_its_source(gateway: FakeGateway) -> None:
+    options = ["--parent", "logs", "--id", "live", "--set", "nats_source.uri=tls://nats.example:4222"]
+    command = ["dataset-stream", "create", *options, "--set", "nats_source.subject=logs.>"]
+    result = CliRunner().invoke(APP, command)
+    assert result.exit_code == 0, result.output
+    (request,) = gateway.requests
+    assert request.path == "/v1/orgs/acme/datasets/logs/streams"
+    source = {"uri": "tls://nats.example:4222", "subject": "logs.>"}
+    assert json.loads(request.body)["dataset_stream"] == {"nats_source": source}
