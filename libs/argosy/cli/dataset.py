@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 import typer
 from argosy.cli import session
-from argosy.cli.export import export_version
+from argosy.cli.export import export_version, fetch_media
 from argosy.cli.live import watch
 from argosy.cli.options import DATASET, PATIENCE, JsonOption, WatchOption, follow_task, newest
 from argosy.cli.reports import show_recall, show_report
@@ -24,6 +24,7 @@ from rich.table import Table
 
 dataset = typer.Typer(help="Datasets: import, clean, split, look at.", no_args_is_help=True)
 dataset.command("export")(export_version)
+dataset.command("media")(fetch_media)
 
 
 def _follow_to_report(client: Client, started: Any, follow: bool, as_json: bool) -> None:
