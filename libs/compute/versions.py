@@ -159,6 +159,8 @@ def load_window(manifest: Json, open_blob: Callable[[str], BinaryIO], start: int
 # A media manifest is canonical JSON, so its entries are of one length: `{"blobs":[{"sha256":"..."},{"sha256":"..."}`.
 _BEFORE_ENTRIES = len('{"blobs":[')
 _ENTRY = len('{"sha256":""},') + 64
+# Of the seven fields of an index, those that lead to files.
+_ROW_ID_AND_MEDIA = pa.ipc.IpcReadOptions(included_fields=[0, 6])
 
 
 def find_media(manifest: Json, open_blob: Callable[[str], BinaryIO], row_id: str) -> str | None:
@@ -180,7 +182,7 @@ def find_media(manifest: Json, open_blob: Callable[[str], BinaryIO], row_id: str
         return None
     wanted = pa.scalar(bytes.fromhex(row_id), pa.binary(32))
     with open_blob(digest) as file:
-        reader = pa.ipc.open_file(pa.PythonFile(file, "r"))
+        reader = pa.ipc.open_file(pa.PythonFile(file, "r"), options=_ROW_ID_AND_MEDIA)
         for number in range(reader.num_record_batches):
             segment = reader.get_batch(number)
             at = pc.index(segment.column("row_id"), wanted).as_py()
