@@ -156,6 +156,48 @@ def load_window(manifest: Json, open_blob: Callable[[str], BinaryIO], start: int
         return _index(manifest, parts, table)
 
 
+# A media manifest is canonical JSON, so its entries are of one length: `{"blobs":[{"sha256":"..."},{"sha256":"..."}`.
+_BEFORE_ENTRIES = len('{"blobs":[')
+_ENTRY = len('{"sha256":""},') + 64
+# Of the seven fields of an index, those that lead to files.
+_ROW_ID_AND_MEDIA = pa.ipc.IpcReadOptions(included_fields=[0, 6])
+
+
+def find_media(manifest: Json, open_blob: Callable[[str], BinaryIO], row_id: str) -> str | None:
+    """Digest of the file of one row; None for a row without one, and for every row of a version without files. Of the
+    index a segment at a time is in memory, of the list of files one entry.
+
+    Args:
+        manifest: of the version.
+        open_blob: gives a blob as a seekable file.
+        row_id: in hexadecimal.
+
+    Raises:
+        KeyError: No row has this id.
+        ValueError: The manifest is of a format that this version does not know.
+    """
+    digest, _ = _digests(manifest)
+    media = nested_manifests(manifest)
+    if not media:
+        return None
+    wanted = pa.scalar(bytes.fromhex(row_id), pa.binary(32))
+    with open_blob(digest) as file:
+        reader = pa.ipc.open_file(pa.PythonFile(file, "r"), options=_ROW_ID_AND_MEDIA)
+        for number in range(reader.num_record_batches):
+            segment = reader.get_batch(number)
+            at = pc.index(segment.column("row_id"), wanted).as_py()
+            if at >= 0:
+                place = segment.column("media")[at].as_py()
+                return _media_entry(open_blob, media[0], place) if place >= 0 else None
+    raise KeyError(row_id)
+
+
+def _media_entry(open_blob: Callable[[str], BinaryIO], media: str, place: int) -> str:
+    with open_blob(media) as file:
+        file.seek(_BEFORE_ENTRIES + place * _ENTRY)
+        return orjson.loads(file.read(_ENTRY - 1))["sha256"]
+
+
 def _digests(manifest: Json) -> tuple[str, list[str]]:
     if manifest.get("format") != FORMAT:
         raise ValueError(f"manifest of unknown format {manifest.get('format')!r}")

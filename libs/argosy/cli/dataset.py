@@ -10,7 +10,7 @@ from typing import Annotated, Any
 import typer
 from argosy.cli import session
 from argosy.cli.detectors import annotate_version, read_targets
-from argosy.cli.export import export_version
+from argosy.cli.export import export_version, fetch_media
 from argosy.cli.live import watch
 from argosy.cli.options import DATASET, PATIENCE, JsonOption, WatchOption, follow_task, newest, upload_file
 from argosy.cli.reports import follow_to_report, show_recall, show_report
@@ -25,6 +25,7 @@ dataset = typer.Typer(help="Datasets: import, clean, split, look at.", no_args_i
 dataset.command("export")(export_version)
 dataset.command("targets")(read_targets)
 dataset.command("annotate")(annotate_version)
+dataset.command("media")(fetch_media)
 
 
 class DatasetKind(enum.StrEnum):

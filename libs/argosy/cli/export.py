@@ -1,7 +1,8 @@
-"""Export of a version to files on this machine."""
+"""Files that come to this machine: exports of versions, and the files of single rows."""
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -13,6 +14,8 @@ from argosy.client import Client, contract
 from google.protobuf.json_format import MessageToDict
 from rich.markup import escape
 from rich.progress import BarColumn, DownloadColumn, Progress, TimeRemainingColumn, TransferSpeedColumn
+
+_ROW = re.compile("[0-9a-f]{64}")
 
 
 def export_version(
@@ -65,6 +68,39 @@ def export_version(
             session.console.print(f"{target}", soft_wrap=True)
 
 
+def fetch_media(
+    version: Annotated[str, typer.Argument(help="DATASET/VERSION, or DATASET for its newest one.")],
+    row: Annotated[str, typer.Argument(help="Id of the row: 64 digits, as in lists of rows and in subjects of work.")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="File.")],
+    force: Annotated[bool, typer.Option("--force", help="Write over a file that is there.")] = False,
+) -> None:
+    """Fetch the image, the sound or the film of a row. What broke goes on when the command is given again."""
+    with session.session(PATIENCE) as client:
+        _require_free(output, force)
+        if not _ROW.fullmatch(row):
+            raise session.Misuse(f"{row!r} is no id of a row: those have 64 digits of 0-9 and a-f")
+        asked = {"name": f"{newest(client, version)}/rows/{row}"}
+        # Of one byte, for what the first part says about the file.
+        about = next(client.dataset.download_row_media(**asked, length=1))
+        method = contract.areas()["dataset"]["download_row_media"]
+        with _bar() as bar:
+            shown = bar.add_task("download", total=about.size)
+            client.download(
+                method,
+                asked,
+                output,
+                size=about.size,
+                sha256=about.sha256,
+                progress=lambda done, _total: bar.update(shown, completed=done),
+            )
+        session.console.print(f"{output}: {about.content_type or 'a file'}, {about.size:,} bytes", soft_wrap=True)
+
+
+def _bar() -> Progress:
+    columns = (BarColumn(), DownloadColumn(), TransferSpeedColumn(), TimeRemainingColumn())
+    return Progress(*columns, console=session.errors_console, transient=True)
+
+
 def _split(client: Client, given: str) -> tuple[str, str]:
     name, sign, version = given.partition("=")
     if not sign:
@@ -94,8 +130,7 @@ def _targets(made: Any, output: Path | None) -> dict[str, Path]:
 def _fetch(client: Client, made: Any, targets: dict[str, Path]) -> None:
     """Downloads the files of an export under one bar."""
     method = contract.areas()["dataset"]["download_version_export"]
-    columns = (BarColumn(), DownloadColumn(), TransferSpeedColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=session.errors_console, transient=True) as bar:
+    with _bar() as bar:
         row = bar.add_task("download", total=sum(file.size for file in made.files))
         before = 0
         for file in made.files:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from libs.common.blobs import BlobStore
+from libs.common.media_types import HEAD_BYTES, media_type
 
 if TYPE_CHECKING:
     from libs.compute.versions import VersionReader
@@ -40,6 +41,19 @@ class Difference:
     removed_examples: list[PreviewedRow]
 
 
+@dataclass(frozen=True)
+class RowFile:
+    """The file of a row.
+
+    Attributes:
+        content_type: one of `SHOWN_TYPES`; empty for any other.
+    """
+
+    sha256: str
+    size: int
+    content_type: str
+
+
 class VersionRows:
     """Reads versions by the digest of their manifest.
 
@@ -65,6 +79,10 @@ class VersionRows:
         while (batch := await asyncio.to_thread(next, batches, None)) is not None:
             yield batch
 
+    async def file(self, manifest_digest: str, row_id: str) -> RowFile | None:
+        """The file of a row; None for a row without one. Raises KeyError if no row has this id."""
+        return await asyncio.to_thread(self._file, manifest_digest, row_id)
+
     async def difference(self, base: str, other: str, examples: int) -> Difference:
         """What `other` has and `base` lacks, and the other way round."""
         return await asyncio.to_thread(self._difference, base, other, examples)
@@ -81,6 +99,15 @@ class VersionRows:
 
         manifest = self._blobs.load_manifest_sync(manifest_digest)
         return VersionReader(load_window(manifest, self._blobs.open, start, stop), StoreBlobs(None, self._blobs))
+
+    def _file(self, manifest_digest: str, row_id: str) -> RowFile | None:
+        from libs.compute.versions import find_media
+
+        digest = find_media(self._blobs.load_manifest_sync(manifest_digest), self._blobs.open, row_id)
+        if digest is None:
+            return None
+        content_type = media_type(self._blobs.read_sync(digest, 0, HEAD_BYTES))
+        return RowFile(digest, self._blobs.stat_sync(digest).size, content_type)
 
     def _preview(self, manifest_digest: str, start: int, count: int) -> tuple[list[PreviewedRow], int]:
         reader = self._window(manifest_digest, start, start + count)

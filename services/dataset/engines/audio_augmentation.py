@@ -9,12 +9,13 @@ import wave
 from collections.abc import Callable, Mapping
 from fractions import Fraction
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from scipy import signal
 
-from services.dataset.engines.decoding import open_wave
+from services.dataset.engines.compressed_sound import open_sound, sound_blocks
+from services.dataset.engines.decoding import open_wave, sound_format
 from services.dataset.engines.image_augmentation import factor
 
 Parameters = Mapping[str, Any]
@@ -26,9 +27,32 @@ _MOST_SEMITONES = 24
 # Of the phase vocoder: 64 ms at 16 kHz, four windows over each sample.
 _WINDOW, _HOP = 1024, 256
 
+# Bytes a sample of a WAV file, by the subtypes of libsndfile: all others have nothing finer to keep than 16 bits.
+_WIDTHS = {"PCM_S8": 1, "PCM_24": 3}
 
-def read_samples(path: Path) -> tuple[np.ndarray, wave._wave_params]:
-    """The samples of a WAV file and its parameters. Raises BadMedia."""
+
+class Form(NamedTuple):
+    """How samples are written.
+
+    Attributes:
+        rate: in hertz.
+        width: bytes a sample.
+    """
+
+    rate: int
+    width: int
+
+
+def read_samples(path: Path) -> tuple[np.ndarray, Form]:
+    """The samples of a sound, and the form of the WAV file that can hold them. Raises BadMedia."""
+    if sound_format(path) == "wav":
+        return _read_wave(path)
+    with open_sound(path) as sound:
+        samples = np.concatenate(list(sound_blocks(sound)))
+        return samples, Form(sound.samplerate, _WIDTHS.get(sound.subtype, 2))
+
+
+def _read_wave(path: Path) -> tuple[np.ndarray, Form]:
     with open_wave(path) as sound:
         parameters = sound.getparams()
         data = sound.readframes(parameters.nframes)
@@ -43,12 +67,12 @@ def read_samples(path: Path) -> tuple[np.ndarray, wave._wave_params]:
         values = parts.view("<i4").reshape(-1).astype(np.float32) / 2**31
     else:
         values = np.frombuffer(data, f"<i{width}").astype(np.float32) / 2 ** (8 * width - 1)
-    return values.reshape(-1, channels), parameters
+    return values.reshape(-1, channels), Form(parameters.framerate, width)
 
 
-def write_samples(path: Path, samples: np.ndarray, parameters: wave._wave_params) -> None:
-    """Writes samples with the rate and the width that the original had; what is louder than possible is cut off."""
-    width = parameters.sampwidth
+def write_samples(path: Path, samples: np.ndarray, form: Form) -> None:
+    """Writes samples as a WAV file; what is louder than possible is cut off."""
+    width = form.width
     # The largest value of 32 bits is no float32.
     scaled = np.rint(samples.astype(np.float64) * 2 ** (8 * width - 1))
     whole = np.clip(scaled, -(2 ** (8 * width - 1)), 2 ** (8 * width - 1) - 1).astype("<i4")
@@ -59,9 +83,9 @@ def write_samples(path: Path, samples: np.ndarray, parameters: wave._wave_params
     else:
         data = whole.astype(f"<i{width}").tobytes()
     with wave.open(str(path), "wb") as sound:
-        sound.setnchannels(parameters.nchannels)
+        sound.setnchannels(samples.shape[1])
         sound.setsampwidth(width)
-        sound.setframerate(parameters.framerate)
+        sound.setframerate(form.rate)
         sound.writeframes(data)
 
 

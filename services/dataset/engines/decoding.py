@@ -16,6 +16,8 @@ MAX_PIXELS = 100_000_000
 # Pillow knows forty more, most of them old and none of them fuzzed as much as these.
 IMAGE_FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF")
 _PCM = {1: "pcm_u8", 2: "pcm_s16le", 3: "pcm_s24le", 4: "pcm_s32le"}
+# Sounds by what stands at the beginning: libsndfile knows thirty formats more, raw samples among them.
+_SOUNDS = {b"RIFF": "wav", b"fLaC": "flac", b"OggS": "ogg"}
 _MAX_CHANNELS, _MAX_RATE = 64, 768_000
 _CHUNK_FRAMES = 65_536
 # Frames of a film that are decoded to see that they can be; what follows is believed.
@@ -86,6 +88,38 @@ def open_image(path: Path) -> Image.Image:
 
 def audio_facts(path: Path) -> Facts:
     """Duration in seconds, sample rate in hertz, channels, codec."""
+    if sound_format(path) == "wav":
+        return _wave_facts(path)
+    from services.dataset.engines.compressed_sound import sound_facts
+
+    return sound_facts(path)
+
+
+def sound_format(path: Path) -> str:
+    """`wav`, `flac`, `ogg` or `mp3`, by the first bytes. Raises BadMedia for what is none of these."""
+    with path.open("rb") as file:
+        start = file.read(4)
+    if start in _SOUNDS:
+        return _SOUNDS[start]
+    if start.startswith(b"ID3") or is_mp3_frame(start):
+        return "mp3"
+    raise BadMedia("not a sound of a known format (WAV, FLAC, OGG, MP3)")
+
+
+def is_mp3_frame(start: bytes) -> bool:
+    """Whether these are the first bytes of a frame of MPEG audio, layer III."""
+    return len(start) > 1 and start[0] == 0xFF and start[1] & 0xE6 == 0xE2
+
+
+def require_form(channels: int, rate: int, frames: int) -> None:
+    """Raises BadMedia for a sound that cannot be."""
+    if not 1 <= channels <= _MAX_CHANNELS or not 1 <= rate <= _MAX_RATE:
+        raise BadMedia(f"{channels} channels at {rate} Hz")
+    if not frames:
+        raise BadMedia("a sound without samples")
+
+
+def _wave_facts(path: Path) -> Facts:
     with open_wave(path) as sound:
         rate, channels, frames = sound.getframerate(), sound.getnchannels(), sound.getnframes()
         width, read = sound.getsampwidth() * channels, 0
@@ -109,10 +143,7 @@ def open_wave(path: Path) -> wave.Wave_read:
         raise BadMedia(f"not a WAV file of PCM samples: {error or 'cut off'}") from error
     if sound.getsampwidth() not in _PCM:
         raise BadMedia(f"{8 * sound.getsampwidth()} bits a sample; 8, 16, 24 and 32 are read")
-    if not 1 <= sound.getnchannels() <= _MAX_CHANNELS or not 1 <= sound.getframerate() <= _MAX_RATE:
-        raise BadMedia(f"{sound.getnchannels()} channels at {sound.getframerate()} Hz")
-    if not sound.getnframes():
-        raise BadMedia("a sound without samples")
+    require_form(sound.getnchannels(), sound.getframerate(), sound.getnframes())
     return sound
 
 

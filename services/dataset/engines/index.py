@@ -93,6 +93,7 @@ def save(index: VersionIndex, blobs: Blobs) -> Saved:
 
 
 def _media_manifest(index: VersionIndex) -> Json:
+    # Nothing else in an entry: `find_media` reads one by its place.
     return {"kind": "media", "blobs": [{"sha256": blob} for blob in index.media_blobs]}
 
 

@@ -67,8 +67,8 @@ def _image(path: Path, out: Path, chosen: Chosen, boxes: list[Box]) -> list[Box 
 def _audio(path: Path, out: Path, chosen: Chosen) -> None:
     from services.dataset.engines.audio_augmentation import AUDIO_OPERATIONS, read_samples, write_samples
 
-    samples, parameters = read_samples(path)
-    write_samples(out, _changed(chosen, samples, AUDIO_OPERATIONS), parameters)
+    samples, form = read_samples(path)
+    write_samples(out, _changed(chosen, samples, AUDIO_OPERATIONS), form)
 
 
 def _video(path: Path, out: Path, chosen: Chosen) -> None:

@@ -1,4 +1,4 @@
-"""Rows of versions: a page for people, batches for programs, the difference of two."""
+"""Rows of versions: a page for people, batches for programs, the difference of two, the file of one."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING
 from argosy.dataset.v1 import dataset_service_pb2 as pb
 from google.protobuf import json_format, struct_pb2
 
-from libs.common.errors import ArgosyError, invalid_field
+from libs.common.errors import ArgosyError, invalid_field, not_found
 from libs.common.rpc.call import Call
 from libs.common.rpc.pagination import PageToken, page_size
 from services.dataset.clients.rows import PreviewedRow
 from services.dataset.domain.versions import DatasetVersion
-from services.dataset.store.visible import visible_version
+from services.dataset.store.visible import visible_row, visible_version
 
 if TYPE_CHECKING:
     from services.dataset.app import App
@@ -66,6 +66,25 @@ async def read_version(request: pb.ReadVersionRequest, call: Call[App]) -> Async
     projection = list(dict.fromkeys(request.projection))
     async for batch, end in call.deps.rows.batches(version.manifest_digest, projection, start, stop):
         yield pb.ReadVersionResponse(batch=batch, cursor=str(end))
+
+
+async def download_row_media(
+    request: pb.DownloadRowMediaRequest, call: Call[App]
+) -> AsyncIterator[pb.DownloadRowMediaResponse]:
+    version = await visible_row(call.uow, request.name, call.principal, call.clock.now())
+    # A slow reader must not hold a connection for an hour; the file cannot change.
+    await call.uow.rollback()
+    try:
+        file = await call.deps.rows.file(version.manifest_digest, request.name.rsplit("/", 1)[1])
+    except KeyError:
+        raise not_found(request.name) from None
+    if file is None:
+        raise invalid_field("name", "there is no file for this row")
+    if request.offset > file.size:
+        raise invalid_field("offset", f"the file has {file.size} bytes")
+    yield pb.DownloadRowMediaResponse(content_type=file.content_type, size=file.size, sha256=file.sha256)
+    async for chunk in call.deps.blobs.get(file.sha256, request.offset, request.length or None):
+        yield pb.DownloadRowMediaResponse(data=chunk)
 
 
 def _range(request: pb.ReadVersionRequest, version: DatasetVersion) -> tuple[int, int]:

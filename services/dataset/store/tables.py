@@ -173,6 +173,8 @@ work_items = resource_table(
     Column("review_expire_time", time_type()),
     Column("excluded_reviewer", Text, nullable=False),
 )
+# Who may see a row because it is in his hands.
+Index(None, work_items.c.subject)
 # The queue of a project, without what is done.
 Index(
     "ix_work_items_queue",

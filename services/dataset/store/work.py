@@ -67,6 +67,20 @@ class WorkItems(Repository[WorkItem]):
         filters = (self.table.c.state == state,) if state else ()
         return await self.list(project.name, page_size, after, filters=filters)
 
+    async def in_hands(self, subject: str, person: str, now: datetime) -> list[WorkItem]:
+        """Those about a subject that somebody has to answer or to review now."""
+        columns, assignments = self.table.c, tables.work_assignments.c
+        answering = select(assignments.uid).where(
+            assignments.org == columns.org,
+            assignments.parent == columns.name,
+            assignments.annotator == person,
+            assignments.state.in_(PENDING),
+            assignments.lease_expire_time > now,
+        )
+        reviewing = and_(columns.reviewer == person, columns.review_expire_time > now)
+        query = self.query().where(columns.subject == subject, or_(answering.exists(), reviewing))
+        return await self.fetch(query)
+
     async def named(self, names: Iterable[str]) -> list[WorkItem]:
         """Those with these names."""
         return await self.fetch(self.query().where(self.table.c.name.in_(list(names))))

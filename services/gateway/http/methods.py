@@ -9,6 +9,7 @@ from google.protobuf.descriptor import Descriptor, FieldDescriptor
 from google.protobuf.message import Message
 
 from libs.common.errors import ArgosyError
+from libs.common.media_types import SHOWN_TYPES
 from services.gateway.clients.backends import Backends
 from services.gateway.http import sse
 from services.gateway.http.caller import Caller
@@ -19,6 +20,8 @@ from services.gateway.http.transcode import build_request, to_json
 
 # A part of an upload in JSON is 8 MiB in base64, and something around it.
 BODY_BYTES = 12 * 1024 * 1024
+# The field of the first message of a file that says what it is.
+STATED_TYPE = "content_type"
 
 
 class Methods:
@@ -70,7 +73,11 @@ def content_field(answer: Descriptor) -> str | None:
 
 async def _download(exchange: Exchange, answers: AsyncIterator[Message], content: str) -> None:
     first: Any = await anext(answers, None)
-    await exchange.start(200, BYTES)
+    stated: str = getattr(first, STATED_TYPE, "")
+    # A browser opens what it can show, and keeps all else as a file.
+    shown = stated in SHOWN_TYPES
+    disposition = (b"content-disposition", b"inline" if shown else b"attachment")
+    await exchange.start(200, stated.encode() if shown else BYTES, (disposition,))
     if first is not None:
         await exchange.write(getattr(first, content))
         async for answer in answers:

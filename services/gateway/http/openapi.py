@@ -17,9 +17,10 @@ from argosy.common.v1 import options_pb2
 from argosy.dataset.v1 import dataset_pb2
 from google.protobuf.descriptor import FieldDescriptor
 
+from libs.common.media_types import SHOWN_TYPES
 from services.gateway.http.comments import Comments
 from services.gateway.http.json_message import is_map, is_well_known
-from services.gateway.http.methods import content_field
+from services.gateway.http.methods import STATED_TYPE, content_field
 from services.gateway.http.openapi_models import MODEL_PATHS, MODEL_SCHEMAS
 from services.gateway.http.routes import TASK_AREAS, Route, RouteTable, default_table
 
@@ -154,10 +155,10 @@ class _Document:
         if not route.policy.streams:
             content: Schema = {"application/json": {"schema": schema}}
         elif content_field(method.output_type) is not None:
+            shown = sorted(SHOWN_TYPES) if STATED_TYPE in method.output_type.fields_by_name else []
             content = {
-                "application/octet-stream": {
-                    "schema": {"type": "string", "contentMediaType": "application/octet-stream"}
-                }
+                name: {"schema": {"type": "string", "contentMediaType": name}}
+                for name in ("application/octet-stream", *shown)
             }
         else:
             content = {"text/event-stream": {"schema": {"type": "string", "x-argosy-event": schema}}}

@@ -33,7 +33,7 @@ from services.dataset.engines.media import MediaChild, MediaError
 from services.dataset.engines.video_augmentation import VIDEO_OPERATIONS, read_frames
 from services.dataset.handlers.augmentation import parse_augmentation
 from services.dataset.jobs import sweep
-from tests.unit.dataset.media_files import film, image, sound
+from tests.unit.dataset.media_files import compressed, film, image, sound
 from tests.unit.dataset.test_engine_archives import zipped
 from tests.unit.dataset.test_engine_tasks import sample, version_of
 
@@ -145,9 +145,9 @@ def samples_of(tmp_path: Path, **form: Any) -> tuple[np.ndarray, Any]:
 def test_samples_are_written_as_they_were_read(tmp_path: Path, width: int) -> None:
     values = np.linspace(-1, 0.99, 200, dtype=np.float32).reshape(100, 2)
     _, form = samples_of(tmp_path, channels=2, width=4)
-    write_samples(tmp_path / "b.wav", values, form._replace(sampwidth=width))
+    write_samples(tmp_path / "b.wav", values, form._replace(width=width))
     again, read = read_samples(tmp_path / "b.wav")
-    assert (read.sampwidth, read.nframes, again.shape) == (width, 100, (100, 2))
+    assert (read.width, again.shape) == (width, (100, 2))
     assert np.abs(again - values).max() <= 1 / 2 ** (8 * width - 1) + 1e-6
 
 
@@ -161,9 +161,9 @@ def test_speed_and_pitch(tmp_path: Path) -> None:
     faster = AUDIO_OPERATIONS["speed"](tone, parameters("audio", "speed", max_change=0.5), random(3))
     by = len(tone) / len(faster)
     assert abs(by - 1) > 0.02
-    assert pitch_of(faster, form.framerate) == pytest.approx(440 * by, rel=0.02)
+    assert pitch_of(faster, form.rate) == pytest.approx(440 * by, rel=0.02)
     higher = AUDIO_OPERATIONS["pitch"](tone, parameters("audio", "pitch", max_semitones=6), random(1))
-    semitones = 12 * np.log2(pitch_of(higher, form.framerate) / 440)
+    semitones = 12 * np.log2(pitch_of(higher, form.rate) / 440)
     assert len(higher) == len(tone)
     assert semitones == pytest.approx(random(1).uniform(-1, 1) * 6, abs=0.3)
 
@@ -216,6 +216,29 @@ def test_sounds_are_copied(store: BlobStore) -> None:
     assert [row["file_name"] for row in rows] == ["a.wav", "a.augmented1.wav"]
     assert rows[1]["sample_rate"] == 8000
     assert rows[1]["duration"] != rows[0]["duration"]
+
+
+@pytest.mark.parametrize(
+    ("format", "subtype", "name"), [("FLAC", "PCM_24", "a.flac"), ("OGG", "VORBIS", "a.ogg"), ("MP3", None, "a.mp3")]
+)
+def test_other_sounds_are_copied_as_wav(store: BlobStore, format: str, subtype: str | None, name: str) -> None:
+    archive = zipped((name, compressed(format, subtype, channels=2)))
+    version = imported(store, archive, "audio")["manifest_digest"]
+    original, copy = rows_of(store, run(store, version, "audio", {"steps": [{"noise": {"probability": 1}}]}))
+    assert original["codec"] in ("flac", "vorbis", "mp3")
+    width = "pcm_s24le" if format == "FLAC" else "pcm_s16le"
+    assert (copy["file_name"], copy["codec"], copy["channels"]) == ("a.augmented1.wav", width, 2)
+    assert (copy["sample_rate"], copy["duration"]) == (8000, original["duration"])
+
+
+def test_samples_of_flac_are_those_of_wav(tmp_path: Path) -> None:
+    """Of both with 16 bits; compressed sounds come near."""
+    wave, form = samples_of(tmp_path, seconds=0.5)
+    for kind, near in (("FLAC", 1e-4), ("MP3", 0.05), ("OGG", 0.05)):
+        (tmp_path / "b").write_bytes(compressed(kind))
+        samples, read = read_samples(tmp_path / "b")
+        assert (samples.shape, samples.dtype, read) == (wave.shape, wave.dtype, form)
+        assert np.sqrt(np.mean((samples - wave) ** 2)) < near, kind
 
 
 def test_a_row_without_a_file_is_told(store: BlobStore) -> None:

@@ -133,6 +133,7 @@ class Dataset(dataset_service_pb2_grpc.DatasetServiceServicer, task_service_pb2_
         self.watched_from = -1
         self.cancelled = asyncio.Event()
         self.task_watchers = 0
+        self.stated = "image/png"
 
     async def CreateDataset(self, request: Any, context: Any) -> dataset_pb2.Dataset:
         self.created.append(request)
@@ -153,6 +154,14 @@ class Dataset(dataset_service_pb2_grpc.DatasetServiceServicer, task_service_pb2_
     async def ReadVersion(self, request: Any, context: Any) -> AsyncIterator[dataset_service_pb2.ReadVersionResponse]:
         for number in range(3):
             yield dataset_service_pb2.ReadVersionResponse(batch=b"batch%d" % number, cursor=str(number))
+
+    async def DownloadRowMedia(
+        self, request: Any, context: Any
+    ) -> AsyncIterator[dataset_service_pb2.DownloadRowMediaResponse]:
+        """A file that is said to be what `self.stated` says."""
+        yield dataset_service_pb2.DownloadRowMediaResponse(content_type=self.stated, size=7)
+        for part in (b"abc", b"defg"):
+            yield dataset_service_pb2.DownloadRowMediaResponse(data=part)
 
     async def WatchTask(self, request: Any, context: Any) -> AsyncIterator[task_pb2.TaskEvent]:
         self.watched_from = request.after_sequence

@@ -215,8 +215,29 @@ async def test_downloads_are_bytes(world):
     answer = await world.http.get("/v1/orgs/acme/modelProjects/m/versions/1:download", params={"path": "a"})
     assert answer.headers["content-type"] == "application/octet-stream"
     assert answer.content == b"abcdefg"
+    assert answer.headers["content-disposition"] == "attachment"
     events = await world.http.get("/v1/orgs/acme/datasets/d/versions/1:read", headers={"accept": "text/event-stream"})
     assert events.headers["content-type"] == "text/event-stream"
+
+
+@pytest.mark.parametrize(
+    ("stated", "content_type", "disposition"),
+    [
+        ("image/png", "image/png", "inline"),
+        ("video/webm", "video/webm", "inline"),
+        ("", "application/octet-stream", "attachment"),
+        ("text/html", "application/octet-stream", "attachment"),
+        ("image/svg+xml", "application/octet-stream", "attachment"),
+        ("image/png\r\nset-cookie: a=b", "application/octet-stream", "attachment"),
+    ],
+)
+async def test_a_file_has_a_type_of_its_own_only_if_no_browser_runs_it(world, stated, content_type, disposition):
+    world.dataset.stated = stated
+    answer = await world.http.get(f"/v1/orgs/acme/datasets/d/versions/v1/rows/{'0' * 64}:media")
+    assert (answer.status_code, answer.content) == (200, b"abcdefg")
+    assert (answer.headers["content-type"], answer.headers["content-disposition"]) == (content_type, disposition)
+    assert answer.headers["x-content-type-options"] == "nosniff"
+    assert "set-cookie" not in answer.headers
 
 
 async def test_upload_in_parts(world):

@@ -149,3 +149,33 @@ def test_no_file_is_written_outside_the_folder(platform: FakeGateway, tmp_path: 
     code, output = run()
     assert (code, "outside" in output) == (2, True)
     assert not [path for path in tmp_path.rglob("*") if path.name in ("a", "escaped")]
+
+
+ROW = "5f" * 32
+
+
+def file_of_a_row(request: Request) -> Answer:
+    about = {"contentType": "image/png", "size": str(len(DATA)), "sha256": DIGEST}
+    if request.headers["accept"] == "text/event-stream":
+        return Answer(body=f"data: {json.dumps(about)}\n\nevent: end\ndata: {{}}\n\n".encode())
+    return serving(DATA, cut_after=600_000)(request)
+
+
+def test_the_file_of_a_row_is_fetched(platform: FakeGateway, tmp_path: Path) -> None:
+    platform.respond = file_of_a_row
+    command = ["dataset", "media", "docs/v1", ROW, "-o", "cat.png"]
+    result = CliRunner().invoke(build(), command)
+    assert result.exit_code == 0, result.output
+    assert "cat.png: image/png, 1,024,000 bytes" in result.output
+    assert (tmp_path / "cat.png").read_bytes() == DATA
+    paths = {urlsplit(request.path).path for request in platform.requests}
+    assert paths == {f"/v1/orgs/acme/datasets/docs/versions/v1/rows/{ROW}:media"}
+    assert [offset_of(request) for request in platform.requests] == [0, 0, 600_000]
+    assert CliRunner().invoke(build(), command).exit_code == 2
+    assert CliRunner().invoke(build(), [*command, "--force"]).exit_code == 0
+
+
+def test_a_row_has_an_id(platform: FakeGateway) -> None:
+    result = CliRunner().invoke(build(), ["dataset", "media", "docs/v1", "../../x", "-o", "cat.png"])
+    assert (result.exit_code, "64 digits" in result.output) == (2, True)
+    assert not platform.requests

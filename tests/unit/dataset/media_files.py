@@ -35,6 +35,16 @@ def sound(seconds: float = 0.1, rate: int = 8000, channels: int = 1, width: int 
     return buffer.getvalue()
 
 
+def compressed(format: str, subtype: str | None = None, frames: int = 4000, channels: int = 1) -> bytes:
+    """A tone of 440 Hz as FLAC, OGG or MP3, 8,000 samples a second."""
+    import soundfile
+
+    tone = 0.5 * np.sin(np.arange(frames) * 2 * np.pi * 440 / 8000)
+    buffer = io.BytesIO()
+    soundfile.write(buffer, np.repeat(tone[:, None], channels, axis=1), 8000, format=format, subtype=subtype)
+    return buffer.getvalue()
+
+
 def film(frames: int = 12, ending: str = "avi", code: str = "MJPG", size: tuple[int, int] = (64, 48)) -> bytes:
     """Frames that grow brighter, ten a second."""
     import cv2

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
 from typing import Any
 
@@ -12,7 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from libs.compute.versions import JSON, VersionIndex, load_index, load_window
+from libs.compute.versions import JSON, VersionIndex, find_media, load_index, load_window
 from services.dataset.engines import index, writing
 from services.dataset.engines.reading import batches, difference
 from services.dataset.engines.rows import MAX_COLUMNS, RowError, canonical, row_id, split_provenance, widen
@@ -179,3 +180,22 @@ def test_a_window_is_what_the_whole_has_there(start: int, stop: int, monkeypatch
         assert (getattr(window, name) == getattr(expected, name)).all(), name
     sources = [[one.sources[code] for code in one.source] for one in (window, expected)]
     assert sources[0] == sources[1]
+
+
+def test_the_file_of_a_row_is_found_without_the_rest(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(index, "SEGMENT_ROWS", 10)
+    blobs, files = MemoryBlobs(), [hashlib.sha256(bytes([number])).hexdigest() for number in range(7)]
+    writer = writing.VersionWriter(blobs)
+    for number in range(26):
+        # Each third row has none, and some share one.
+        writer.add({"number": number}, "a.zip", number, files[number % 7] if number % 3 else "")
+    manifest = orjson.loads(blobs.read(index.save(writer.finish(), blobs).manifest_digest))
+    whole = load_index(manifest, blobs)
+
+    def found(row: str) -> str | None:
+        return find_media(manifest, lambda digest: io.BytesIO(blobs.read(digest)), row)
+
+    assert [found(whole.id_of(number)) for number in range(26)] == [whole.media_of(number) for number in range(26)]
+    assert len({found(whole.id_of(number)) for number in range(26)}) == 8
+    with pytest.raises(KeyError):
+        found("0" * 64)

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from jsonschema import Draft202012Validator
 
+from libs.common.media_types import SHOWN_TYPES
 from services.gateway.http.openapi import describe, to_bytes
 from services.gateway.http.routes import default_table
 
@@ -79,6 +80,9 @@ def test_streams_and_files():
         "/v1/orgs/{org}/datasets/{dataset}/versions/{version}/exports/{export}:download",
     ):
         assert list(DOCUMENT["paths"][path]["get"]["responses"]["200"]["content"]) == ["application/octet-stream"]
+    media = DOCUMENT["paths"]["/v1/orgs/{org}/datasets/{dataset}/versions/{version}/rows/{row}:media"]["get"]
+    assert set(media["responses"]["200"]["content"]) == {"application/octet-stream", *SHOWN_TYPES}
+    assert next(one for one in media["parameters"] if one["name"] == "row")["schema"]["pattern"] == "^[0-9a-f]{64}$"
 
 
 def test_every_schema_is_a_json_schema():
