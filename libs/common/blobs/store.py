@@ -30,7 +30,8 @@ Source = bytes | Path | Iterable[bytes] | AsyncIterator[bytes]
 
 CHUNK = 1 << 20
 _OWN = "own"
-_MANIFEST_LIMIT = 64 << 20
+# Of a manifest: three million files. What could not be read again is never stored.
+_MANIFEST_LIMIT = 256 << 20
 
 
 @dataclass(frozen=True)
@@ -125,7 +126,7 @@ class BlobStore:
         """Stores a manifest and gives its digest. Every blob that its list `blobs` names must be in the store.
 
         Raises:
-            DomainError: NOT_FOUND, a named blob is missing.
+            DomainError: NOT_FOUND, a named blob is missing; TOO_LARGE.
         """
         return await asyncio.to_thread(self.commit_sync, manifest)
 
@@ -133,7 +134,11 @@ class BlobStore:
         """Blocking twin of `commit`."""
         for digest in set(manifest_digests(manifest)):
             self._locate(digest)
-        return self.put_sync(canonical(manifest)).sha256
+        content = canonical(manifest)
+        if len(content) > _MANIFEST_LIMIT:
+            message = f"a manifest of {len(content):,} bytes names too many blobs; {_MANIFEST_LIMIT:,} bytes at most"
+            raise DomainError("TOO_LARGE", message, limit=str(_MANIFEST_LIMIT))
+        return self.put_sync(content).sha256
 
     # Reading.
 

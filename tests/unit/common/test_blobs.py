@@ -289,3 +289,17 @@ def test_memory_file_system_stands_for_a_bucket() -> None:
     digest = store.put_sync(LARGE).sha256
     assert store.read_sync(digest, FRAME - 1, 2) == LARGE[FRAME - 1 : FRAME + 1]
     assert store.collect_sync([], [], -10) == 1
+
+
+def test_a_manifest_that_could_not_be_read_again_is_not_stored(
+    store: BlobStore, monkeypatch: pytest.MonkeyPatch, clock: ManualClock
+) -> None:
+    monkeypatch.setattr("libs.common.blobs.store._MANIFEST_LIMIT", 200)
+    blobs = [store.put_sync(bytes([n])).sha256 for n in range(3)]
+    fits = store.commit_sync({"blobs": [{"sha256": blobs[0]}]})
+    with pytest.raises(DomainError) as refused:
+        store.commit_sync({"blobs": [{"sha256": digest} for digest in blobs]})
+    assert reason(refused) == "TOO_LARGE"
+    clock.advance(3 * 86400.0)
+    store.collect_sync([fits], [], 3600.0)
+    assert store.read_sync(blobs[0]) == b"\x00"
