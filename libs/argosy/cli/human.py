@@ -260,6 +260,24 @@ def _box(field: work_pb.WorkField, text: str) -> dict[str, Any]:
 
 
 @work.command()
+def dispute(
+    project: ProjectArgument,
+    item: Annotated[str, typer.Argument(help="Its number, as `argosy work pending` shows it.")],
+    reason: Annotated[str, typer.Option(help="Why your answer is right; another reviewer reads it.")],
+) -> None:
+    """Stand by an answer that a reviewer returned."""
+    with session.session() as client:
+        name = f"{session.full_name(project, _PROJECT)}/items/{item}"
+        method = contract.areas()["dataset"]["list_pending_work"]
+        waiting = client.pages(method, {"parent": session.organization()})
+        found = next((one for one in waiting if one.item.name == name), None)
+        if found is None:
+            raise session.Misuse(f"no answer of yours to item {item} of {project} waits: see `argosy work pending`")
+        client.dataset.dispute_return(name=found.name, reason=reason)
+    session.console.print(f"item {item} goes to another reviewer")
+
+
+@work.command()
 def pending(as_json: JsonOption = False) -> None:
     """What waits for you, in all projects."""
     with session.session() as client:

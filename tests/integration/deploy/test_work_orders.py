@@ -166,7 +166,7 @@ async def test_endpoints_come_at_once_and_only_for_routers(alice: Caller, mesh: 
         first = await watch.read()
         assert (first.revision, list(first.endpoints)) == (1, [])  # pyrefly: ignore[missing-attribute]
         watch.cancel()
-    async with mesh.channel("deploy", "dataset") as channel:
+    async with mesh.channel("deploy", "eval") as channel:
         watch = channel.unary_stream(
             "/argosy.deploy.v1.DeployService/WatchEndpoints",
             request_serializer=pb.WatchEndpointsRequest.SerializeToString,

@@ -102,3 +102,32 @@ def test_accepted_answers_come_out_as_rows(gateway: FakeGateway, tmp_path: Path)
     file = tmp_path / "out.jsonl"
     assert CliRunner().invoke(APP, ["work", "export", "moods", "-o", str(file)]).exit_code == 0
     assert [json.loads(line) for line in file.read_text().splitlines()] == [{"text": "y", "mood": "good", "stars": 3}]
+
+
+def test_a_returned_answer_is_disputed_by_the_number_of_its_item(gateway: FakeGateway) -> None:
+    item = {"name": f"{NAME}/items/7"}
+    waiting = {"assignments": [{"name": f"{item['name']}/assignments/a", "item": item, "state": "STATE_RETURNED"}]}
+    answers(gateway, waiting, {})
+    assert CliRunner().invoke(APP, ["work", "dispute", "moods", "7", "--reason", "look again"]).exit_code == 0
+    assert gateway.requests[-1].path.endswith("/items/7/assignments/a:dispute")
+    assert json.loads(gateway.requests[-1].body)["reason"] == "look again"
+    answers(gateway, waiting)
+    result = CliRunner().invoke(APP, ["work", "dispute", "moods", "8", "--reason", "x"])
+    assert result.exit_code == 2
+    assert "argosy work pending" in result.output
+
+
+def test_what_a_model_proposes_is_taken_with_a_sign(gateway: FakeGateway) -> None:
+    form = {"fields": [{"name": "objects", "kind": "WORK_FIELD_KIND_BOXES", "choices": ["red car"]}]}
+    proposal = {"objects": [{"label": "red car", "box": [1, 2, 3, 4], "score": 0.9}]}
+    item = {"name": f"{NAME}/items/1", "payload": {"image": "a.png"}, "proposal": proposal}
+    given = {"name": f"{item['name']}/assignments/a", "item": item, "form": form}
+    for typed, expected in (
+        ("=\n", proposal),
+        ("red car 5 6 7 8\n", {"objects": [{"label": "red car", "box": [5, 6, 7, 8]}]}),
+    ):
+        answers(gateway, {"assignment": given}, {})
+        result = CliRunner().invoke(APP, ["work", "annotate", "moods", "--limit", "1"], input=typed)
+        assert result.exit_code == 0, result.output
+        assert "proposed" in result.output
+        assert json.loads(gateway.requests[-1].body)["answer"] == expected
