@@ -24,6 +24,10 @@ the installed packages.
 | package | version | licence |
 |---|---|---|
 """
+# What the wheels of a package carry under another licence, which its metadata does not say.
+_CARRIED = {
+    "av": "; its wheels carry FFmpeg with x264 and x265, as a whole GPL-3.0-or-later",
+}
 
 
 def locked() -> list[tuple[str, str]]:
@@ -59,7 +63,8 @@ def licence(package: str) -> str:
 
 def render() -> str:
     """The whole file."""
-    return _HEAD + "".join(f"| {name} | {version} | {licence(name)} |\n" for name, version in locked())
+    lines = [f"| {name} | {version} | {licence(name)}{_CARRIED.get(name, '')} |\n" for name, version in locked()]
+    return _HEAD + "".join(lines)
 
 
 def main() -> None:

@@ -138,6 +138,12 @@ _IMAGE = (
         _parameter("max_change", "share", 0.2, "Largest factor less one; as often its inverse."),
     ),
 )
+_PHASE_VOCODER = "Phase vocoder: Laroche and Dolson, IEEE Trans. Speech and Audio Processing, 1999"
+_SEMITONES = _parameter("max_semitones", "number", 2, "Largest number of semitones, up to 24.")
+_SNR = (
+    _parameter("min_snr", "number", 10, "Least signal-to-noise ratio in decibels."),
+    _parameter("max_snr", "number", 30, "Largest signal-to-noise ratio in decibels."),
+)
 _AUDIO = (
     _operator(
         "speed",
@@ -145,18 +151,8 @@ _AUDIO = (
         _parameter("max_change", "share", 0.1, "Largest factor less one; as often its inverse."),
         source="Ko et al.: Audio augmentation for speech recognition, Interspeech 2015",
     ),
-    _operator(
-        "pitch",
-        "Makes the sound higher or lower, as long as it was.",
-        _parameter("max_semitones", "number", 2, "Largest number of semitones, up to 24."),
-        source="Phase vocoder: Laroche and Dolson, IEEE Trans. Speech and Audio Processing, 1999",
-    ),
-    _operator(
-        "noise",
-        "Adds white noise.",
-        _parameter("min_snr", "number", 10, "Least signal-to-noise ratio in decibels."),
-        _parameter("max_snr", "number", 30, "Largest signal-to-noise ratio in decibels."),
-    ),
+    _operator("pitch", "Makes the sound higher or lower, as long as it was.", _SEMITONES, source=_PHASE_VOCODER),
+    _operator("noise", "Adds white noise.", *_SNR),
 )
 _VIDEO = (
     _operator(
@@ -170,10 +166,17 @@ _VIDEO = (
         _parameter("max_deviation", "share", 0.05, "Largest standard deviation, as a share of the range of values."),
     ),
     _operator(
-        "drop_frames", "Leaves frames out; one always stays.", _parameter("share", "share", 0.1, "Of the frames.")
+        "drop_frames",
+        "Leaves frames and their sound out; one always stays.",
+        _parameter("share", "share", 0.1, "Of the frames."),
     ),
-    _operator("repeat_frames", "Shows frames twice.", _parameter("share", "share", 0.1, "Of the frames.")),
-    _operator("reverse", "Plays backwards.", probability=0.5),
+    _operator(
+        "repeat_frames", "Shows frames twice, with their sound.", _parameter("share", "share", 0.1, "Of the frames.")
+    ),
+    _operator("reverse", "Plays backwards, the sound too.", probability=0.5),
+    _operator("sound_pitch", "Makes the sound higher or lower, as long as it was.", _SEMITONES, source=_PHASE_VOCODER),
+    _operator("sound_noise", "Adds white noise to the sound.", *_SNR),
+    _operator("sound_mute", "Silences the sound.", probability=0.5),
 )
 # By what the rows of a dataset are.
 AUGMENTATIONS = {

@@ -96,8 +96,9 @@ def _speed(samples: np.ndarray, parameters: Parameters, random: Random) -> np.nd
 def _pitch(samples: np.ndarray, parameters: Parameters, random: Random) -> np.ndarray:
     semitones = random.uniform(-1, 1) * min(parameters["max_semitones"], _MOST_SEMITONES)
     by = float(Fraction(2 ** (semitones / 12)).limit_denominator(_DENOMINATOR))
-    # Stretched and then played faster it is as long as before, and higher.
-    stretched = np.stack([_stretched(channel, by) for channel in samples.T], axis=1)
+    # A short one is made as long as the window. Stretched and then played faster it is as long as before, and higher.
+    whole = np.pad(samples, ((0, max(0, _WINDOW - len(samples))), (0, 0)))
+    stretched = np.stack([_stretched(channel, by) for channel in whole.T], axis=1)
     higher = _resampled(stretched, by)[: len(samples)]
     return np.pad(higher, ((0, len(samples) - len(higher)), (0, 0)))
 

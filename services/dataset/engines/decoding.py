@@ -23,9 +23,9 @@ _CHUNK_FRAMES = 65_536
 # Frames of a film that are decoded to see that they can be; what follows is believed.
 _TRIED_FRAMES = 3000
 _MAX_FPS = 1000
-# Containers by what stands at the beginning. Without this list FFmpeg takes a text that names other files, or
-# addresses, for a film (HLS and concat playlists).
-_CONTAINERS = ((4, b"ftyp"), (0, b"RIFF"), (0, b"\x1aE\xdf\xa3"))
+# Containers by what stands at the beginning, as FFmpeg names them. Without this list it takes a text that names other
+# files, or addresses, for a film (HLS and concat playlists).
+_CONTAINERS = ((4, b"ftyp", "mov"), (0, b"RIFF", "avi"), (0, b"\x1aE\xdf\xa3", "matroska"))
 
 Facts = dict[str, Any]
 
@@ -177,10 +177,7 @@ def open_video(path: Path) -> Any:
     """A `cv2.VideoCapture`. Raises BadMedia."""
     import cv2
 
-    with path.open("rb") as file:
-        start = file.read(16)
-    if not any(start[at : at + len(magic)] == magic for at, magic in _CONTAINERS):
-        raise BadMedia("not a film of a known format (MP4, MOV, AVI, Matroska, WebM)")
+    film_format(path)
     # One thread: the limits of the child are meant for one.
     film = cv2.VideoCapture(str(path), cv2.CAP_FFMPEG, [cv2.CAP_PROP_N_THREADS, 1])
     if not film.isOpened():
@@ -192,3 +189,13 @@ def open_video(path: Path) -> Any:
     if not math.isfinite(fps) or not 0 < fps <= _MAX_FPS:
         raise BadMedia(f"{fps:g} frames a second")
     return film
+
+
+def film_format(path: Path) -> str:
+    """`mov` (MP4 too), `avi` or `matroska` (WebM too), by the first bytes. Raises BadMedia for what is none of them."""
+    with path.open("rb") as file:
+        start = file.read(16)
+    for at, magic, name in _CONTAINERS:
+        if start[at : at + len(magic)] == magic:
+            return name
+    raise BadMedia("not a film of a known format (MP4, MOV, AVI, Matroska, WebM)")

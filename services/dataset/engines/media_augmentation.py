@@ -38,8 +38,8 @@ def augment_file(path: Path, out: Path, media_type: str, steps: Sequence[Step], 
         moved = _image(path, out, chosen, list(boxes))
     elif media_type == "audio":
         _audio(path, out, chosen)
-    else:
-        _video(path, out, chosen)
+    elif not (chosen := _video(path, out, chosen)):
+        return Augmented({}, list(boxes), [])
     return Augmented(facts_of(out, media_type), moved, [step["operator"] for step, _ in chosen])
 
 
@@ -47,7 +47,7 @@ def _random(step: Step) -> np.random.Generator:
     return np.random.default_rng(step["seed"])
 
 
-Chosen = Sequence[tuple[Step, np.random.Generator]]
+Chosen = list[tuple[Step, np.random.Generator]]
 
 
 def _image(path: Path, out: Path, chosen: Chosen, boxes: list[Box]) -> list[Box | None]:
@@ -71,11 +71,16 @@ def _audio(path: Path, out: Path, chosen: Chosen) -> None:
     write_samples(out, _changed(chosen, samples, AUDIO_OPERATIONS), form)
 
 
-def _video(path: Path, out: Path, chosen: Chosen) -> None:
-    from services.dataset.engines.video_augmentation import VIDEO_OPERATIONS, read_frames, write_frames
+def _video(path: Path, out: Path, chosen: Chosen) -> Chosen:
+    """Gives the steps that changed it: those for a sound only where there is one."""
+    from services.dataset.engines.video_augmentation import SOUND_OPERATIONS, VIDEO_OPERATIONS, read_film, write_film
 
-    frames, fps = read_frames(path)
-    write_frames(out, _changed(chosen, frames, VIDEO_OPERATIONS), fps)
+    film = read_film(path)
+    if film.sound is None:
+        chosen = [one for one in chosen if one[0]["operator"] not in SOUND_OPERATIONS]
+    if chosen:
+        write_film(out, _changed(chosen, film, VIDEO_OPERATIONS))
+    return chosen
 
 
 def _changed(chosen: Chosen, value: Any, operations: Mapping[str, Callable[..., Any]]) -> Any:

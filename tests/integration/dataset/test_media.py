@@ -30,7 +30,7 @@ from services.dataset.domain.augmentation import AUGMENTATIONS, read_augmentatio
 from services.dataset.engines import augmenting
 from services.dataset.engines.audio_augmentation import AUDIO_OPERATIONS, read_samples, write_samples
 from services.dataset.engines.media import MediaChild, MediaError
-from services.dataset.engines.video_augmentation import VIDEO_OPERATIONS, read_frames
+from services.dataset.engines.video_augmentation import VIDEO_OPERATIONS, Film, read_film
 from services.dataset.handlers.augmentation import parse_augmentation
 from services.dataset.jobs import sweep
 from tests.unit.dataset.media_files import compressed, film, image, sound
@@ -112,18 +112,19 @@ def test_facts_of_a_film(child: MediaChild, tmp_path: Path, data: bytes, codec: 
 # Operators.
 
 
-def film_of(tmp_path: Path) -> list[np.ndarray]:
+def film_of(tmp_path: Path) -> Film:
     path = tmp_path / "film.avi"
     path.write_bytes(AVI)
-    return read_frames(path)[0]
+    return read_film(path)
 
 
 def test_frames_are_dropped_repeated_reversed_and_changed(tmp_path: Path) -> None:
-    frames = film_of(tmp_path)
+    original = film_of(tmp_path)
+    frames = original.frames
     assert set(AUGMENTATIONS["video"]) == set(VIDEO_OPERATIONS)
 
     def changed(operator: str, **given: Any) -> list[np.ndarray]:
-        return VIDEO_OPERATIONS[operator](list(frames), parameters("video", operator, **given), random(2))
+        return VIDEO_OPERATIONS[operator](original, parameters("video", operator, **given), random(2)).frames
 
     assert 0 < len(changed("drop_frames", share=0.5)) < 12
     assert len(changed("drop_frames", share=1.0)) == 1

@@ -5,6 +5,8 @@ from __future__ import annotations
 import io
 import tempfile
 import wave
+from collections.abc import Sequence
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
@@ -55,4 +57,38 @@ def film(frames: int = 12, ending: str = "avi", code: str = "MJPG", size: tuple[
         for number in range(frames):
             writer.write(np.full((size[1], size[0], 3), 20 + 10 * number, np.uint8))
         writer.release()
+        return path.read_bytes()
+
+
+def film_with_beep(
+    ending: str = "avi", beep: int = 7, parts: Sequence[tuple[int, int]] = ((0, 20),), rate: int = 16_000
+) -> bytes:
+    """Twenty frames of `film` with a sound: silence, and as long as one of them is shown a tone of 1,000 Hz.
+
+    Args:
+        beep: the number of that frame.
+        parts: the sound is there from frames to frames only.
+    """
+    import av
+
+    a_frame = rate // 10
+    samples = np.zeros((1, 20 * a_frame), np.float32)
+    samples[0, beep * a_frame : (beep + 1) * a_frame] = 0.5 * np.sin(np.arange(a_frame) * 2 * np.pi * 1000 / rate)
+    with tempfile.TemporaryDirectory() as folder:
+        silent, path = Path(folder) / f"silent.{ending}", Path(folder) / f"film.{ending}"
+        silent.write_bytes(film(20, ending, "MJPG" if ending == "avi" else "mp4v"))
+        with av.open(str(silent)) as source, av.open(str(path), "w") as target:
+            picture = target.add_stream_from_template(source.streams.video[0])
+            codec = {"avi": "pcm_s16le", "mp4": "aac", "mkv": "pcm_s16le"}[ending]
+            track = target.add_stream(codec, rate, layout="mono")
+            assert isinstance(track, av.AudioStream)
+            for packet in source.demux(source.streams.video[0]):
+                if packet.dts is not None:
+                    packet.stream = picture
+                    target.mux(packet)
+            for first, last in parts:
+                heard = av.AudioFrame.from_ndarray(samples[:, first * a_frame : last * a_frame], "fltp", "mono")
+                heard.rate, heard.pts, heard.time_base = rate, first * a_frame, Fraction(1, rate)
+                target.mux(track.encode(heard))
+            target.mux(track.encode(None))
         return path.read_bytes()
