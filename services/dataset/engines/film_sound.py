@@ -46,8 +46,10 @@ def read_sound(path: Path, seconds: float) -> Sound | None:
     Raises:
         BadMedia: The sound is damaged, or too large.
     """
+    options = {"protocol_whitelist": "file"}
     try:
-        with av.open(str(path), format=film_format(path), options={"protocol_whitelist": "file"}) as film:
+        # Titles may be written in anything.
+        with av.open(str(path), format=film_format(path), options=options, metadata_errors="replace") as film:
             return _decoded(film, seconds) if film.streams.audio else None
     except av.FFmpegError as error:
         raise BadMedia(f"its sound cannot be decoded: {error.strerror}") from error
@@ -68,36 +70,33 @@ def add_sound(silent: Path, out: Path, sound: Sound) -> None:
 def _decoded(film: InputContainer, seconds: float) -> Sound | None:
     picture = film.streams.video[0]
     begin = float((picture.start_time or 0) * (picture.time_base or 0))
+    # Channels that take turns: to_ndarray reads beyond the end of a frame with a plane for each of eight.
+    packed = av.AudioResampler("flt")
     sound: Sound | None = None
     at = 0
     for frame in film.decode(film.streams.audio[0]):
-        block, rate = _values(frame), frame.rate
+        rate, channels = frame.rate, frame.layout.nb_channels
         told = at if frame.time is None else round((frame.time - begin) * rate)
         if sound is None:
-            require_form(block.shape[1], rate, len(block))
-            sound, at = Sound(np.zeros((round(seconds * rate), block.shape[1]), np.float32), rate), told
-        if (rate, block.shape[1]) != (sound.rate, sound.samples.shape[1]):
+            require_form(channels, rate, frame.samples)
+            sound, at = Sound(np.zeros((round(seconds * rate), channels), np.float32), rate), told
+        if (rate, channels) != (sound.rate, sound.samples.shape[1]):
             raise BadMedia("its sound changes its rate or its channels on the way")
         if abs(told - at) > _GAP * rate:
             at = told
-        first, last = max(at, 0), min(at + len(block), len(sound.samples))
-        if first < last:
-            sound.samples[first:last] = block[first - at : last - at]
-        at += len(block)
+        for part in packed.resample(frame):
+            at = _put(sound.samples, at, part.to_ndarray().reshape(-1, channels))
         if at >= len(sound.samples):
             break
     return sound
 
 
-def _values(frame: av.AudioFrame) -> np.ndarray:
-    """Decoded samples: (n, channels) float32, from -1 to 1."""
-    values = frame.to_ndarray()
-    # A row a channel, or one row in which channels take turns.
-    values = values.T if frame.format.is_planar else values.reshape(-1, frame.layout.nb_channels)
-    if values.dtype.kind == "f":
-        return values.astype(np.float32)
-    scaled = values.astype(np.float32) / 2 ** (8 * values.dtype.itemsize - 1)
-    return scaled - 1 if values.dtype.kind == "u" else scaled
+def _put(samples: np.ndarray, at: int, block: np.ndarray) -> int:
+    """Puts a block at its place, as far as it lies among the samples. Gives where the next one begins."""
+    first, last = max(at, 0), min(at + len(block), len(samples))
+    if first < last:
+        samples[first:last] = block[first - at : last - at]
+    return at + len(block)
 
 
 def _encode(frames: InputContainer, film: OutputContainer, sound: Sound, codec: str) -> None:
@@ -116,7 +115,7 @@ def _encode(frames: InputContainer, film: OutputContainer, sound: Sound, codec: 
         packet.stream = picture
         film.mux(packet)
         if len(block):
-            heard = av.AudioFrame.from_ndarray(np.ascontiguousarray(block.T), "fltp", layout)
+            heard = av.AudioFrame.from_ndarray(block.reshape(1, -1), "flt", layout)
             heard.rate, heard.pts, heard.time_base = sound.rate, at, Fraction(1, sound.rate)
             film.mux(track.encode(heard))
         at += len(block)

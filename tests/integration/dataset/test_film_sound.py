@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import asyncio
 import sys
+from fractions import Fraction
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -11,21 +11,17 @@ from typing import Any
 import av
 import numpy as np
 import pytest
-from argosy.common.v1 import task_pb2
-from argosy.dataset.v1 import dataset_service_pb2 as pb
-from dataset_client import Client
-from test_augmentation import parameters
-from test_engine_media_import import rows_of
+from test_augmentation import parameters, run
+from test_engine_media_import import imported, opened, rows_of
 
-from libs.common.blobs import nested_manifests
-from libs.compute.context import LocalContext
+from libs.common.blobs import BlobStore
+from services.dataset.domain.augmentation import read_augmentation
 from services.dataset.engines import augmenting
 from services.dataset.engines.decoding import BadMedia
 from services.dataset.engines.film_sound import Sound, add_sound, read_sound
 from services.dataset.engines.media import Augmented, MediaChild, MediaError
 from services.dataset.engines.media_augmentation import augment_file
 from services.dataset.engines.video_augmentation import read_film
-from services.dataset.handlers.augmentation import parse_augmentation
 from tests.unit.dataset.media_files import film, film_with_beep
 from tests.unit.dataset.test_engine_archives import zipped
 
@@ -142,6 +138,7 @@ def test_operators_of_the_sound(child: MediaChild, tmp_path: Path, ending: str) 
     tone = changed(step("sound_pitch", max_semitones=12))[11_200:12_800]
     assert abs(np.argmax(np.abs(np.fft.rfft(tone))) * 10 - 1000) > 30
     # A single frame is shorter than the window.
+    data = film_with_beep(ending, BEEP, rate=8000)
     augmented(child, tmp_path, data, step("drop_frames", share=1), step("sound_pitch"), ending=ending)
     assert shown(out) == [0]
 
@@ -156,7 +153,7 @@ def test_a_film_without_a_sound_is_left_alone(child: MediaChild, tmp_path: Path)
 
 
 @pytest.mark.parametrize(
-    ("rate", "channels", "written"), [(192_000, 1, 96_000), (8_000, 6, 8_000), (44_100, 2, 44_100)]
+    ("rate", "channels", "written"), [(192_000, 1, 96_000), (8_000, 6, 8_000), (44_100, 2, 44_100), (16_000, 8, 16_000)]
 )
 def test_sounds_of_other_forms(tmp_path: Path, rate: int, channels: int, written: int) -> None:
     silent, out = tmp_path / "silent.mp4", tmp_path / "out.mp4"
@@ -168,6 +165,13 @@ def test_sounds_of_other_forms(tmp_path: Path, rate: int, channels: int, written
     assert (sound.rate, sound.samples.shape) == (written, (2 * written, channels))
     again = sound.samples[written // 2 : written, 0]
     assert np.argmax(np.abs(np.fft.rfft(again))) * 2 == 440
+
+
+def test_titles_may_be_in_any_encoding(child: MediaChild, tmp_path: Path) -> None:
+    data = film_with_beep()
+    assert b"Lavf" in data
+    told = augmented(child, tmp_path, data.replace(b"Lavf", "\u7535\u5f71".encode("gbk")), step("sound_mute"))
+    assert told.applied == ["sound_mute"]
 
 
 def test_a_sound_that_cannot_be_written_is_named(tmp_path: Path) -> None:
@@ -199,6 +203,29 @@ def test_a_broken_sound_is_named(child: MediaChild, tmp_path: Path) -> None:
     assert child.pid == pid
 
 
+def test_a_sound_that_changes_its_form_is_named(child: MediaChild, tmp_path: Path) -> None:
+    path = tmp_path / "film.mkv"
+    path.with_name("silent.mkv").write_bytes(film(20, "mkv", "mp4v"))
+    with av.open(str(path.with_name("silent.mkv"))) as source, av.open(str(path), "w") as target:
+        picture = target.add_stream_from_template(source.streams.video[0])
+        track = target.add_stream("mp3", 16_000, layout="mono")
+        other = av.AudioCodecContext.create("mp3", "w")
+        other.rate, other.layout, other.format = 16_000, "stereo", "fltp"
+        for packet in source.demux(source.streams.video[0]):
+            if packet.dts is not None:
+                packet.stream = picture
+                target.mux(packet)
+        for at, (encoder, layout) in enumerate([(track, "mono"), (other, "stereo")]):
+            silence = np.zeros((1 + at, 16_000), np.float32)
+            heard = av.AudioFrame.from_ndarray(silence, "fltp", layout)
+            heard.rate, heard.pts, heard.time_base = 16_000, at * 24_000, Fraction(1, 16_000)
+            for packet in [*encoder.encode(heard), *encoder.encode(None)]:
+                packet.stream = track
+                target.mux(packet)
+    with pytest.raises(MediaError, match="changes its rate or its channels"):
+        augmented(child, tmp_path, path.read_bytes(), step("reverse"), ending="mp4")
+
+
 @pytest.mark.parametrize(
     "data", [b"#EXTM3U\n#EXTINF:9,\nhttp://127.0.0.1/a\n", b"ffconcat version 1.0\nfile /etc/passwd\n"]
 )
@@ -220,19 +247,16 @@ def test_without_the_package_a_film_is_not_changed(tmp_path: Path, monkeypatch: 
         augment_file(path, tmp_path / "out.avi", "video", [step("reverse")], [])
 
 
-async def test_films_are_augmented_on_ray_as_in_one_process(worker: Client) -> None:
-    await worker.dataset("films", type=3)
+def test_every_child_makes_the_same_films(tmp_path: Path) -> None:
+    store = BlobStore(f"file://{tmp_path}/store")
     films = [(f"{number}.{ending}", film_with_beep(ending, number)) for number, ending in enumerate(["avi", "mp4"])]
-    version = await worker.imported("orgs/acme/datasets/films", zipped(*films), "films.zip")
-    recipe = "seed: 3\ncopies: 2\nsteps: [sound_noise, {drop_frames: {share: 0.3}}, {sound_pitch: {probability: 0.5}}]"
-    task = await worker.finish(await worker.AugmentVersion(pb.AugmentVersionRequest(name=version.name, recipe=recipe)))
-    assert task.state == task_pb2.Task.STATE_SUCCEEDED, task
-    made = await worker.GetDatasetVersion(pb.GetDatasetVersionRequest(name=str(task.result["version"])))
-
-    store = worker.app.blobs
-    (media,) = nested_manifests(await store.load_manifest(version.manifest_digest))
-    spec = {"version": version.manifest_digest, "grant": "", "media_grant": media, "media_type": "video"}
-    spec |= {"text_column": "text", "recipe": parse_augmentation(recipe, "video").to_json()}
-    alone = await asyncio.to_thread(augmenting.run, LocalContext(spec, blobs_write=store, blobs_read=store))
-    assert alone["manifest_digest"] == made.manifest_digest
-    assert len(rows_of(store, alone)) == 6
+    version = imported(store, zipped(*films), "video")["manifest_digest"]
+    recipe = {"seed": 3, "copies": 2, "steps": ["sound_noise", "drop_frames", {"sound_pitch": {"probability": 0.5}}]}
+    rows = rows_of(store, run(store, version, "video", recipe))
+    spec = {"media_type": "video", "recipe": read_augmentation(recipe, "video").to_json()}
+    found = []
+    for at in range(2):
+        with MediaChild() as child:
+            found += augmenting.augment(opened(store, version), store, child, spec, at, at + 1).copies
+    assert len(found) == 4
+    assert [copy.row["sha256"] for copy in found] == [row["sha256"] for row in rows if "augmented_from" in row]
