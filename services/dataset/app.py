@@ -69,7 +69,7 @@ async def build(runtime: Runtime) -> App:
     if runtime.role != "rpc":
         receiving = Receiving(runtime.database, runtime.blobs, runtime.channels, allowed, runtime.clock)
         runtime.background.start(receiving.run(), name="receiving")
-    models = LanguageModels(_replicas(runtime), allowed, runtime.settings.peers.get("identity", ""))
+    models = LanguageModels(_replicas(runtime), allowed, runtime.channels)
     return App(runtime.database, runtime.blobs, queue, VersionRows(runtime.blobs), allowed, rolling, models, kinds)
 
 

@@ -15,9 +15,10 @@ from libs.common.errors import ArgosyError
 from libs.common.http.external import Answer, ExternalClient, Limits
 from libs.common.http.links import Link, Networks, parse_link
 from libs.common.obs import inject
+from libs.common.rpc.client import Channels
 from libs.inference.callers import Callers
 from libs.inference.replicas import Replicas
-from services.dataset.clients.secrets import resolve_secret
+from services.dataset.clients.secrets import secret_payload
 from services.dataset.domain.target_lists import INSTRUCTIONS, MOST_TOKENS, SCHEMA, TargetList, parse_answer
 
 # A slow model on a busy machine; a target list has a few hundred tokens.
@@ -34,13 +35,13 @@ class LanguageModels:
     Args:
         replicas: Of Argosy's own deployments; None where there are none.
         networks: Where other models may be.
-        identity: `host:port` of the service that has the secrets.
+        channels: Lead to the service that has the secrets.
     """
 
-    def __init__(self, replicas: Replicas | None, networks: Networks, identity: str) -> None:
+    def __init__(self, replicas: Replicas | None, networks: Networks, channels: Channels) -> None:
         self._replicas = replicas
         self._networks = networks
-        self._identity = identity
+        self._channels = channels
         self._callers = Callers()
 
     async def ask_replica(self, deployment: str, request: str, principal: Principal, request_id: str) -> TargetList:
@@ -82,7 +83,7 @@ class LanguageModels:
         self._networks.require_literal(link, f"{_FIELD}.uri")
         headers: dict[str, str] = {}
         if model.secret:
-            headers["Authorization"] = f"Bearer {_key(await resolve_secret(model.secret, self._identity))}"
+            headers["Authorization"] = f"Bearer {_key(await secret_payload(model.secret, self._channels))}"
         text = await asyncio.to_thread(self._post, link, headers, _body(model.model, request))
         return parse_answer(text, model.model)
 
