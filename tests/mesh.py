@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import subprocess
@@ -40,6 +41,36 @@ class Mesh:
         )
         assert not check or done.returncode == 0, f"argosy {' '.join(arguments)}: {done.stdout}{done.stderr}"
         return done
+
+    def typed(self, line: str, folder: Path, typed: str = "", seconds: float = 400) -> subprocess.CompletedProcess[str]:
+        """Runs a line of shell as somebody types it in a folder, who logs in to this mesh from there.
+
+        Args:
+            typed: standard input.
+        """
+        environment = {
+            **os.environ,
+            "ARGOSY_HOME": str(self.home.root),
+            "ARGOSY_URL": self.url,
+            "XDG_CONFIG_HOME": str(folder / "config"),
+            "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
+            "COLUMNS": "200",
+        }
+        return subprocess.run(
+            ["bash", "-c", line],
+            cwd=folder,
+            env=environment,
+            capture_output=True,
+            text=True,
+            timeout=seconds,
+            check=False,
+            input=typed,
+        )
+
+    def administrator_login(self) -> str:
+        """The command that logs the first administrator in: another test may have spent the one-time token."""
+        kept = self.home.root / "secrets" / "demo-admin.json"
+        return f"argosy login --key {json.loads(kept.read_text())['key']}" if kept.exists() else "argosy bootstrap"
 
     def up(self) -> subprocess.CompletedProcess[str]:
         """Starts what is missing."""

@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
 import re
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -51,13 +48,6 @@ def folder(tmp_path: Path) -> Path:
 
 def test_own_data_becomes_a_model_that_answers(mesh: Mesh, folder: Path) -> None:
     module = own_data(folder)
-    environment = {
-        **os.environ,
-        "ARGOSY_HOME": str(mesh.home.root),
-        "ARGOSY_URL": mesh.url,
-        "XDG_CONFIG_HOME": str(folder / "config"),
-        "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
-    }
     known: dict[str, str] = {}
     keys: list[str] = []
     shown: list[str] = []
@@ -65,16 +55,7 @@ def test_own_data_becomes_a_model_that_answers(mesh: Mesh, folder: Path) -> None
     def run(line: str) -> str:
         for placeholder, value in known.items():
             line = line.replace(placeholder, value)
-        done = subprocess.run(
-            ["bash", "-c", line],
-            cwd=folder,
-            env=environment,
-            capture_output=True,
-            text=True,
-            timeout=400,
-            check=False,
-            stdin=subprocess.DEVNULL,
-        )
+        done = mesh.typed(line, folder)
         shown.append(f"$ {line}\n{done.stdout}{done.stderr}")
         assert done.returncode == 0, "\n".join(shown)
         return done.stdout
@@ -83,9 +64,7 @@ def test_own_data_becomes_a_model_that_answers(mesh: Mesh, folder: Path) -> None
         if line.startswith("export "):
             continue
         if line.startswith("argosy bootstrap"):
-            administrator = mesh.home.root / "secrets" / "demo-admin.json"
-            if administrator.exists():  # another test has spent the token
-                line = f"argosy login --key {json.loads(administrator.read_text())['key']}"
+            line = mesh.administrator_login()
         output = run(line)
         if "api-key create" in line:
             keys.append(json.loads(output)["secret"])

@@ -8,9 +8,6 @@ from __future__ import annotations
 import csv
 import gzip
 import json
-import os
-import subprocess
-import sys
 import zipfile
 from pathlib import Path
 from typing import Any, Protocol
@@ -37,34 +34,13 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def run(mesh: Mesh, folder: Path) -> Shell:
     """Somebody who is logged in."""
-    environment = {
-        **os.environ,
-        "ARGOSY_HOME": str(mesh.home.root),
-        "ARGOSY_URL": mesh.url,
-        "XDG_CONFIG_HOME": str(folder / "config"),
-        "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
-        "COLUMNS": "200",
-    }
 
     def type_(line: str, typed: str = "") -> str:
-        done = subprocess.run(
-            ["bash", "-c", line],
-            cwd=folder,
-            env=environment,
-            capture_output=True,
-            text=True,
-            timeout=200,
-            check=False,
-            input=typed,
-        )
+        done = mesh.typed(line, folder, typed)
         assert done.returncode == 0, f"$ {line}\n{done.stdout}{done.stderr}"
         return done.stdout
 
-    administrator = mesh.home.root / "secrets" / "demo-admin.json"
-    if administrator.exists():  # another test has spent the token
-        type_(f"argosy login --key {json.loads(administrator.read_text())['key']}")
-    else:
-        type_("argosy bootstrap")
+    type_(mesh.administrator_login())
     return type_
 
 
