@@ -4,14 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from argosy.common.v1 import task_pb2
-from argosy.dataset.v1 import dataset_service_pb2
-from argosy.dataset.v1.dataset_service_pb2_grpc import DatasetServiceStub
-
 from libs.common.errors import ArgosyError
-from libs.common.ids import org_of
 from libs.common.rpc.client import Channels
-from libs.compute.mesh import ended
+from libs.compute.leakage import ComparisonFailed, compared
 from services.eval.domain.evaluations import Leakage
 
 # What no repetition would change: a version is gone, or lacks the column.
@@ -36,15 +31,10 @@ async def leakage_of(
 async def _leakage(
     channels: Channels, test: str, train: str, text_column: str, stop_if_cancelled: Callable[[], None]
 ) -> Leakage:
-    datasets, org = channels.stub(DatasetServiceStub, "dataset"), org_of(test)
-    wanted = dataset_service_pb2.CheckLeakageRequest(name=test, train_version=train, text_column=text_column)
-    get = dataset_service_pb2.GetLeakageCheckRequest(name=test, train_version=train, text_column=text_column)
     try:
-        asked = await datasets.CheckLeakage(wanted, metadata=await channels.as_service(org))
-        task = await ended(channels, "dataset", asked, stop_if_cancelled)
-        if task.state != task_pb2.Task.STATE_SUCCEEDED:
-            return Leakage(train, problem=task.error.message or "the comparison was cancelled")
-        found = await datasets.GetLeakageCheck(get, metadata=await channels.as_service(org))
+        found = await compared(channels, test, train, text_column, stop_if_cancelled)
+    except ComparisonFailed as error:
+        return Leakage(train, problem=error.message)
     except ArgosyError as error:
         if not error.is_reason(*_NOT_COMPARABLE):
             raise

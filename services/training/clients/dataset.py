@@ -2,19 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
-from argosy.common.v1 import task_pb2
 from argosy.dataset.v1 import dataset_pb2, dataset_service_pb2, dataset_service_pb2_grpc
 from google.protobuf.struct_pb2 import Value
 
 from libs.common.domain import Secrecy
-from libs.common.errors import ArgosyError
-from libs.common.ids import org_of
 from libs.common.rpc.client import Channels, Metadata
-from libs.compute.mesh import ended
-from services.training.domain.leakage import Leakage
 
 
 @dataclass(frozen=True)
@@ -95,28 +89,6 @@ class Datasets:
         request = dataset_service_pb2.GrantReadRequest(name=name, holder=holder, ttl_seconds=seconds)
         answer = await self._stub().GrantRead(request)
         return DatasetGrant(answer.manifest_digest, answer.grant)
-
-    async def compare(self, test: str, train: str, text_column: str, stop_if_cancelled: Callable[[], None]) -> Leakage:
-        """How many rows of one version another one has too; dataset answers at once what it compared before.
-
-        Args:
-            test: version whose rows are looked for.
-            train: version that they are looked for in.
-            text_column: in both.
-            stop_if_cancelled: raises when nobody waits for the answer any more.
-
-        Raises:
-            ArgosyError: NOT_FOUND, INVALID_FIELD, PEER_UNAVAILABLE, or whatever ended the comparison.
-        """
-        stub, org = self._stub(), org_of(test)
-        wanted = dataset_service_pb2.CheckLeakageRequest(name=test, train_version=train, text_column=text_column)
-        get = dataset_service_pb2.GetLeakageCheckRequest(name=test, train_version=train, text_column=text_column)
-        asked = await stub.CheckLeakage(wanted, metadata=await self._channels.as_service(org))
-        task = await ended(self._channels, "dataset", asked, stop_if_cancelled)
-        if task.state != task_pb2.Task.STATE_SUCCEEDED:
-            raise ArgosyError(task.error.reason or "CANCELLED", task.error.message or "the comparison was cancelled")
-        found = await stub.GetLeakageCheck(get, metadata=await self._channels.as_service(org))
-        return Leakage(text_column, found.test_rows, found.exact_rows + found.near_rows, found.leaked_share)
 
 
 def _text(value: Value) -> str:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from argosy.dataset.v1 import dataset_pb2
+
 from libs.common.errors import ArgosyError
 from libs.compute.context import EngineContext, EngineError
+from libs.compute.leakage import compared
 from libs.compute.mesh import MeshAccess
-from services.training.clients.dataset import Datasets
+from services.training.domain.leakage import Leakage
 from services.training.domain.spec import TrainingSpec
 from services.training.engines.data import Columns
 
@@ -29,9 +32,8 @@ async def leaked_share(ctx: EngineContext, spec: TrainingSpec, heldout: Columns)
     columns = dict.fromkeys(phase.text_column for phase in spec.phases if any(heldout[phase.text_column]))
     try:
         async with MeshAccess(**asked["mesh"]).channels("training") as channels:
-            datasets = Datasets(channels)
             found = [
-                await datasets.compare(asked["test"], asked["train"], column, ctx.stop_if_cancelled)
+                _leakage(column, await compared(channels, asked["test"], asked["train"], column, ctx.stop_if_cancelled))
                 for column in columns
             ]
     except ArgosyError as error:
@@ -41,6 +43,10 @@ async def leaked_share(ctx: EngineContext, spec: TrainingSpec, heldout: Columns)
         if leakage.fault:
             raise _refused(leakage.fault)
     return max((leakage.leaked_share for leakage in found), default=None)
+
+
+def _leakage(text_column: str, found: dataset_pb2.LeakageCheck) -> Leakage:
+    return Leakage(text_column, found.test_rows, found.exact_rows + found.near_rows, found.leaked_share)
 
 
 def _refused(message: str, *, retryable: bool = False) -> EngineError:
