@@ -119,12 +119,14 @@ def _archive(file: BinaryIO, upload: Json, max_bytes: int) -> Source:
     limits = Limits(entries=_MOST_FILES, entry_bytes=max_bytes, total_bytes=max_bytes)
 
     def entries() -> Iterator[Entry]:
-        file.seek(0)
         try:
-            for entry in reader(file, limits):
-                if entry.error:
-                    raise BadModel(f"{_shown(entry.name)} in {upload['file_name']}: {entry.error}")
-                yield entry
+            # A handle of its own: what unpacks closes the file that it was given.
+            with os.fdopen(os.dup(file.fileno()), "rb") as handle:
+                handle.seek(0)
+                for entry in reader(handle, limits):
+                    if entry.error:
+                        raise BadModel(f"{_shown(entry.name)} in {upload['file_name']}: {entry.error}")
+                    yield entry
         except (UnreadableFile, BrokenOff) as error:
             raise BadModel(f"{upload['file_name']}: {error}") from error
 
@@ -137,7 +139,7 @@ def _archive(file: BinaryIO, upload: Json, max_bytes: int) -> Source:
             if entry.name in kept:
                 yield SourceFile(entry.name.removeprefix(folder), 0, lambda entry=entry: _entry(entry))
 
-    return Source(upload["name"], files(), file.seek(0, os.SEEK_END), [n for n in names if n not in kept])
+    return Source(upload["name"], files(), os.fstat(file.fileno()).st_size, [n for n in names if n not in kept])
 
 
 def _entry(entry: Entry) -> Iterator[bytes]:
