@@ -32,7 +32,8 @@ UNIT_LARGE := tests/unit/dataset tests/unit/common
 # Two at a time, file by file; those of few long tests first, so that none is left over at the end.
 TESTS_LONG := tests/integration/training tests/integration/deploy
 TESTS_SPREAD := $(TESTS_LONG) $(filter-out $(TESTS_LONG) %__pycache__,$(wildcard tests/integration/*)) tests/security tests/fuzz
-TESTS_ALONE := $(wildcard tests/e2e tests/chaos)
+# Each on a mesh of its own, beside each other.
+TESTS_MESHES := $(wildcard tests/e2e tests/chaos)
 
 .PHONY: help setup check test chaos demo up down status logs doctor bench bench-rpc bench-gateway bench-dedup bench-import bench-clean bench-paging bench-annotate \
 	fmt notices clean prerequisites check-format check-lint check-types check-protos check-imports check-unit \
@@ -48,7 +49,7 @@ demo: setup ## install, run the main job from raw text to a served, watched mode
 
 test: check ## every test that CI runs
 	$(BIN)/python -m pytest --numprocesses=2 --dist=loadfile --no-loadscope-reorder --durations=25 $(TESTS_SPREAD)
-	$(BIN)/python -m pytest --durations=25 $(TESTS_ALONE)
+	$(BIN)/python -m pytest --numprocesses=2 --dist=loadgroup --durations=25 $(TESTS_MESHES)
 
 chaos: setup ## the full main job while everything is killed in turn; ARGOSY_CHAOS_SEED repeats a run
 	ARGOSY_CHAOS=full $(BIN)/python -m pytest tests/chaos -s
