@@ -36,7 +36,7 @@ TESTS_SPREAD := $(TESTS_LONG) $(filter-out $(TESTS_LONG) %__pycache__,$(wildcard
 TESTS_MESHES := $(wildcard tests/e2e tests/chaos)
 
 .PHONY: help setup check test chaos demo up down status logs doctor bench bench-rpc bench-gateway bench-dedup bench-import bench-clean bench-paging bench-annotate \
-	fmt notices clean prerequisites check-format check-lint check-types check-protos check-imports check-unit \
+	bench-train fmt notices clean prerequisites check-format check-lint check-types check-protos check-imports check-unit \
 	check-unit-dataset check-unit-common check-contract
 
 help: ## list the commands
@@ -98,7 +98,7 @@ logs: setup ## follow the logs of all processes
 doctor: setup ## what is missing on this machine, and how to get it
 	@$(BIN)/argosy doctor
 
-bench: bench-rpc bench-gateway bench-dedup bench-import bench-clean bench-paging bench-annotate ## all benchmarks, into build/bench
+bench: bench-rpc bench-gateway bench-dedup bench-import bench-clean bench-paging bench-annotate bench-train ## all benchmarks, into build/bench
 
 bench-rpc: setup ## echo through the interceptor chain against bare grpc.aio
 	$(BIN)/python -m tests.bench.rpc
@@ -120,6 +120,9 @@ bench-paging: setup ## lists, searches, pages of rows and items of work at size
 
 bench-annotate: setup ## the built-in detector on pairs it never saw, against colour and contour rules
 	$(BIN)/python -m tests.bench.annotate
+
+bench-train: setup ## fine-tuning beside a plain PyTorch loop and TRL
+	$(BIN)/python -m tests.bench.train
 
 fmt: setup ## format the code and repair what the linter can
 	$(BIN)/ruff check --fix --quiet . || true
