@@ -18,7 +18,7 @@ _NAMES = ("LICENSE", "NOTICE")
 
 
 def import_model(
-    source: Annotated[str, typer.Argument(help="A folder or files' archive (zip, tar); else --folder or --hub.")] = "",
+    source: Annotated[str, typer.Argument(help="A folder, or an archive (zip, tar); else --folder or --hub.")] = "",
     project: Annotated[str, typer.Option("--project", "-p", help="Model project; made if there is none.")] = "",
     folder: Annotated[str, typer.Option(help="A folder on the platform's machines that its operator opened.")] = "",
     hub: Annotated[str, typer.Option(help="A model of the hub that the operator turned on: Qwen/Qwen2.5-0.5B")] = "",
@@ -27,12 +27,12 @@ def import_model(
     as_json: JsonOption = False,
 ) -> None:
     """Take a model from outside into a new version: safetensors in the layout of Hugging Face, checked, nothing run."""
-    if sum(map(bool, (source, folder, hub))) != 1:
-        raise session.Misuse("give a folder or a file, or --folder, or --hub")
-    if not project:
-        raise session.Misuse("give --project")
-    files = _files(Path(source)) if source else []
     with session.session(PATIENCE) as client:
+        if sum(map(bool, (source, folder, hub))) != 1:
+            raise session.Misuse("give a folder or a file, or --folder, or --hub")
+        if not project:
+            raise session.Misuse("give --project")
+        files = _files(Path(source)) if source else []
         full = session.full_name(project, _PROJECT)
         with suppress(Conflict):
             client.training.create_model_project(
