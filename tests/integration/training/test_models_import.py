@@ -6,7 +6,10 @@ import io
 import json
 import os
 import tarfile
+import threading
 import zipfile
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +19,7 @@ from argosy.training.v1 import model_service_pb2, training_pb2
 from tokenizers import Tokenizer, models
 
 from libs.common.blobs import BlobStore
+from libs.common.domain import DomainError
 from libs.common.tasks import store as tasks
 from libs.compute.context import EngineError, LocalContext, load_entrypoint
 from services.training.engines import model_limits
@@ -232,6 +236,50 @@ def test_a_folder_leads_nowhere_else(store: BlobStore, tmp_path: Path) -> None:
         assert "no folder inside one that the operator opened" in refused(store, folder=str(folder), **spec)
     assert "config.json: it is no file" in refused(store, folder=str(opened / "pipe"), **spec)
     assert "there is no such folder" in refused(store, folder=str(opened / "none"), **spec)
+
+
+@pytest.fixture
+def hub() -> Iterator[tuple[str, dict[str, bytes], list[str]]]:
+    """A hub with one model: its address, its files, and what it was asked for."""
+    files = model(**{"pytorch_model.bin": b"\x80\x04", "modeling.py": b"import os"})
+    asked: list[str] = []
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            asked.append(self.path)
+            listing = {"sha": "c0ffee", "siblings": [{"rfilename": name} for name in files]}
+            found = files.get(self.path.removeprefix("/acme/tiny/resolve/c0ffee/"))
+            if self.path == "/api/models/acme/tiny/revision/main":
+                found = json.dumps(listing).encode()
+            self.send_response(200 if found is not None else 404)
+            self.send_header("content-length", str(len(found or b"")))
+            self.end_headers()
+            self.wfile.write(found or b"")
+
+        def log_message(self, format: str, *args: object) -> None:
+            """Says nothing."""
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True).start()
+    yield f"http://127.0.0.1:{server.server_address[1]}", files, asked
+    server.shutdown()
+    server.server_close()
+
+
+def test_a_hub_gives_one_commit_and_only_what_is_kept(store: BlobStore, hub: Any) -> None:
+    url, files, asked = hub
+    spec = {"url": url, "id": "acme/tiny", "revision": "", "networks": ["127.0.0.0/8"]}
+    made = imported(store, hub=spec)
+    assert made["origin"] == f"{url}/acme/tiny at c0ffee"
+    assert made["parameter_count"] == 10
+    assert not [path for path in asked if path.endswith((".bin", ".py", ".doc"))]
+    with pytest.raises(DomainError, match="is not there"):
+        imported(store, hub={**spec, "id": "acme/none"})
+    with pytest.raises(DomainError) as caught:
+        imported(store, hub={**spec, "networks": []})
+    assert caught.value.reason == "INVALID_FIELD"
+    files["model.safetensors"] = SOUND[:-1]
+    assert "it is cut off" in refused(store, hub=spec)
 
 
 HOSTILE_TEMPLATES: list[tuple[str, str]] = [
