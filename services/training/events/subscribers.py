@@ -44,9 +44,9 @@ class LiveVersions:
     async def deployment_stopped(self, event: event_pb2.Event, uow: UnitOfWork) -> None:
         """A version does not answer any more; another one may already have taken its place."""
         change, time = _payload(event), _time(event)
-        before = await ModelDeployments(uow).ended(change.deployment, time)
-        if before:
-            await self._stopped(before, change.deployment, time, uow)
+        # A deployment that went live before its times were kept is known by the event alone.
+        before = await ModelDeployments(uow).ended(change.deployment, time) or change.model_version
+        await self._stopped(before, change.deployment, time, uow)
 
     async def _stopped(self, version: str, deployment: str, time: datetime, uow: UnitOfWork) -> None:
         """A deployment left a version; others may still answer with it."""

@@ -41,7 +41,8 @@ async def set_model_alias(request: pb.SetModelAliasRequest, call: Call[App]) -> 
     if request.model_version.rpartition("/versions/")[0] != project:
         raise DomainError("INVALID_FIELD", f"model_version: must be one of {project}", field="model_version")
     await ModelProjects(call.uow).get(project)
-    await ModelVersions(call.uow).get(request.model_version)
+    # Locked: it must not be deleted meanwhile.
+    await ModelVersions(call.uow).get(request.model_version, for_update=True)
     alias = await repository.find(request.name, deleted=True, for_update=True)
     before = "" if alias is None or alias.delete_time is not None else alias.model_version
     if alias is None:

@@ -43,9 +43,11 @@ async def list_model_versions(request: pb.ListModelVersionsRequest, call: Call[A
 
 async def delete_model_version(request: pb.DeleteModelVersionRequest, call: Call[App]) -> training_pb2.ModelVersion:
     repository = ModelVersions(call.uow)
-    version = await repository.get(request.name)
+    # Locked: no alias may come to stand for it meanwhile.
+    version = await repository.get(request.name, for_update=True)
     version.require_etag(request.etag)
-    if await ModelDeployments(call.uow).live(version.name):
+    project = await ModelProjects(call.uow).get(version.parent, deleted=True)
+    if project.live_version == version.name or await ModelDeployments(call.uow).live(version.name):
         message = f"{version.name} is live; stop its deployment first."
         raise DomainError("IN_USE", message, name=version.name, used_by="a deployment")
     aliases = await ModelAliases(call.uow).of_version(version.parent, version.name)

@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import io
 import json
 import os
-import tarfile
 import threading
-import zipfile
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -16,7 +13,6 @@ from typing import Any
 import pytest
 from argosy.training.v1 import model_registry_service_pb2 as pb
 from argosy.training.v1 import model_service_pb2, training_pb2
-from tokenizers import Tokenizer, models
 
 from libs.common.blobs import BlobStore
 from libs.common.domain import DomainError
@@ -26,65 +22,9 @@ from services.training.engines import model_limits
 from services.training.engines.import_model import run
 from services.training.jobs.import_model import ImportTasks
 from tests.integration.training.conftest import training_service
+from tests.integration.training.outside_models import model, tarred, weights, zipped
 from tests.integration.training.peers import PROJECT, Caller, FakeDataset, refusal
 from tests.integration.training.versions import app
-
-TEMPLATE = "{{ bos_token }}{% for message in messages %}{{ message['content'] | trim }}{{ eos_token }}{% endfor %}"
-
-
-def weights(tensors: dict[str, int], **header: Any) -> bytes:
-    """Safetensors with tensors of so many 32-bit numbers."""
-    entries: dict[str, Any] = dict(header)
-    at = 0
-    for name, count in tensors.items():
-        entries[name] = {"dtype": "F32", "shape": [count], "data_offsets": [at, at + 4 * count]}
-        at += 4 * count
-    content = json.dumps(entries).encode()
-    return len(content).to_bytes(8, "little") + content + bytes(at)
-
-
-def tokenizer() -> bytes:
-    return Tokenizer(models.WordLevel({"<unk>": 0, "a": 1}, unk_token="<unk>")).to_str().encode()
-
-
-def model(**changes: bytes | dict[str, Any] | None) -> dict[str, bytes]:
-    """The files of a sound model; a change is a file's bytes or JSON by its name, None takes it away."""
-    files: dict[str, Any] = {
-        "config.json": {"model_type": "llama", "max_position_embeddings": 64},
-        "model.safetensors": weights({"a": 6, "b": 4}),
-        "tokenizer.json": tokenizer(),
-        "tokenizer_config.json": {"chat_template": TEMPLATE},
-        "README.md": b"---\nlicense: apache-2.0\n---\n# A model\n",
-        "notes.doc": b"left out",
-    }
-    files |= changes
-    return {
-        name: content if isinstance(content, bytes) else json.dumps(content).encode()
-        for name, content in files.items()
-        if content is not None
-    }
-
-
-def zipped(files: dict[str, bytes], folder: str = "model/") -> bytes:
-    buffer = io.BytesIO()
-    with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as archive:
-        for name, content in files.items():
-            archive.writestr(f"{folder}{name}", content)
-    return buffer.getvalue()
-
-
-def tarred(files: dict[str, bytes], mode: str = "w:gz", *, link: str = "") -> bytes:
-    buffer = io.BytesIO()
-    with tarfile.open(fileobj=buffer, mode=mode) as archive:  # type: ignore[call-overload]
-        for name, content in files.items():
-            entry = tarfile.TarInfo(name)
-            entry.size = len(content)
-            archive.addfile(entry, io.BytesIO(content))
-        if link:
-            entry = tarfile.TarInfo("config.json")
-            entry.type, entry.linkname = tarfile.SYMTYPE, link
-            archive.addfile(entry)
-    return buffer.getvalue()
 
 
 @pytest.fixture
@@ -336,9 +276,7 @@ def test_a_template_may_refuse_a_conversation(store: BlobStore) -> None:
 # Through the service.
 
 
-async def finished_import(
-    caller: Caller, request: pb.ImportModelRequest, store: BlobStore
-) -> training_pb2.ModelVersion:
+async def finished_import(caller: Caller, request: pb.ImportModelRequest) -> training_pb2.ModelVersion:
     """The task's load, engine and apply, without Ray."""
     task = await caller.ImportModel(request)
     parts = app(caller)
@@ -371,7 +309,7 @@ async def test_an_upload_becomes_a_signed_version(served: Caller, dataset: FakeD
 async def test_imports_that_cannot_begin_are_refused(served: Caller, dataset: FakeDataset) -> None:
     await served.project()
     upload = dataset.upload("model.zip", b"x")
-    for fields, reason, named in (
+    refusals: list[tuple[dict[str, Any], str, str]] = [
         ({}, "INVALID_FIELD", "uploads"),
         ({"uploads": [upload], "folder": "/x"}, "INVALID_FIELD", "uploads"),
         ({"uploads": [upload, upload]}, "INVALID_FIELD", "uploads"),
@@ -379,7 +317,8 @@ async def test_imports_that_cannot_begin_are_refused(served: Caller, dataset: Fa
         ({"uploads": ["orgs/acme/uploads/open"]}, "STATE_CONFLICT", ""),
         ({"folder": "/etc"}, "INVALID_FIELD", "folder"),
         ({"hub": {"id": "Qwen/Qwen2.5-0.5B"}}, "INVALID_FIELD", "hub"),
-    ):
+    ]
+    for fields, reason, named in refusals:
         error = await refusal(served.ImportModel(pb.ImportModelRequest(parent=PROJECT, **fields)))
         assert (error.reason, error.metadata.get("field", "")) == (reason, named), fields
     nowhere = pb.ImportModelRequest(parent=f"{PROJECT}-none", uploads=[upload])

@@ -1,4 +1,4 @@
-"""The life-cycle of model versions over the wire: stages, history, what was live when, aliases, view, signatures."""
+"""The life-cycle of model versions over the wire: stages, history, what was live when, aliases, the view."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from argosy.deploy.v1 import deploy_events_pb2
 from argosy.training.v1 import model_registry_service_pb2 as pb
 from argosy.training.v1 import model_service_pb2, training_pb2, training_service_pb2
 from google.protobuf.field_mask_pb2 import FieldMask
-from sqlalchemy import insert, select, text, update
+from sqlalchemy import insert, text
 from sqlalchemy.exc import DBAPIError
 
 from libs.common.clock import SYSTEM_CLOCK
@@ -19,7 +19,7 @@ from libs.common.db.mapping import timestamp
 from services.training.events.subscribers import LiveVersions
 from services.training.store import tables
 from tests.integration.training.peers import PROJECT, Caller, refusal, training_of
-from tests.integration.training.versions import TRAINING, app, apply, finished_run, record, states
+from tests.integration.training.versions import TRAINING, app, apply, finished_run, record, states, two_versions
 
 NOON = datetime(2026, 5, 4, 12, tzinfo=UTC)
 CHAT = "orgs/acme/deployments/chat"
@@ -34,16 +34,6 @@ async def deployed(caller: Caller, version: str, hour: int, *, live: bool = True
     listener = LiveVersions(SYSTEM_CLOCK)
     async with app(caller).database.system() as uow:
         await (listener.deployment_live if live else listener.deployment_stopped)(event, uow)
-
-
-async def two_versions(caller: Caller) -> tuple[str, str]:
-    """Both approved."""
-    first = await finished_run(caller)
-    run = await caller.RunTraining(training_service_pb2.RunTrainingRequest(name=TRAINING, run_id="again"))
-    second = await apply(caller, run, b"other")
-    for version in (first, second):
-        await record(caller, version)
-    return first.name, second.name
 
 
 async def stage(caller: Caller, version: str) -> str:
@@ -338,70 +328,3 @@ async def test_the_view_shows_training_evaluation_and_deployment_together(served
     for version in ("9", "@nobody"):
         request = pb.GetModelRequest(name=PROJECT, version=version)
         assert (await refusal(served.GetModel(request))).reason == "NOT_FOUND"
-
-
-async def test_people_may_write_labels_and_a_description_and_nothing_else(served: Caller) -> None:
-    version = await finished_run(served)
-
-    async def update(mask: list[str], **fields: Any) -> Any:
-        changed = training_pb2.ModelVersion(name=version.name, **fields)
-        request = pb.UpdateModelVersionRequest(model_version=changed, update_mask=FieldMask(paths=mask))
-        return await served.UpdateModelVersion(request)
-
-    done = await update([], description="For **packages**.", labels={"team": "search"}, manifest_digest="0" * 64)
-    assert (done.description, dict(done.labels)) == ("For **packages**.", {"team": "search"})
-    assert (done.manifest_digest, done.model_card) == (version.manifest_digest, version.model_card)
-    for field in ("manifest_digest", "model_card", "files", "stage", "state", "signature"):
-        assert (await refusal(update([field]))).reason == "INVALID_FIELD"
-    assert (await refusal(update([], description="x", etag=version.etag))).reason == "ETAG_MISMATCH"
-
-
-async def test_a_flipped_byte_is_found(served: Caller) -> None:
-    version = await finished_run(served)
-    request = pb.VerifyModelVersionRequest(name=version.name)
-    sound = await served.VerifyModelVersion(request)
-    assert (sound.intact, list(sound.problems), sound.bytes_read) == (True, [], len(b"weights"))
-    assert sound.signature == version.signature
-    store = app(served).blobs
-    digest = version.files[0].sha256
-    path = next((store._folder._path("blobs") / digest[:2]).glob(f"{digest}*"))
-    content = bytearray(path.read_bytes())
-    content[3] ^= 1
-    path.write_bytes(content)
-    broken = await served.VerifyModelVersion(request)
-    assert not broken.intact
-    assert list(broken.problems) == ["model.safetensors: its bytes are not those that it was made with"]
-    path.unlink()
-    assert list((await served.VerifyModelVersion(request)).problems) == ["model.safetensors: it is missing"]
-
-
-async def test_a_forged_row_is_found(served: Caller) -> None:
-    version = await finished_run(served)
-    table = tables.model_versions
-    columns = (table.c.manifest_digest, table.c.files, table.c.signature)
-    async with app(served).database.system() as uow:
-        sound = dict((await (await uow.connection()).execute(select(*columns))).mappings().one())
-    signature = sound["signature"]
-    for forged, problem in (
-        ({"manifest_digest": "0" * 64}, "does not fit"),
-        ({"files": []}, "list of files"),
-        ({"signature": None}, "no signature"),
-        ({"signature": {**signature, "key_id": "mine"}}, "none of the platform's"),
-        ({"signature": {**signature, "value": "AAAA"}}, "does not fit"),
-        ({"signature": {**signature, "value": "no base64!"}}, "does not fit"),
-    ):
-        async with app(served).database.system() as uow:
-            await (await uow.connection()).execute(update(table).values(**{**sound, **forged}))
-        found = await served.VerifyModelVersion(pb.VerifyModelVersionRequest(name=version.name))
-        assert not found.intact
-        assert problem in " ".join(found.problems)
-
-
-async def test_a_signature_of_one_version_does_not_fit_another(served: Caller) -> None:
-    first, second = await two_versions(served)
-    async with app(served).database.system() as uow:
-        await (await uow.connection()).exec_driver_sql(
-            "UPDATE model_versions v SET signature = o.signature FROM model_versions o WHERE o.name <> v.name"
-        )
-    for name in (first, second):
-        assert not (await served.VerifyModelVersion(pb.VerifyModelVersionRequest(name=name))).intact

@@ -81,3 +81,13 @@ async def states(caller: Caller, version: str) -> list[tuple[str, str, str]]:
         if not page.next_page_token:
             return found
         request.page_token = page.next_page_token
+
+
+async def two_versions(caller: Caller) -> tuple[str, str]:
+    """Both approved."""
+    first = await finished_run(caller)
+    run = await caller.RunTraining(pb.RunTrainingRequest(name=TRAINING, run_id="again"))
+    second = await apply(caller, run, b"other")
+    for version in (first, second):
+        await record(caller, version)
+    return first.name, second.name
