@@ -9,12 +9,14 @@ from __future__ import annotations
 import functools
 import json
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from types import BuiltinMethodType
 from typing import Any
 
 from jinja2 import TemplateError as JinjaError
 from jinja2 import nodes
 from jinja2.exceptions import SecurityError
-from jinja2.ext import loopcontrols
+from jinja2.ext import Extension, loopcontrols
+from jinja2.parser import Parser
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 from jinja2.utils import Namespace
 from jinja2.visitor import NodeTransformer
@@ -39,8 +41,8 @@ _FILTERS = frozenset((
 ))
 _METHODS = frozenset((
     "capitalize", "endswith", "find", "get", "index", "isdigit", "isspace", "items", "keys", "lower", "lstrip",
-    "removeprefix", "removesuffix", "rfind", "rstrip", "split", "splitlines", "startswith", "strip", "title", "upper",
-    "values",
+    "removeprefix", "removesuffix", "replace", "rfind", "rstrip", "split", "splitlines", "startswith", "strip", "title",
+    "upper", "values",
 ))
 # fmt: on
 _PROBE = ("first-question", "first-answer", "second-question", "second-answer")
@@ -48,6 +50,16 @@ _PROBE = ("first-question", "first-answer", "second-question", "second-answer")
 
 class TemplateError(Exception):
     """A template cannot be run, or does not render a conversation so that its answers can be told."""
+
+
+class _Generation(Extension):
+    """`{% generation %}` of transformers marks answers; here they are told by what they add to their prompt."""
+
+    tags = {"generation"}  # noqa: RUF012 - the type that Jinja wants
+
+    def parse(self, parser: Parser) -> list[nodes.Node]:
+        next(parser.stream)
+        return parser.parse_statements(("name:endgeneration",), drop_needle=True)
 
 
 class _Namespace(Namespace):
@@ -81,10 +93,11 @@ class _Environment(ImmutableSandboxedEnvironment):
     intercepted_binops = frozenset({"+", "*", "**", "%"})
 
     def __init__(self) -> None:
-        super().__init__(trim_blocks=True, lstrip_blocks=True, extensions=[loopcontrols], cache_size=0)
+        super().__init__(trim_blocks=True, lstrip_blocks=True, extensions=[loopcontrols, _Generation], cache_size=0)
         self.left = 0
         own = {
             "tojson": self._charged(_to_json),
+            "replace": self._replace,
             "join": self._join,
             "counted": self._counted,
             "bounded": self._bounded,
@@ -106,6 +119,8 @@ class _Environment(ImmutableSandboxedEnvironment):
 
     def call(self, context: Any, function: Any, *args: Any, **kwargs: Any) -> Any:  # type: ignore[override]
         self.spend()
+        if isinstance(function, BuiltinMethodType) and function.__name__ == "replace":
+            return self._replace(function.__self__, *args)
         return self._bounded(super().call(context, function, *args, **kwargs))
 
     def call_binop(self, context: Any, operator: str, left: Any, right: Any) -> Any:
@@ -146,6 +161,12 @@ class _Environment(ImmutableSandboxedEnvironment):
         if sum(map(len, texts)) + len(texts) * len(between) > _MOST_SIZE:
             raise SecurityError(f"a text is larger than {_MOST_SIZE}")
         return self._bounded(between.join(texts))
+
+    def _replace(self, text: Any, old: Any, new: Any, count: int = -1) -> str:
+        text, old, new = str(text), str(old), str(new)
+        if len(text) + (text.count(old) if count < 0 else count) * len(new) > _MOST_SIZE:
+            raise SecurityError(f"a text is larger than {_MOST_SIZE}")
+        return self._bounded(text.replace(old, new, count))
 
     def _range(self, *bounds: int) -> range:
         numbers = range(*bounds)

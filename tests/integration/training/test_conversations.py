@@ -117,7 +117,15 @@ def whole_end(tokenizer: Any, messages: list[Message], count: int) -> list[int]:
         ("{{ 10 ** 1000000 }}", "not allowed"),
         ("{{ '%1000000000d' % 1 }}", "for numbers only"),
         ("{{ ''.__class__.__mro__[1].__subclasses__() }}", "unsafe"),
-        ("{{ 'a'.replace('a', 'b') }}", "unsafe"),
+        (
+            "{% set n = namespace(x='aa') %}{% for i in range(99) %}{% set n.x = n.x.replace('a', n.x) %}{% endfor %}",
+            "than",
+        ),
+        (
+            "{% set n = namespace(x='aa') %}{% for i in range(99) %}{% set n.x = n.x|replace('a', n.x) %}{% endfor %}",
+            "than",
+        ),
+        ("{{ 'a'.ljust(1000000000) }}", "unsafe"),
         ("{{ cycler() }}", "undefined"),
         ("{{ namespace.__init__.__globals__ }}", "unsafe"),
         ("{% macro f() %}{{ f() }}{{ f() }}{% endmacro %}{{ f() }}", "recursion"),
@@ -129,6 +137,16 @@ def whole_end(tokenizer: Any, messages: list[Message], count: int) -> list[int]:
 def test_a_hostile_template_is_stopped(source: str, fault: str) -> None:
     with pytest.raises(TemplateError, match=fault):
         ChatTemplate(source, {}).render(turns("q", "a"))
+
+
+def test_what_templates_of_models_use_is_there() -> None:
+    source = (
+        "{% set n = namespace(seen=false) %}{% for m in messages %}{% generation %}"
+        "{% if loop.last and m.role is string %}{{ m['content'].split('b')[-1] | replace('c', 'd') | trim | upper }}"
+        "{% else %}{{ [m] | map(attribute='role') | join(',') }}:{{ {'a': 1} | tojson }}{% endif %}"
+        "{% endgeneration %}{% endfor %}"
+    )
+    assert ChatTemplate(source, {}).render(turns("q", "abc ")) == 'user:{"a": 1}D'
 
 
 def test_what_is_no_template_is_refused() -> None:

@@ -193,9 +193,8 @@ async def test_a_model_is_fine_tuned_by_the_official_client(door: tuple[str, Cal
     assert parents[f"orgs/acme/datasets/{training.id}/versions/v1"] == "trained_on"
     assert version.base_model_version == base
     run = await caller.GetTrainingRun(pb.GetTrainingRunRequest(name=version.training_run))
-    print("MEASURED", dict(run.results))
-    # Measured: 4.6 before, 3.5 after three epochs.
-    assert run.results["sft.heldout_loss_after"] < run.results["sft.heldout_loss_before"] - 0.3
+    # Measured: 4.9 before, 1.1 after three epochs.
+    assert run.results["sft.heldout_loss_after"] < run.results["sft.heldout_loss_before"] - 2
 
     events = await client.fine_tuning.jobs.list_events(job.id, limit=3)
     assert name in events.data[0].message
