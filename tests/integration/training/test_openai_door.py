@@ -26,7 +26,7 @@ from libs.common.testing.ray import RunningRay
 from libs.common.testing.service import running_service
 from services.dataset.app import DEFINITION as DATASET
 from services.gateway.app import DEFINITION as GATEWAY
-from tests.integration.app.stubs import Identity, served
+from tests.integration.app.stubs import Add, Identity, served
 from tests.integration.training.conftest import training_service
 from tests.integration.training.peers import PROJECT, Caller
 
@@ -85,7 +85,7 @@ async def door(
     ]
     settings = {"nats_url": nats_server.url(), "role": "all", "ray_address": ray.address}
     blobs = f"file://{folder}/dataset"
-    add = {
+    add: dict[str, Add] = {
         "identity": lambda server: token_service_pb2_grpc.add_TokenServiceServicer_to_server(Identity(mesh), server),
         "deploy": lambda server: deploy_service_pb2_grpc.add_DeployServiceServicer_to_server(Deploy(), server),
     }
@@ -96,6 +96,7 @@ async def door(
         training_service(mesh, folder, urls[1], **settings) as training,
         running_service(GATEWAY, mesh, http_listen="127.0.0.1:0") as gateway,
     ):
+        assert gateway.app is not None
         caller = Caller(mesh, service=training)
         yield f"http://127.0.0.1:{gateway.app.http.port}/v1", caller
         await caller.close()

@@ -109,8 +109,8 @@ def test_messages_do_not_go_with_the_other_columns() -> None:
     spec = spec_from(pb.TrainingSpec(phases=[given]))
     # What is shown can be sent back.
     assert spec_from(spec_message(spec)) == spec
-    for name, value in (("text_column", "text"), ("answer_column", "label"), ("prompt_template", "{text}")):
-        wrong = pb.Phase(**{name: value})
+    others = pb.Phase(text_column="text"), pb.Phase(answer_column="label"), pb.Phase(prompt_template="{text}")
+    for wrong, name in zip(others, ("text_column", "answer_column", "prompt_template"), strict=True):
         wrong.MergeFrom(given)
         with pytest.raises(DomainError, match=f"spec.phases.{name} does not go with messages_column"):
             spec_from(pb.TrainingSpec(phases=[wrong]))

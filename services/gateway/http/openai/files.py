@@ -34,8 +34,8 @@ MOST_BYTES = 512 * 1024 * 1024
 # OpenAI's default. A page of ours is shorter, because each file of it is looked at; `has_more` says so.
 _MOST_LISTED = 10_000
 _PAGE = 100
-# A file of ten thousand rows is imported by then; a larger one is answered as `uploaded`.
-_IMPORT_SECONDS = 10.0
+# A small file is imported by then, where Ray is awake; others are answered as `uploaded`.
+_IMPORT_SECONDS = 2.0
 _EXPORT_SECONDS = 120.0
 _AT_ONCE = 16
 _PREFERENCE = b'"preferred_output"'
