@@ -203,6 +203,14 @@ class Trainings:
         request = model_service_pb2.GetModelVersionRequest(name=name)
         return await _or_none(self._models.GetModelVersion(request, **_call(caller, metadata)))
 
+    async def tuned(self, version: str, caller: Caller, metadata: Metadata) -> names.FineTuned | None:
+        """The name of the model that a job made; None if there is no such version any more."""
+        found = await self.version(version, caller, metadata)
+        if found is None or JOB_LABEL not in found.labels:
+            return None
+        _, org, _, job_id, *_ = version.split("/")
+        return names.FineTuned(found.labels[BASE_LABEL], org, found.labels[SUFFIX_LABEL], job_id)
+
     async def newest_version(self, project: str, caller: Caller, metadata: Metadata) -> str:
         """The live version of a project, else its newest one; empty if there is none."""
         request = model_service_pb2.GetModelProjectRequest(name=project)

@@ -22,6 +22,7 @@ _JOB = re.compile(rf"ftjob-({_ID})\Z")
 _MODEL = re.compile(rf"ft:([a-z0-9-]{{1,63}}):([a-z0-9-]{{1,63}}):([A-Za-z0-9._-]{{0,64}}):({_ID})\Z")
 # Runs of a training are numbered from 1, and a job has one.
 RUN = "1"
+_VERSION = re.compile(rf"orgs/[^/]+/modelProjects/ftjob-{_ID}/versions/1\Z")
 
 
 @dataclass(frozen=True)
@@ -62,6 +63,11 @@ def is_file(file_id: str) -> bool:
 def is_job(job_id: str) -> bool:
     """Whether this may be the id of a fine-tuning job."""
     return _JOB.match(job_id) is not None
+
+
+def is_tuned(model_version: str) -> bool:
+    """Whether this may be the model version that a job made."""
+    return _VERSION.match(model_version) is not None
 
 
 def job_of_results(file_id: str) -> str | None:

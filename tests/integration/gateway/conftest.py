@@ -180,15 +180,15 @@ class Dataset(dataset_service_pb2_grpc.DatasetServiceServicer, task_service_pb2_
 
 
 class Training(model_service_pb2_grpc.ModelServiceServicer):
-    """Gives one file, and knows the versions that tests give it."""
+    """Gives one file, and knows the versions that tests give it, with their labels."""
 
     def __init__(self) -> None:
-        self.versions: set[str] = set()
+        self.versions: dict[str, dict[str, str]] = {}
 
     async def GetModelVersion(self, request: Any, context: Any) -> training_pb2.ModelVersion:
         if request.name not in self.versions:
             await fail(context, ArgosyError("NOT_FOUND", "There is none.", metadata={"name": request.name}))
-        return training_pb2.ModelVersion(name=request.name)
+        return training_pb2.ModelVersion(name=request.name, labels=self.versions[request.name])
 
     async def DownloadModelFile(
         self, request: Any, context: Any

@@ -64,6 +64,9 @@ def test_ids_say_what_they_stand_for() -> None:
     assert str(model) == f"ft:base:acme::{JOB.removeprefix('ftjob-')}"
     assert names.parse_model(str(model)) == model
     assert model.model_version == f"orgs/acme/modelProjects/{JOB}/versions/1"
+    assert names.is_tuned(model.model_version)
+    assert not names.is_tuned("orgs/acme/modelProjects/m/versions/1")
+    assert not names.is_tuned("")
     assert names.parse_model("ft:base:acme:a b:0123456789abcdef") is None
 
 

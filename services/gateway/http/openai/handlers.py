@@ -291,8 +291,26 @@ class OpenAi:
         caller = await admit(exchange, self._authenticator)
         deployments = [_deployment_model(endpoint) for endpoint in self._replicas.deployments(caller.org)]
         published = await self._applications.published(caller, exchange.call_metadata())
-        listed = deployments + [_application_model(name, created, caller.org) for name, created in published]
+        listed = deployments + await self._tuned_models(caller, exchange.call_metadata())
+        listed += [_application_model(name, created, caller.org) for name, created in published]
         await exchange.respond(200, orjson.dumps({"object": "list", "data": listed}))
+
+    async def _tuned_models(self, caller: Caller, metadata: Metadata) -> list[dict[str, Any]]:
+        """Fine-tuned models under their own names, while a deployment serves them; none while training is away."""
+        live = {
+            endpoint.model_version: endpoint
+            for endpoint in self._replicas.deployments(caller.org)
+            if names.is_tuned(endpoint.model_version)
+        }
+        try:
+            tuned = [await self._trainings.tuned(version, caller, metadata) for version in live]
+        except ArgosyError as error:
+            if error.is_reason("PEER_UNAVAILABLE", "DEADLINE_EXCEEDED"):
+                return []
+            raise
+        return [
+            {**_deployment_model(live[model.model_version]), "id": str(model)} for model in tuned if model is not None
+        ]
 
     async def _one_model(self, exchange: Exchange) -> None:
         caller = await admit(exchange, self._authenticator)
