@@ -85,22 +85,21 @@ class Files:
 
     async def _create(self, exchange: Exchange) -> None:
         caller = await admit(exchange, self._authenticator)
-        body = _Body(exchange)
         try:
-            stored = await self._receive(exchange, caller, body)
+            stored = await self._receive(exchange, caller)
         except (ArgosyError, HttpError) as failure:
             # A client that still writes would see a reset instead of the answer; what is too large `guarded` discards.
-            if not body.ended and status_of(failure)[1] != 413:
+            if status_of(failure)[1] != 413:
                 await exchange.discard()
             raise
         await exchange.respond(200, orjson.dumps(file_object(stored)))
 
-    async def _receive(self, exchange: Exchange, caller: Caller, body: _Body) -> StoredFile:
+    async def _receive(self, exchange: Exchange, caller: Caller) -> StoredFile:
         key = exchange.headers.get(b"idempotency-key", b"").decode("ascii", "replace")
         file_id = names.new_id("file", f"{caller.org} {caller.subject}", key)
         metadata = exchange.call_metadata()
         purpose, received = "", None
-        async for part in Form(body.pieces(), boundary_of(exchange)).parts():
+        async for part in Form(_limited(exchange.stream()), boundary_of(exchange)).parts():
             if part.name == "file":
                 received = (part.file_name, *await self._upload(part, file_id, caller, metadata))
             elif part.name == "purpose":
@@ -216,21 +215,14 @@ class Files:
         return results_csv(job, metrics), job.run.update_time.seconds
 
 
-class _Body:
+async def _limited(pieces: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
     """The pieces of a body up to the limit of a file."""
-
-    def __init__(self, exchange: Exchange) -> None:
-        self._exchange = exchange
-        self.ended = False
-
-    async def pieces(self) -> AsyncIterator[bytes]:
-        size = 0
-        async for piece in self._exchange.stream():
-            size += len(piece)
-            if size > MOST_BYTES:
-                raise ArgosyError("TOO_LARGE", f"The file is larger than {MOST_BYTES} bytes.")
-            yield piece
-        self.ended = True
+    size = 0
+    async for piece in pieces:
+        size += len(piece)
+        if size > MOST_BYTES:
+            raise ArgosyError("TOO_LARGE", f"The file is larger than {MOST_BYTES} bytes.")
+        yield piece
 
 
 def file_object(stored: StoredFile) -> Json:
