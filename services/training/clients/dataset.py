@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from argosy.dataset.v1 import dataset_pb2, dataset_service_pb2, dataset_service_pb2_grpc
+from google.protobuf import json_format
 from google.protobuf.struct_pb2 import Value
 
 from libs.common.domain import DomainError, Secrecy
@@ -133,4 +134,6 @@ def _text(value: Value) -> str:
     kind = value.WhichOneof("kind")
     if kind == "string_value":
         return value.string_value
+    if kind in ("list_value", "struct_value"):
+        return json_format.MessageToJson(value, indent=None)
     return "" if kind in (None, "null_value") else str(getattr(value, kind))

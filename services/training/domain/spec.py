@@ -32,6 +32,7 @@ class Phase:
         answer_column: right answer (fine-tuning).
         prompt_template: prompt around the input, with `{text}` where it goes.
         answers: only rows whose answer is one of these; empty: all that have one.
+        messages_column: conversations (fine-tuning) instead of the four before; empty: those.
     """
 
     method: Method
@@ -44,10 +45,13 @@ class Phase:
     answer_column: str = "label"
     prompt_template: str = PLACEHOLDER
     answers: tuple[str, ...] = ()
+    messages_column: str = ""
 
     @property
     def columns(self) -> tuple[str, ...]:
-        """Columns that it reads."""
+        """Columns that it reads, that of its texts first."""
+        if self.messages_column:
+            return (self.messages_column,)
         return (self.text_column,) if self.method is Method.PRETRAIN else (self.text_column, self.answer_column)
 
 
@@ -125,6 +129,8 @@ class TrainingSpec:
         self.architecture.check()
         for index, phase in enumerate(self.phases):
             where = f"spec.phases[{index}]"
+            if phase.messages_column and phase.method is not Method.SFT:
+                raise invalid(f"{where}.messages_column", "is for supervised fine-tuning")
             if phase.method is Method.SFT and phase.prompt_template.count(PLACEHOLDER) != 1:
                 raise invalid(f"{where}.prompt_template", f"must have {PLACEHOLDER} exactly once")
             if phase.batch_size < self.workers:

@@ -7,10 +7,12 @@ from argosy.training.v1 import training_pb2 as pb
 
 from libs.common.db.mapping import timestamp, to_proto
 from services.training.domain.models import Gate, ModelAlias, ModelProject, ModelVersion, Signature, Transition
-from services.training.domain.spec import PLACEHOLDER, Architecture, Method, Phase, TrainingSpec
+from services.training.domain.spec import PLACEHOLDER, Architecture, Method, Phase, TrainingSpec, invalid
 from services.training.domain.trainings import Training, TrainingRun
 from services.training.handlers.life_cycles import life_cycle_message
 
+# What a phase on conversations has no use for.
+_NOT_WITH_MESSAGES = ("text_column", "answer_column", "prompt_template", "answers")
 _METHODS = {Method.PRETRAIN: pb.Phase.METHOD_PRETRAIN, Method.SFT: pb.Phase.METHOD_SFT}
 
 
@@ -149,7 +151,7 @@ def spec_message(spec: TrainingSpec) -> pb.TrainingSpec:
 
 
 def _phase_message(phase: Phase) -> pb.Phase:
-    return pb.Phase(
+    message = pb.Phase(
         method=_METHODS[phase.method],
         steps=phase.steps,
         batch_size=phase.batch_size,
@@ -160,7 +162,12 @@ def _phase_message(phase: Phase) -> pb.Phase:
         answer_column=phase.answer_column,
         prompt_template=phase.prompt_template,
         answers=phase.answers,
+        messages_column=phase.messages_column,
     )
+    if phase.messages_column:
+        for name in _NOT_WITH_MESSAGES:
+            message.ClearField(name)
+    return message
 
 
 def spec_from(message: pb.TrainingSpec) -> TrainingSpec:
@@ -177,6 +184,10 @@ def spec_from(message: pb.TrainingSpec) -> TrainingSpec:
 
 
 def _phase_from(message: pb.Phase) -> Phase:
+    if message.messages_column:
+        given = next((name for name in _NOT_WITH_MESSAGES if getattr(message, name)), None)
+        if given is not None:
+            raise invalid(f"spec.phases.{given}", "does not go with messages_column")
     methods = {number: method for method, number in _METHODS.items()}
     return Phase(
         method=methods[message.method],
@@ -189,6 +200,7 @@ def _phase_from(message: pb.Phase) -> Phase:
         answer_column=message.answer_column or "label",
         prompt_template=message.prompt_template or PLACEHOLDER,
         answers=tuple(message.answers),
+        messages_column=message.messages_column,
     )
 
 
