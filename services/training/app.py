@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import psutil
-from argosy.training.v1 import model_service_pb2, training_service_pb2
+from argosy.training.v1 import model_service_pb2, run_service_pb2, training_service_pb2
 
 from libs.common.blobs import BlobStore
 from libs.common.clock import Clock
@@ -16,7 +16,7 @@ from libs.common.tasks import Tasks
 from services.training.clients.dataset import Datasets
 from services.training.config import TrainingSettings
 from services.training.events.subscribers import LIVE, STOPPED, LiveVersions
-from services.training.handlers import model_projects, model_versions, trainings
+from services.training.handlers import model_projects, model_versions, run_metrics, runs, trainings
 from services.training.jobs.run import RunTasks
 from services.training.jobs.sweep import sweep_forever
 
@@ -63,9 +63,10 @@ DEFINITION: ServiceDefinition[App] = ServiceDefinition(
     build=build,
     protos=[
         training_service_pb2.DESCRIPTOR.services_by_name["TrainingService"],
+        run_service_pb2.DESCRIPTOR.services_by_name["RunService"],
         model_service_pb2.DESCRIPTOR.services_by_name["ModelService"],
     ],
-    handlers=[trainings, model_projects, model_versions],
+    handlers=[trainings, runs, run_metrics, model_projects, model_versions],
     settings=TrainingSettings,
     migrations=Path(__file__).parent / "migrations",
     subscriptions=_subscriptions,

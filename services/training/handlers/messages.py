@@ -5,10 +5,15 @@ from __future__ import annotations
 from argosy.training.v1 import training_pb2 as pb
 
 from libs.common.db.mapping import timestamp, to_proto
+from services.training.domain.divergence import OnDivergence
 from services.training.domain.models import Gate, ModelProject, ModelVersion, Transition
 from services.training.domain.spec import PLACEHOLDER, Architecture, Method, Phase, TrainingSpec
 from services.training.domain.trainings import Training, TrainingRun
 
+_ON_DIVERGENCE = {
+    OnDivergence.ALERT: pb.TrainingSpec.ON_DIVERGENCE_ALERT,
+    OnDivergence.STOP: pb.TrainingSpec.ON_DIVERGENCE_STOP,
+}
 _METHODS = {Method.PRETRAIN: pb.Phase.METHOD_PRETRAIN, Method.SFT: pb.Phase.METHOD_SFT}
 
 
@@ -121,6 +126,7 @@ def spec_message(spec: TrainingSpec) -> pb.TrainingSpec:
         gpus_per_worker=spec.gpus_per_worker,
         seed=spec.seed,
         checkpoint_every=spec.checkpoint_every,
+        on_divergence=_ON_DIVERGENCE[spec.on_divergence],
     )
 
 
@@ -149,7 +155,13 @@ def spec_from(message: pb.TrainingSpec) -> TrainingSpec:
         gpus_per_worker=message.gpus_per_worker,
         seed=message.seed,
         checkpoint_every=message.checkpoint_every or 200,
+        on_divergence=_stop_or_alert(message),
     )
+
+
+def _stop_or_alert(message: pb.TrainingSpec) -> OnDivergence:
+    stops = message.on_divergence == pb.TrainingSpec.ON_DIVERGENCE_STOP
+    return OnDivergence.STOP if stops else OnDivergence.ALERT
 
 
 def _phase_from(message: pb.Phase) -> Phase:
