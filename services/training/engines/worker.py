@@ -135,11 +135,13 @@ class Worker:
             losses.append(step.loss)
             window.append(step)
             done = progress.step == phase.steps
-            if len(window) == METRICS_EVERY or done:
+            due = self._checkpoint_due(number) and not done
+            # At a checkpoint too: a run that goes on from there reports the same steps as one that was left alone.
+            if progress.step % METRICS_EVERY == 0 or due or done:
                 check_loss(step.loss, self._job.config.vocab_size, phase, progress.step - 1)
                 self._report(name, phase, window)
                 window = []
-            if self._checkpoint_due(number) and not done:
+            if due:
                 progress.results[f"{name}.last_loss"] = sum(losses) / len(losses)
                 self._write_checkpoint(loop.optimiser, name)
                 self._pause_if_asked()

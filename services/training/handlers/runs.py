@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from argosy.training.v1 import run_metrics_pb2, training_pb2
 from argosy.training.v1 import run_service_pb2 as pb
+from google.protobuf.descriptor import Descriptor
 from google.protobuf.field_mask_pb2 import FieldMask
 
 from libs.common.db.mapping import timestamp
@@ -148,7 +149,8 @@ async def _queued(name: str, kind: EventKind, call: Call[App]) -> training_pb2.T
 def _merge(request: pb.CloneTrainingRequest, wanted: training_pb2.Training) -> None:
     """Puts the fields of the mask into the training."""
     for path in request.update_mask.paths:
-        if not FieldMask(paths=[path]).IsValidForDescriptor(training_pb2.Training.DESCRIPTOR):
+        descriptor: Descriptor = training_pb2.Training.DESCRIPTOR  # pyrefly: ignore[bad-assignment]
+        if not FieldMask(paths=[path]).IsValidForDescriptor(descriptor):
             raise invalid("update_mask", f"{path} is no field of a training")
     request.update_mask.MergeMessage(request.training, wanted, True, True)
     require_valid(wanted, "training")

@@ -53,7 +53,7 @@ class RunProgress:
         run.checkpoint = Checkpoint(step, phase, checkpoint["manifest_digest"], now)
         run.update_time = now
         await runs.save(run)
-        message = f"checkpoint at step {step} of {phase}"
+        message = f"checkpoint {_place(run.checkpoint)}"
         await self._tell(uow, run, EventKind.CHECKPOINT, message, phase=phase, step=str(step))
 
     async def metrics(self, task: Task, events: Sequence[Json], uow: UnitOfWork) -> TaskError | None:
@@ -73,9 +73,7 @@ class RunProgress:
     async def paused(self, task: Task, uow: UnitOfWork) -> None:
         """The engine stopped at a checkpoint, or had not begun."""
         run = await self._follow(task, uow, RunState.PAUSED)
-        where = (
-            f"at step {run.checkpoint.step} of {run.checkpoint.phase}" if run.checkpoint else "before its first step"
-        )
+        where = _place(run.checkpoint) if run.checkpoint else "before its first step"
         await self._tell(uow, run, EventKind.PAUSED, f"paused {where}")
         uow.emit("training.run.paused", run)
 
@@ -121,6 +119,10 @@ class RunProgress:
                 message = f"The {phase} phase diverged at step {step}: the loss has jumped to {seen[-1]:.4g}."
                 return TaskError("TRAINING_DIVERGED", message, {"phase": phase, "step": str(step)})
         return None
+
+
+def _place(checkpoint: Checkpoint) -> str:
+    return f"at step {checkpoint.step} of {checkpoint.phase}" if checkpoint.step else f"behind {checkpoint.phase}"
 
 
 def series_of(events: Sequence[Json]) -> dict[str, Points]:

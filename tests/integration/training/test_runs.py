@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import math
+import sys
 from collections.abc import AsyncIterator
 from dataclasses import replace
 from pathlib import Path
@@ -25,6 +26,7 @@ from services.training.domain.trainings import TrainingRun
 from services.training.jobs.run_progress import RunProgress
 from services.training.store.metrics import OPEN_SEGMENTS
 from services.training.store.repositories import TrainingRuns
+from tests.integration.training import metric_writer
 from tests.integration.training.conftest import training_service as training
 from tests.integration.training.peers import Caller, FakeDataset, refusal, spec_of
 
@@ -397,3 +399,26 @@ async def test_pause_resume_and_retry_hold_to_the_states(editor: Caller) -> None
     assert [(await carried(editor))[1].state, (await carried(editor))[1].cancel_requested] == ["QUEUED", True]
     kinds = [run_metrics_pb2.RunEvent.Kind.Name(event.kind) for event in await events(editor)]
     assert kinds == ["KIND_CREATED", "KIND_RESUMED", "KIND_RETRIED"]
+
+
+async def test_a_killed_writer_loses_nothing_accepted_and_adds_nothing_twice(editor: Caller, database_url: str) -> None:
+    """kill -9 between two statements, whichever they are; whoever repeats every batch makes it whole."""
+    found, _ = await carried(editor)
+    command = [sys.executable, "-m", "tests.integration.training.metric_writer", database_url, found.uid]
+    process = await asyncio.create_subprocess_exec(*command, stdout=asyncio.subprocess.PIPE)
+    assert process.stdout is not None
+    told = -1
+    # Behind a joining of segments.
+    while told < 2 * OPEN_SEGMENTS + 7:
+        told = int(await process.stdout.readline())
+    process.kill()
+    told = max([told, *[int(line) for line in (await process.stdout.read()).split()]])
+    await process.wait()
+    there = (await keys(editor))["a"].point_count // metric_writer.STEPS
+    assert there in (told + 1, told + 2)
+    added = [await metric_writer.write(app(editor).database, found.uid, number) for number in range(there + 3)]
+    assert added == [False] * there + [True] * 3
+    for curve in await curves(editor, "a", "b", max_points=10_000):
+        assert curve.steps == list(range((there + 3) * metric_writer.STEPS))
+        assert curve.values == [step * (1.0 if curve.key == "a" else 0.5) for step in curve.steps]
+    assert (await keys(editor))["b"].point_count == (there + 3) * metric_writer.STEPS
