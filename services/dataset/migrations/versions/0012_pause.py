@@ -6,8 +6,8 @@ from alembic import op
 
 from libs.common.tasks import add_pause_to_tasks
 
-revision = "0011"
-down_revision = "0010"
+revision = "0012"
+down_revision = "0011"
 
 
 def upgrade() -> None:
