@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import psutil
-from argosy.training.v1 import model_registry_service_pb2, model_service_pb2, training_service_pb2
+from argosy.training.v1 import model_registry_service_pb2, model_service_pb2, run_service_pb2, training_service_pb2
 
 from libs.common.blobs import BlobStore
 from libs.common.clock import Clock
@@ -23,6 +23,8 @@ from services.training.handlers import (
     model_projects,
     model_registry,
     model_versions,
+    run_metrics,
+    runs,
     trainings,
 )
 from services.training.jobs.import_model import ImportTasks
@@ -86,10 +88,20 @@ DEFINITION: ServiceDefinition[App] = ServiceDefinition(
     build=build,
     protos=[
         training_service_pb2.DESCRIPTOR.services_by_name["TrainingService"],
+        run_service_pb2.DESCRIPTOR.services_by_name["RunService"],
         model_service_pb2.DESCRIPTOR.services_by_name["ModelService"],
         model_registry_service_pb2.DESCRIPTOR.services_by_name["ModelRegistryService"],
     ],
-    handlers=[trainings, model_projects, model_versions, model_registry, model_aliases, model_imports],
+    handlers=[
+        trainings,
+        runs,
+        run_metrics,
+        model_projects,
+        model_versions,
+        model_registry,
+        model_aliases,
+        model_imports,
+    ],
     settings=TrainingSettings,
     migrations=Path(__file__).parent / "migrations",
     subscriptions=_subscriptions,

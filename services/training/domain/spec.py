@@ -7,6 +7,7 @@ from enum import StrEnum
 from typing import Any
 
 from libs.common.domain import DomainError
+from services.training.domain.divergence import OnDivergence
 
 PLACEHOLDER = "{text}"
 
@@ -98,6 +99,7 @@ class TrainingSpec:
         gpus_per_worker: GPUs of each; 0 trains on the CPU.
         seed: of the first weights and of the order of the data.
         checkpoint_every: steps between checkpoints.
+        on_divergence: what happens when the loss has run away.
     """
 
     phases: tuple[Phase, ...]
@@ -107,6 +109,7 @@ class TrainingSpec:
     gpus_per_worker: int = 0
     seed: int = 0
     checkpoint_every: int = 200
+    on_divergence: OnDivergence = OnDivergence.ALERT
 
     @property
     def steps(self) -> int:
@@ -145,6 +148,7 @@ class TrainingSpec:
         """What `to_json` wrote."""
         phases = tuple(_phase(phase) for phase in data["phases"])
         rest: dict[str, Any] = {**data, "phases": phases, "architecture": Architecture(**data["architecture"])}
+        rest["on_divergence"] = OnDivergence(data.get("on_divergence", OnDivergence.ALERT))
         return cls(**rest)
 
 

@@ -39,6 +39,7 @@ class Step:
         tokens: read, all workers.
         seconds: from the last step to this one.
         cpu_seconds: all workers.
+        gradient_norm: of the averaged gradients, before they are clipped.
     """
 
     loss: float
@@ -46,6 +47,7 @@ class Step:
     tokens: int
     seconds: float
     cpu_seconds: float
+    gradient_norm: float
 
 
 class PhaseLoop:
@@ -77,15 +79,15 @@ class PhaseLoop:
         """
         clock, cpu = time.perf_counter(), time.process_time()
         for step in range(first, last):
-            loss, rate, tokens = self._take(step)
+            loss, rate, tokens, norm = self._take(step)
             now, cpu_now = time.perf_counter(), time.process_time()
             loss, tokens, cpu_seconds, stop = self._group.sum(loss, tokens, cpu_now - cpu, float(should_stop()))
             if stop:
                 raise EngineCancelled()
-            yield Step(loss, rate, int(tokens), now - clock, cpu_seconds)
+            yield Step(loss, rate, int(tokens), now - clock, cpu_seconds, norm)
             clock, cpu = now, cpu_now
 
-    def _take(self, step: int) -> tuple[float, float, int]:
+    def _take(self, step: int) -> tuple[float, float, int, float]:
         phase, group = self._phase, self._group
         rate = learning_rate(step, phase.steps, phase.learning_rate, phase.warmup_fraction)
         for options in self.optimiser.param_groups:
@@ -102,7 +104,7 @@ class PhaseLoop:
         if not math.isfinite(norm):
             raise diverged(phase, step, "the gradients are not finite")
         self.optimiser.step()
-        return share.item(), rate, batch.tokens
+        return share.item(), rate, batch.tokens, norm
 
 
 def check_loss(loss: float, vocabulary_size: int, phase: Phase, step: int) -> None:

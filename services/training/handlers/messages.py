@@ -6,6 +6,7 @@ from argosy.training.v1 import model_registry_service_pb2 as registry_pb
 from argosy.training.v1 import training_pb2 as pb
 
 from libs.common.db.mapping import timestamp, to_proto
+from services.training.domain.divergence import OnDivergence
 from services.training.domain.models import Gate, ModelAlias, ModelProject, ModelVersion, Signature, Transition
 from services.training.domain.spec import PLACEHOLDER, Architecture, Method, Phase, TrainingSpec, invalid
 from services.training.domain.trainings import Training, TrainingRun
@@ -13,6 +14,10 @@ from services.training.handlers.life_cycles import life_cycle_message
 
 # What a phase on conversations has no use for.
 _NOT_WITH_MESSAGES = ("text_column", "answer_column", "prompt_template", "answers")
+_ON_DIVERGENCE = {
+    OnDivergence.ALERT: pb.TrainingSpec.ON_DIVERGENCE_ALERT,
+    OnDivergence.STOP: pb.TrainingSpec.ON_DIVERGENCE_STOP,
+}
 _METHODS = {Method.PRETRAIN: pb.Phase.METHOD_PRETRAIN, Method.SFT: pb.Phase.METHOD_SFT}
 
 
@@ -147,6 +152,7 @@ def spec_message(spec: TrainingSpec) -> pb.TrainingSpec:
         gpus_per_worker=spec.gpus_per_worker,
         seed=spec.seed,
         checkpoint_every=spec.checkpoint_every,
+        on_divergence=_ON_DIVERGENCE[spec.on_divergence],
     )
 
 
@@ -180,7 +186,13 @@ def spec_from(message: pb.TrainingSpec) -> TrainingSpec:
         gpus_per_worker=message.gpus_per_worker,
         seed=message.seed,
         checkpoint_every=message.checkpoint_every or 200,
+        on_divergence=_stop_or_alert(message),
     )
+
+
+def _stop_or_alert(message: pb.TrainingSpec) -> OnDivergence:
+    stops = message.on_divergence == pb.TrainingSpec.ON_DIVERGENCE_STOP
+    return OnDivergence.STOP if stops else OnDivergence.ALERT
 
 
 def _phase_from(message: pb.Phase) -> Phase:

@@ -13,14 +13,17 @@ from libs.common.db.uow import Database, UnitOfWork
 from libs.common.domain import Parent
 from libs.common.ids import uuid7
 from libs.common.service import Runtime
-from libs.common.tasks import Task, TaskError, TaskKind
+from libs.common.tasks import Task, TaskKind
 from libs.compute.mesh import MeshAccess
 from services.training.clients.dataset import Datasets
 from services.training.domain.card import model_card
 from services.training.domain.life_cycle import Event
 from services.training.domain.models import ModelFile, ModelVersion
-from services.training.domain.trainings import Checkpoint, TrainingRun
+from services.training.domain.runs import EventKind, RunEvent, RunState
+from services.training.domain.trainings import TrainingRun
+from services.training.jobs.run_progress import RunProgress
 from services.training.store.repositories import ModelProjects, ModelVersions, TrainingRuns
+from services.training.store.run_events import RunEvents
 from services.training.store.signing import ModelSigner
 
 Json = dict[str, Any]
@@ -52,14 +55,19 @@ class RunTasks:
 
     def kind(self) -> TaskKind:
         """For the service's definition. The carrier only waits; the workers that it starts book their own CPUs."""
+        progress = RunProgress(self._clock)
         return TaskKind(
             KIND,
             self._load,
             "services.training.engines.train:run",
             self._apply,
             resources={"num_cpus": 0},
-            checkpoint=self._checkpoint,
-            on_failure=self._failed,
+            on_start=progress.started,
+            checkpoint=progress.checkpoint,
+            metrics=progress.metrics,
+            on_pause=progress.paused,
+            on_interruption=progress.interrupted,
+            on_failure=progress.ended,
         )
 
     async def _load(self, task: Task, runtime: Runtime) -> Json:
@@ -80,17 +88,6 @@ class RunTasks:
         granted = await self._datasets.grant_read(version, task.name, _GRANT_SECONDS)
         return {"grant": granted.grant, "manifest_digest": granted.manifest_digest}
 
-    async def _checkpoint(self, task: Task, checkpoint: Json, uow: UnitOfWork) -> None:
-        """Shows the newest complete checkpoint on the run. The first one has prepared data and no weights yet."""
-        if "manifest_digest" not in checkpoint:
-            return
-        runs = TrainingRuns(uow)
-        run = await runs.get(task.target, deleted=True, for_update=True)
-        now = self._clock.now()
-        run.checkpoint = Checkpoint(checkpoint["step"], checkpoint["phase"], checkpoint["manifest_digest"], now)
-        run.update_time = now
-        await runs.save(run)
-
     async def _apply(self, task: Task, result: Json, uow: UnitOfWork) -> Json:
         runs = TrainingRuns(uow)
         run = await runs.get(task.target, deleted=True, for_update=True)
@@ -98,8 +95,10 @@ class RunTasks:
         run.model_version = version.name
         run.results = result["results"]
         run.framework = result["framework"]
-        run.update_time = version.create_time
+        run.state, run.update_time = RunState.SUCCEEDED, version.create_time
         await runs.save(run)
+        event = RunEvent(EventKind.SUCCEEDED, run.update_time, f"made {version.name}", {"model_version": version.name})
+        await RunEvents(uow).add(run, event)
         uow.emit("training.run.succeeded", run)
         return {"model_version": version.name, "manifest_digest": version.manifest_digest, "results": run.results}
 
@@ -154,10 +153,3 @@ class RunTasks:
             context_length=result["context_length"],
             model_card=card,
         )
-
-    async def _failed(self, task: Task, error: TaskError, uow: UnitOfWork) -> None:
-        runs = TrainingRuns(uow)
-        run = await runs.get(task.target, deleted=True, for_update=True)
-        run.update_time = self._clock.now()
-        await runs.save(run)
-        uow.emit("training.run.cancelled" if error.reason == "CANCELLED" else "training.run.failed", run)

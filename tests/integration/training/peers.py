@@ -11,6 +11,7 @@ from argosy.training.v1 import (
     model_registry_service_pb2_grpc,
     model_service_pb2,
     model_service_pb2_grpc,
+    run_service_pb2_grpc,
     training_pb2,
     training_service_pb2_grpc,
 )
@@ -115,6 +116,7 @@ class Caller:
         self._channel = mesh.channel("training", identity)
         self._stubs = (
             training_service_pb2_grpc.TrainingServiceStub(self._channel),
+            run_service_pb2_grpc.RunServiceStub(self._channel),
             model_service_pb2_grpc.ModelServiceStub(self._channel),
             model_registry_service_pb2_grpc.ModelRegistryServiceStub(self._channel),
             task_service_pb2_grpc.TaskServiceStub(self._channel),
