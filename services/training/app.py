@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import psutil
-from argosy.training.v1 import model_service_pb2, training_service_pb2
+from argosy.training.v1 import algorithm_service_pb2, model_service_pb2, training_service_pb2
 
 from libs.common.blobs import BlobStore
 from libs.common.clock import Clock
@@ -16,7 +16,7 @@ from libs.common.tasks import Tasks
 from services.training.clients.dataset import Datasets
 from services.training.config import TrainingSettings
 from services.training.events.subscribers import LIVE, STOPPED, LiveVersions
-from services.training.handlers import model_projects, model_versions, trainings
+from services.training.handlers import algorithms, model_projects, model_versions, trainings
 from services.training.jobs.run import RunTasks
 from services.training.jobs.sweep import sweep_forever
 
@@ -64,8 +64,9 @@ DEFINITION: ServiceDefinition[App] = ServiceDefinition(
     protos=[
         training_service_pb2.DESCRIPTOR.services_by_name["TrainingService"],
         model_service_pb2.DESCRIPTOR.services_by_name["ModelService"],
+        algorithm_service_pb2.DESCRIPTOR.services_by_name["AlgorithmService"],
     ],
-    handlers=[trainings, model_projects, model_versions],
+    handlers=[trainings, model_projects, model_versions, algorithms],
     settings=TrainingSettings,
     migrations=Path(__file__).parent / "migrations",
     subscriptions=_subscriptions,

@@ -8,6 +8,7 @@ from libs.common.db.mapping import timestamp, to_proto
 from services.training.domain.models import Gate, ModelProject, ModelVersion, Transition
 from services.training.domain.spec import PLACEHOLDER, Architecture, Method, Phase, TrainingSpec
 from services.training.domain.trainings import Training, TrainingRun
+from services.training.handlers.algorithm_messages import struct
 
 _METHODS = {Method.PRETRAIN: pb.Phase.METHOD_PRETRAIN, Method.SFT: pb.Phase.METHOD_SFT}
 
@@ -23,6 +24,9 @@ def training_message(training: Training) -> pb.Training:
             model_project=training.model_project,
             base_model_version=training.base_model_version,
             spec=spec_message(training.spec),
+            algorithm_version=training.algorithm_version,
+            parameters=struct(training.parameters),
+            task=training.task,
         ),
     )
 
@@ -36,6 +40,8 @@ def run_message(run: TrainingRun) -> pb.TrainingRun:
         model_version=run.model_version,
         results=run.results,
         framework=run.framework,
+        algorithm_version=run.algorithm_version,
+        parameters=struct(run.parameters),
     )
     if run.checkpoint is not None:
         message.checkpoint.CopyFrom(

@@ -16,9 +16,12 @@ from libs.common.service import Runtime
 from libs.common.tasks import Task, TaskError, TaskKind
 from libs.compute.mesh import MeshAccess
 from services.training.clients.dataset import Datasets
+from services.training.domain.algorithm_card import algorithm_card
+from services.training.domain.algorithms import Entry
 from services.training.domain.card import model_card
 from services.training.domain.models import ModelFile, ModelVersion
 from services.training.domain.trainings import Checkpoint, TrainingRun
+from services.training.store.algorithms import entry_of
 from services.training.store.repositories import ModelProjects, ModelVersions, TrainingRuns
 
 Json = dict[str, Any]
@@ -60,6 +63,9 @@ class RunTasks:
         async with self._database.system(read_only=True) as uow:
             run = await TrainingRuns(uow).get(task.target)
             base = await ModelVersions(uow).get(run.base_model_version) if run.base_model_version else None
+            entry = await entry_of(uow, run.algorithm_version) if run.algorithm_version else None
+        if entry is not None:
+            return await self._load_algorithm(task, run, entry[0])
         loaded: Json = {"spec": run.spec.to_json(), "train": await self._dataset_grant(run.dataset_version, task)}
         if run.validation_version:
             loaded["validation"] = await self._dataset_grant(run.validation_version, task)
@@ -70,9 +76,21 @@ class RunTasks:
             loaded["base"] = {"grant": grant, "manifest_digest": base.manifest_digest}
         return loaded
 
-    async def _dataset_grant(self, version: str, task: Task) -> Json:
-        granted = await self._datasets.grant_read(version, task.name, _GRANT_SECONDS)
-        return {"grant": granted.grant, "manifest_digest": granted.manifest_digest}
+    async def _load_algorithm(self, task: Task, run: TrainingRun, entry: Entry) -> Json:
+        loaded: Json = {
+            "algorithm": {"code": entry.code, "parameters": run.parameters, "columns": entry.columns},
+            "seed": run.spec.seed,
+            "threads": run.spec.threads_per_worker,
+            "train": await self._dataset_grant(run.dataset_version, task, media=True),
+        }
+        if run.validation_version:
+            loaded["validation"] = await self._dataset_grant(run.validation_version, task, media=True)
+        return loaded
+
+    async def _dataset_grant(self, version: str, task: Task, *, media: bool = False) -> Json:
+        granted = await self._datasets.grant_read(version, task.name, _GRANT_SECONDS, media=media)
+        given = {"grant": granted.grant, "manifest_digest": granted.manifest_digest}
+        return {**given, "media_grant": granted.media_grant} if media else given
 
     async def _checkpoint(self, task: Task, checkpoint: Json, uow: UnitOfWork) -> None:
         """Shows the newest complete checkpoint on the run. The first one has prepared data and no weights yet."""
@@ -103,7 +121,8 @@ class RunTasks:
         project = await projects.get(run.model_project, deleted=True, for_update=True)
         version = self._version(run, project.next_version(), result)
         version.register(run.creator, version.create_time, f"made by {run.name}")
-        project.train_framework = project.train_framework or f"torch {result['framework']['torch']}"
+        made_with = result.get("train_framework") or f"torch {result['framework']['torch']}"
+        project.train_framework = project.train_framework or made_with
         project.update_time = version.create_time
         await projects.save(project)
         await ModelVersions(uow).insert(version)
@@ -115,14 +134,12 @@ class RunTasks:
 
     def _version(self, run: TrainingRun, name: str, result: Json) -> ModelVersion:
         now = self._clock.now()
-        card = model_card(
-            run,
-            name,
-            result["manifest_digest"],
-            result["parameter_count"],
-            result["context_length"],
-            result["results"],
-            result["framework"],
+        digest, parameter_count = result["manifest_digest"], result["parameter_count"]
+        results, framework = result["results"], result["framework"]
+        card = (
+            algorithm_card(run, name, digest, parameter_count, results, framework)
+            if run.algorithm_version
+            else model_card(run, name, digest, parameter_count, result["context_length"], results, framework)
         )
         data = [parent for parent in run.lineage if parent.digest]
         return ModelVersion(
@@ -134,11 +151,11 @@ class RunTasks:
             labels=dict(run.labels),
             secrecy=run.secrecy,
             lineage=[Parent(run.name, relation="made_by"), *data],
-            manifest_digest=result["manifest_digest"],
+            manifest_digest=digest,
             files=[ModelFile(file["path"], file["sha256"], file["size"]) for file in result["files"]],
             training_run=run.name,
             base_model_version=run.base_model_version,
-            parameter_count=result["parameter_count"],
+            parameter_count=parameter_count,
             architecture=result["architecture"],
             context_length=result["context_length"],
             model_card=card,

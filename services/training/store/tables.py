@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from sqlalchemy import BigInteger, Boolean, Column, Identity, Index, Integer, Table, Text
+from sqlalchemy import BigInteger, Boolean, Column, Identity, Index, Integer, SmallInteger, Table, Text
 from sqlalchemy.dialects.postgresql import JSONB
 
 from libs.common.db.tables import new_metadata, resource_table, time_type
@@ -20,6 +20,9 @@ trainings = resource_table(
     Column("base_model_version", Text, nullable=False),
     Column("spec", JSONB, nullable=False),
     Column("run_count", Integer, nullable=False),
+    Column("algorithm_version", Text, nullable=False),
+    Column("parameters", JSONB, nullable=False),
+    Column("task", Text, nullable=False),
 )
 
 training_runs = resource_table(
@@ -37,6 +40,25 @@ training_runs = resource_table(
     Column("results", JSONB, nullable=False),
     Column("checkpoint", JSONB),
     Column("framework", JSONB, nullable=False),
+    Column("algorithm_version", Text, nullable=False),
+    Column("parameters", JSONB, nullable=False),
+)
+
+algorithms = resource_table(
+    metadata,
+    "algorithms",
+    Column("display_name", Text, nullable=False),
+    Column("description", Text, nullable=False),
+    Column("visibility", SmallInteger, nullable=False),
+    Column("version_count", Integer, nullable=False),
+)
+
+algorithm_versions = resource_table(
+    metadata,
+    "algorithm_versions",
+    Column("base_version", Text, nullable=False),
+    Column("parameters", JSONB, nullable=False),
+    Column("fixed", JSONB, nullable=False),
 )
 
 model_projects = resource_table(
