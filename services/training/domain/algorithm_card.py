@@ -47,6 +47,8 @@ _LIMITS = """## Limits
 
 
 def _data(run: TrainingRun, results: Mapping[str, float]) -> str:
+    if not run.dataset_version:
+        return "## Data\n\nNone: it learned from what it did itself."
     lines = ["## Data", "", f"- learned from `{run.dataset_version}` (manifest `{run.dataset_digest}`)"]
     if run.validation_version:
         lines.append(f"- figures on `{run.validation_version}` (manifest `{run.validation_digest}`)")

@@ -33,11 +33,11 @@ def preflight_algorithm(
 
     Args:
         parameters: all of them.
-        data: the version to learn from first, then the held-out one if there is one.
+        data: the version to learn from first, then the held-out one if there is one; empty: it reads none.
         memory_bytes: of the machine; 0: unknown.
     """
     findings = [finding for facts in data for finding in _columns(entry, parameters, facts)]
-    if not findings:
+    if data and not findings:
         findings += _answers(entry, parameters, data[0])
     need = _memory(entry, parameters, data)
     if memory_bytes and need > memory_bytes * 0.8:
@@ -115,7 +115,7 @@ def _have(numbers: Sequence[int]) -> str:
 
 
 def _memory(entry: Entry, parameters: Json, data: Sequence[DataFacts]) -> int:
-    rows, columns = sum(facts.row_count for facts in data), len(data[0].columns)
+    rows, columns = sum(facts.row_count for facts in data), max((len(facts.columns) for facts in data), default=0)
     size = parameters.get("size", 0)
     a_row = {"table": columns * _CELL_BYTES, "text": _TEXT_BYTES, "image": 3 * size * size}.get(entry.reads, 0)
     return entry.needs.memory_bytes + rows * a_row

@@ -53,7 +53,7 @@ class Entry:
     Attributes:
         name: resource name of the version.
         task: `classification`, ...
-        reads: what it learns from: `table`, `text`, `image`, ...
+        reads: what it learns from: `table`, `text`, `image`, ...; empty: no data.
         framework: `pytorch`, `scikit-learn`.
         code: where its engine declares it, `module:NAME`.
         columns: parameter that names a column (or columns, for FEATURES), and what that column is.
@@ -149,6 +149,15 @@ class AlgorithmVersion(Resource):
         """Names its base as its parent."""
         self.base_version = base.name
         self.lineage = [Parent(base.name, relation="based_on")]
+
+
+def require_data(entry: Entry, dataset_version: str, validation_version: str) -> None:
+    """Raises INVALID_FIELD for a training without the data that its algorithm reads, or with data that it does not."""
+    if entry.reads and not dataset_version:
+        raise invalid("training.dataset_version", "must be set")
+    for field_name, given in (("dataset_version", dataset_version), ("validation_version", validation_version)):
+        if given and not entry.reads:
+            raise invalid(f"training.{field_name}", f"must be empty: {entry.id} reads no data")
 
 
 def resolve(entry: Entry, base: Entry, given: Json, where: str) -> tuple[Json, list[tuple[str, str]]]:

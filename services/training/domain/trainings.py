@@ -50,7 +50,9 @@ class Training(Resource):
             self.spec.check()
             if self.parameters:
                 raise invalid("training.parameters", "are those of an algorithm, and there is no algorithm_version")
-        for name in ("dataset_version", "model_project"):
+        # An algorithm that acts in an environment of its own reads no data; what it reads is in the catalogue.
+        needed = ("model_project",) if self.algorithm_version else ("dataset_version", "model_project")
+        for name in needed:
             if not getattr(self, name):
                 raise invalid(f"training.{name}", "must be set")
         for name in ("dataset_version", "validation_version", "model_project", "base_model_version"):

@@ -12,7 +12,7 @@ from libs.common.domain import DomainError
 from libs.common.errors import ArgosyError
 from libs.common.rpc.call import Call
 from services.training.domain.algorithm_preflight import preflight_algorithm
-from services.training.domain.algorithms import SYSTEM, Entry, resolve
+from services.training.domain.algorithms import SYSTEM, Entry, require_data, resolve
 from services.training.domain.built_in import ENTRIES
 from services.training.domain.choice import Choice, choose
 from services.training.domain.preflight import DataFacts, Finding
@@ -63,7 +63,9 @@ async def require_algorithm(training: Training, call: Call[App]) -> None:
         raise invalid("training.task", f"must be one of {', '.join(tasks)}")
     if not training.algorithm_version:
         return
-    _, faults = resolve(*await _entry(training, call.uow, call.principal), training.parameters, _WHERE)
+    entry, base = await _entry(training, call.uow, call.principal)
+    require_data(base, training.dataset_version, training.validation_version)
+    _, faults = resolve(entry, base, training.parameters, _WHERE)
     if faults:
         path, problem = faults[0]
         raise ArgosyError("INVALID_FIELD", f"{path}: {problem}", metadata={"field": path}, violations=faults)
@@ -73,14 +75,14 @@ async def plan(training: Training, data: Sequence[DataFacts], call: Call[App]) -
     """What a run would do, and everything that is wrong with it.
 
     Args:
-        data: the version to learn from first, then the held-out one if there is one.
+        data: the version to learn from first, then the held-out one if there is one; empty: it reads none.
     """
     findings: list[Finding] = []
     entry = base = None
     given = training.parameters
     if training.algorithm_version:
         entry, base = await _read_entry(training, call)
-    if training.task:
+    if training.task and data:
         choice = _choice(training, data[0])
         if isinstance(choice, Finding):
             findings += [choice] if entry is None else []

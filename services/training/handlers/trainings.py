@@ -216,8 +216,9 @@ def _parameters(given: training_pb2.Training) -> dict[str, Any]:
 
 async def _look(training: Training, versions: list[tuple[str, DatasetVersion]], call: Call[App]) -> Plan:
     """The pre-flight: what was found, and for an algorithm also what a run would do."""
-    first = versions[0][1]
-    sample = await call.deps.datasets.sample(first.name, _SAMPLE_ROWS, call.forward()) if first.row_count else []
+    first = versions[0][1] if versions else None
+    reads = first is not None and first.row_count > 0
+    sample = await call.deps.datasets.sample(first.name, _SAMPLE_ROWS, call.forward()) if first and reads else []
     facts = [
         DataFacts(field, version.name, version.row_count, version.columns, sample if version is first else ())
         for field, version in versions
@@ -249,7 +250,7 @@ async def _new_run(
         labels=dict(training.labels),
         secrecy=secrecy,
         lineage=lineage,
-        dataset_digest=found["dataset_version"].manifest_digest,
+        dataset_digest=found["dataset_version"].manifest_digest if "dataset_version" in found else "",
         validation_digest=found["validation_version"].manifest_digest if "validation_version" in found else "",
         **snapshot(training),
     )

@@ -81,10 +81,10 @@ class RunTasks:
             "algorithm": {"code": entry.code, "parameters": run.parameters, "columns": entry.columns},
             "seed": run.spec.seed,
             "threads": run.spec.threads_per_worker,
-            "train": await self._dataset_grant(run.dataset_version, task, media=True),
         }
-        if run.validation_version:
-            loaded["validation"] = await self._dataset_grant(run.validation_version, task, media=True)
+        for part, version in (("train", run.dataset_version), ("validation", run.validation_version)):
+            if version:
+                loaded[part] = await self._dataset_grant(version, task, media=True)
         return loaded
 
     async def _dataset_grant(self, version: str, task: Task, *, media: bool = False) -> Json:

@@ -15,8 +15,8 @@ from libs.common.blobs import BlobStore
 from libs.compute.context import EngineContext, EngineError, load_entrypoint
 from services.training.domain.algorithms import Role
 from services.training.domain.leakage import MOST_LEAKED
-from services.training.engines.algorithms.interface import Algorithm, Json, Trained
-from services.training.engines.algorithms.versions import Rows, answered, shared_share, split
+from services.training.engines.algorithms.interface import Algorithm, Json, Table, Trained
+from services.training.engines.algorithms.versions import NO_ROWS, Rows, answered, shared_share, split
 
 _PACKAGES = {
     "pytorch": ("torch", "safetensors"),
@@ -30,11 +30,11 @@ def run(ctx: EngineContext) -> Json:
     """Trains an algorithm. These runs are short: one that was killed begins again, and the seed gives the same model.
 
     Args:
-        ctx: its `spec` has `algorithm` (`code`, `parameters`, `columns`: parameter to role), `seed`, `threads`, `train`
-            and optionally `validation`, each `{"grant": ..., "manifest_digest": ..., "media_grant": ...}`.
+        ctx: its `spec` has `algorithm` (`code`, `parameters`, `columns`: parameter to role), `seed`, `threads`, and
+            optionally `train` and `validation`, each `{"grant": ..., "manifest_digest": ..., "media_grant": ...}`.
 
     Returns:
-        As `services.training.engines.train.run`.
+        As `services.training.engines.train.run`, and `train_framework` with its version.
 
     Raises:
         EngineError: CONTENT_INVALID, PREFLIGHT_FAILED, TRAINING_DIVERGED.
@@ -43,19 +43,18 @@ def run(ctx: EngineContext) -> Json:
     given: Json = ctx.spec["algorithm"]
     algorithm: Any = load_entrypoint(given["code"])
     ctx.progress(0.0, "reading rows")
-    train, heldout, share = _rows(ctx, given)
+    train, heldout, share = _tables(ctx, given)
     ctx.stop_if_cancelled()
     watch, seed, threads = _Watch(ctx, algorithm), ctx.spec["seed"], ctx.spec["threads"]
     started, before = time.process_time(), torch.get_num_threads()
     torch.set_num_threads(threads)
     try:
         with threadpool_limits(threads):
-            trained: Trained = algorithm.train(train.table(), heldout.table(), given["parameters"], seed, watch)
+            trained: Trained = algorithm.train(train, heldout, given["parameters"], seed, watch)
     finally:
         torch.set_num_threads(before)
     watch.require_finite(trained.results)
-    used = {"cpu_seconds": time.process_time() - started, "rows": float(len(train))}
-    ctx.progress(1.0, "writing the model", **used)
+    ctx.progress(1.0, "writing the model", cpu_seconds=time.process_time() - started)
     digest, entries = _commit(ctx.blobs_write, trained.files)
     packages = _PACKAGES[algorithm.framework]
     framework = {name: importlib.metadata.version(name) for name in packages}
@@ -65,7 +64,6 @@ def run(ctx: EngineContext) -> Json:
         "parameter_count": trained.parameter_count,
         "context_length": 0,
         "architecture": algorithm.name,
-        "rows": len(train),
         "results": trained.results | share,
         "framework": framework,
         "train_framework": f"{packages[0]} {framework[packages[0]]}",
@@ -102,21 +100,24 @@ class _Watch:
                 raise EngineError("TRAINING_DIVERGED", message, phase=self._phase, step=str(self._step))
 
 
-def _rows(ctx: EngineContext, given: Json) -> tuple[Rows, Rows, dict[str, float]]:
+def _tables(ctx: EngineContext, given: Json) -> tuple[Table, Table | None, dict[str, float]]:
     """Rows to learn from, held-out rows, and the share of these that are among those where both were given."""
+    if "train" not in ctx.spec:
+        return NO_ROWS, None, {}
     parameters: Json = given["parameters"]
     roles = {parameter: Role(role) for parameter, role in given["columns"].items()}
     named = _named(parameters, roles)
     train = answered(Rows.open(ctx, "train", named), parameters, roles, ctx.log)
     if "validation" not in ctx.spec:
-        return *split(train, ctx.spec["seed"]), {}
+        train, heldout = split(train, ctx.spec["seed"])
+        return train.table(), heldout.table(), {}
     heldout = answered(Rows.open(ctx, "validation", named), parameters, roles, ctx.log)
     share = shared_share(heldout, train)
     if share > MOST_LEAKED:
         message = f"{share:.2%} of the rows of the validation version are in the dataset version too, exactly; at most "
         message += f"{MOST_LEAKED:.0%} may be. SplitVersion makes two versions without rows in common."
         raise EngineError("PREFLIGHT_FAILED", message, check="leakage", detail=message)
-    return train, heldout, {"leaked_share": share}
+    return train.table(), heldout.table(), {"leaked_share": share}
 
 
 def _named(parameters: Json, roles: dict[str, Role]) -> list[str] | None:

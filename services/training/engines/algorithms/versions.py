@@ -28,6 +28,14 @@ _SHOWN_ROWS = 10
 _FILE_NAME = "file_name"
 
 
+def _no_file(name: str) -> bytes:
+    raise EngineError("CONTENT_INVALID", f"No row has a file {name[:200]!r}.", detail=name[:200])
+
+
+# Of an algorithm that reads no data.
+NO_ROWS = Table((), lambda: iter(()), _no_file)
+
+
 class _Blobs:
     def __init__(self, store: BlobStore) -> None:
         self._store = store
@@ -97,7 +105,7 @@ class Rows:
     def _media(self, name: str) -> bytes:
         digest = self._digests.get(name)
         if digest is None or self.files is None:
-            raise EngineError("CONTENT_INVALID", f"No row has a file {str(name)[:200]!r}.", detail=str(name)[:200])
+            return _no_file(str(name))
         return self.files.read_sync(digest)
 
     @cached_property
