@@ -205,6 +205,13 @@ def test_bad_data_is_refused_by_name(store: BlobStore, change: Any, words: str) 
         run(algorithm_context(store, "tabular-classification", rows, **given))
 
 
+def test_columns_may_have_the_names_of_provenance(store: BlobStore) -> None:
+    renamed = {"n0": "position", "colour": "source", "grower": "row_id"}
+    rows = [{renamed.get(name, name): value for name, value in row.items()} for row in wine()]
+    ctx = algorithm_context(store, "tabular-classification", rows, label_column="row_id", iterations=20)
+    assert run(ctx)["results"]["accuracy"] > 0.8
+
+
 def test_rows_without_an_answer_are_left_out_and_named(store: BlobStore) -> None:
     rows = wine()
     for number in (2, 8):

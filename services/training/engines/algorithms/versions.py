@@ -12,7 +12,7 @@ import pyarrow as pa
 
 from libs.common.blobs import BlobStore
 from libs.compute.context import EngineContext, EngineError
-from libs.compute.versions import VersionIndex, VersionReader, load_index
+from libs.compute.versions import ARROW, KIND, VersionIndex, VersionReader, load_index
 from services.training.domain.algorithms import Role
 from services.training.engines.algorithms.features import is_gap
 from services.training.engines.algorithms.interface import Json, Table
@@ -93,10 +93,13 @@ class Rows:
         return Table(self.columns, self._batches, self._media)
 
     def _batches(self) -> Iterator[pa.RecordBatch]:
-        reader = VersionReader(self.index, _Blobs(self.store))
+        # Not `reader.batch`, whose own columns may have the name of one of the version's.
+        reader, kinds = VersionReader(self.index, _Blobs(self.store)), self.index.columns
+        fields = [pa.field(name, ARROW[kinds[name]], metadata={KIND: kinds[name].encode()}) for name in self.columns]
         for start in range(0, len(self.index), _BATCH_ROWS):
-            batch = reader.batch(self.columns, np.arange(start, min(len(self.index), start + _BATCH_ROWS)))
-            yield batch.select(list(self.columns))
+            numbers = np.arange(start, min(len(self.index), start + _BATCH_ROWS))
+            arrays = [reader.column(name, numbers) for name in self.columns]
+            yield pa.RecordBatch.from_arrays(arrays, schema=pa.schema(fields))
 
     def values(self, column: str) -> list[Any]:
         """A whole column."""
