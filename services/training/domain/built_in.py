@@ -5,18 +5,22 @@ from __future__ import annotations
 from typing import Any
 
 from libs.common.domain import DomainError
+from services.training.domain.algorithm_parameters import (
+    DETECTION,
+    EMBEDDING,
+    POLICY_GRADIENT,
+    SEGMENTATION,
+    SPEECH,
+    column,
+    schema,
+    whole,
+)
 from services.training.domain.algorithms import SYSTEM, Entry, Needs, Role
-from services.training.domain.schemas import DRAFT
 
 Json = dict[str, Any]
 
 _ENGINES = "services.training.engines.algorithms"
 _MIB = 1 << 20
-
-
-def column(default: str, title: str) -> Json:
-    """Schema of a parameter that names a column."""
-    return {"type": "string", "title": title, "minLength": 1, "maxLength": 128, "default": default}
 
 
 def columns(title: str) -> Json:
@@ -30,23 +34,13 @@ def columns(title: str) -> Json:
     }
 
 
-def whole(default: int, least: int, most: int, title: str) -> Json:
-    """Schema of a whole number."""
-    return {"type": "integer", "title": title, "minimum": least, "maximum": most, "default": default}
-
-
 def rate(default: float, title: str) -> Json:
     """Schema of a number above 0 and at most 1."""
     return {"type": "number", "title": title, "exclusiveMinimum": 0, "maximum": 1, "default": default}
 
 
-def parameters(**properties: Json) -> Json:
-    """Schema of the parameters of an algorithm."""
-    return {"$schema": DRAFT, "type": "object", "properties": properties, "additionalProperties": False}
-
-
 def _tabular(**target: Json) -> Json:
-    return parameters(
+    return schema(
         **target,
         feature_columns=columns("Columns to tell it from; none: all others"),
         model={
@@ -109,7 +103,7 @@ ENTRIES = (
         framework="pytorch",
         code=f"{_ENGINES}.text:CLASSIFICATION",
         columns={"text_column": Role.TEXT, "label_column": Role.LABEL},
-        parameters=parameters(
+        parameters=schema(
             text_column=column("text", "Column with the text"),
             label_column=column("label", "Column with the class"),
             ngrams=whole(2, 1, 5, "Words or characters in a row that are looked at together"),
@@ -130,7 +124,7 @@ ENTRIES = (
         framework="pytorch",
         code=f"{_ENGINES}.image:CLASSIFICATION",
         columns={"image_column": Role.FILE, "label_column": Role.LABEL},
-        parameters=parameters(
+        parameters=schema(
             image_column=column("file_name", "Column with the name of the image's file"),
             label_column=column("label", "Column with the class"),
             size=whole(32, 8, 256, "Pixels of a side that images are brought to"),
@@ -140,6 +134,66 @@ ENTRIES = (
             batch_size=whole(32, 1, 4096, "Images a step"),
             learning_rate=rate(0.003, "Peak of the learning rate"),
         ),
+        needs=Needs(memory_bytes=800 * _MIB),
+    ),
+    _entry(
+        "object-detection",
+        display_name="Object detection",
+        description="Which objects are in a picture, and a box around each.",
+        task="detection",
+        reads="image",
+        framework="pytorch",
+        code=f"{_ENGINES}.detection:ALGORITHM",
+        columns={"image_column": Role.FILE, "objects_column": Role.OTHER},
+        parameters=DETECTION,
+        needs=Needs(memory_bytes=1000 * _MIB),
+    ),
+    _entry(
+        "speech-commands",
+        display_name="Speech commands",
+        description="Which of several words, such as digits, is spoken in a sound.",
+        task="speech-recognition",
+        reads="audio",
+        framework="pytorch",
+        code=f"{_ENGINES}.speech:ALGORITHM",
+        columns={"audio_column": Role.FILE, "label_column": Role.LABEL},
+        parameters=SPEECH,
+        needs=Needs(memory_bytes=1000 * _MIB),
+    ),
+    _entry(
+        "chinese-word-segmentation",
+        display_name="Chinese word segmentation",
+        description="Where the words of a Chinese text end.",
+        task="word-segmentation",
+        reads="text",
+        framework="pytorch",
+        code=f"{_ENGINES}.segmentation:ALGORITHM",
+        columns={"words_column": Role.OTHER},
+        parameters=SEGMENTATION,
+        needs=Needs(memory_bytes=800 * _MIB),
+    ),
+    _entry(
+        "text-embedding",
+        display_name="Text embedding",
+        description="Vectors of texts that are near each other where the texts mean the same.",
+        task="embedding",
+        reads="text",
+        framework="pytorch",
+        code=f"{_ENGINES}.embedding:ALGORITHM",
+        columns={"anchor_column": Role.TEXT, "positive_column": Role.TEXT, "negative_column": Role.TEXT},
+        parameters=EMBEDDING,
+        needs=Needs(memory_bytes=800 * _MIB),
+    ),
+    _entry(
+        "policy-gradient",
+        display_name="Policy-gradient agent",
+        description="An agent that learns from rewards how to act in an environment. It needs no data.",
+        task="reinforcement-learning",
+        reads="",
+        framework="pytorch",
+        code=f"{_ENGINES}.policy_gradient:ALGORITHM",
+        columns={},
+        parameters=POLICY_GRADIENT,
         needs=Needs(memory_bytes=800 * _MIB),
     ),
 )

@@ -71,7 +71,8 @@ def choose(task: str, facts: DataFacts, entries: Sequence[Entry]) -> Choice:
     entry = entry or next((entry for entry in able if entry.reads == "table"), able[0])
     chosen: Json = {}
     for parameter, role in entry.columns.items():
-        if role is not Role.FEATURES:
+        # An empty default is a column that the algorithm can do without.
+        if role is not Role.FEATURES and entry.parameters["properties"][parameter]["default"]:
             chosen[parameter] = _column(entry, parameter, role, facts, set(chosen.values()))
     read = ", ".join(f"{parameter} = {name!r}" for parameter, name in chosen.items())
     return Choice(entry, chosen, f"{entry.id} was chosen for {task}: {why}; {read}.")
@@ -92,6 +93,8 @@ def _kind(facts: DataFacts) -> tuple[str, str]:
 
 def _column(entry: Entry, parameter: str, role: Role, facts: DataFacts, taken: set[Any]) -> str:
     default: str = entry.parameters["properties"][parameter]["default"]
+    if default in facts.columns and default not in taken and role is Role.TEXT:
+        return default
     candidates = {
         Role.LABEL: lambda: _by_name(facts, _LABEL_TYPES, _LABEL_NAMES, taken) or _fewest(facts, taken),
         Role.NUMBER: lambda: _by_name(facts, _NUMBERS, _NUMBER_NAMES, taken) or _last(_named(facts, _NUMBERS, taken)),

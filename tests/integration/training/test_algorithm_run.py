@@ -49,10 +49,11 @@ async def files_of(caller: Caller, version: training_pb2.ModelVersion) -> dict[s
 
 
 async def test_own_and_chosen_algorithms_make_model_versions(worker: Caller, dataset: FakeDataset) -> None:
-    """One service for both: starting it costs more than the two runs."""
+    """One service for all: starting it costs more than the runs."""
     await worker.project()
     await own_version_learns_from_a_table(worker, dataset)
     await task_alone_learns_from_images(worker, dataset)
+    await agent_learns_without_data(worker)
 
 
 async def own_version_learns_from_a_table(worker: Caller, dataset: FakeDataset) -> None:
@@ -102,3 +103,12 @@ async def task_alone_learns_from_images(worker: Caller, dataset: FakeDataset) ->
     assert version.name.endswith("/versions/2")
     answers = ImagePredictor(await files_of(worker, version)).predict([files["0.png"]])
     assert answers[0]["label"] in range(10)
+
+
+async def agent_learns_without_data(worker: Caller) -> None:
+    parameters = struct(environment="grid-world", iterations=3, copies=4, horizon=16)
+    name = "orgs/system/algorithms/policy-gradient/versions/1"
+    done = await run(worker, "agent", algorithm_version=name, parameters=parameters)
+    version = await worker.GetModelVersion(model_service_pb2.GetModelVersionRequest(name=done.model_version))
+    assert {parent.relation for parent in version.lineage.parents} == {"made_by"}
+    assert "learned from what it did itself" in version.model_card

@@ -210,6 +210,15 @@ async def test_a_task_that_no_column_fits_is_refused(served: Caller, dataset: Fa
     assert error.reason == "PREFLIGHT_FAILED"
 
 
+async def test_data_are_given_to_who_reads_them(served: Caller) -> None:
+    agent = "orgs/system/algorithms/policy-gradient/versions/1"
+    error = await refusal(training(served, algorithm_version=agent, dataset_version=TRAIN))
+    assert error.metadata["field"] == "training.dataset_version"
+    assert (await refusal(training(served, algorithm_version=TABULAR, dataset_version=""))).reason == "INVALID_FIELD"
+    await training(served, algorithm_version=agent, dataset_version="")
+    assert await preflight(served) == {}
+
+
 async def test_phases_and_an_algorithm_do_not_go_together(served: Caller) -> None:
     phase = training_pb2.Phase(method=training_pb2.Phase.METHOD_PRETRAIN, steps=1, batch_size=1, learning_rate=0.1)
     spec = training_pb2.TrainingSpec(phases=[phase])
