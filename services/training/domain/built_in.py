@@ -8,6 +8,7 @@ from libs.common.domain import DomainError
 from services.training.domain.algorithm_parameters import (
     DETECTION,
     EMBEDDING,
+    OCR,
     POLICY_GRADIENT,
     SEGMENTATION,
     SPEECH,
@@ -146,6 +147,18 @@ ENTRIES = (
         code=f"{_ENGINES}.detection:ALGORITHM",
         columns={"image_column": Role.FILE, "objects_column": Role.OTHER},
         parameters=DETECTION,
+        needs=Needs(memory_bytes=1000 * _MIB),
+    ),
+    _entry(
+        "ocr",
+        display_name="Line recogniser",
+        description="The text in a picture of one line, printed or written.",
+        task="ocr",
+        reads="image",
+        framework="pytorch",
+        code=f"{_ENGINES}.ocr:ALGORITHM",
+        columns={"image_column": Role.FILE, "text_column": Role.TEXT},
+        parameters=OCR,
         needs=Needs(memory_bytes=1000 * _MIB),
     ),
     _entry(

