@@ -14,6 +14,7 @@ from transformers import LlamaConfig
 
 from libs.compute.context import EngineContext, EngineError
 from services.training.domain.spec import Method, Phase, TrainingSpec
+from services.training.engines.algorithms.run import run as run_algorithm
 from services.training.engines.chat_template import ChatTemplate, own_template, template_of
 from services.training.engines.data import Columns, Source, encode_phase, read_columns
 from services.training.engines.launch import run_here, run_on_ray
@@ -33,7 +34,8 @@ def run(ctx: EngineContext) -> Json:
     """Trains a model.
 
     Args:
-        ctx: its `spec` has `spec` (`TrainingSpec.to_json`), `train` and optionally `validation` and `base`, each
+        ctx: for an algorithm of the catalogue see `algorithms.run`. Otherwise its `spec` has `spec`
+            (`TrainingSpec.to_json`), `train` and optionally `validation` and `base`, each
             `{"grant": ..., "manifest_digest": ...}`; in a mesh also `comparison` (see `leaked_share`).
 
     Returns:
@@ -45,6 +47,8 @@ def run(ctx: EngineContext) -> Json:
         EngineInterrupted: The workers died too often, or dataset stayed away.
         EngineCancelled: The task was cancelled.
     """
+    if "algorithm" in ctx.spec:
+        return run_algorithm(ctx)
     spec = TrainingSpec.from_json(ctx.spec["spec"])
     plan = _prepared_before(ctx) or _prepare(ctx, spec)
     ctx.stop_if_cancelled()

@@ -10,6 +10,7 @@ from services.training.domain.divergence import OnDivergence
 from services.training.domain.models import Gate, ModelAlias, ModelProject, ModelVersion, Signature, Transition
 from services.training.domain.spec import PLACEHOLDER, Architecture, Method, Phase, TrainingSpec, invalid
 from services.training.domain.trainings import Training, TrainingRun
+from services.training.handlers.algorithm_messages import struct
 from services.training.handlers.life_cycles import life_cycle_message
 
 # What a phase on conversations has no use for.
@@ -32,6 +33,9 @@ def training_message(training: Training) -> pb.Training:
             model_project=training.model_project,
             base_model_version=training.base_model_version,
             spec=spec_message(training.spec),
+            algorithm_version=training.algorithm_version,
+            parameters=struct(training.parameters),
+            task=training.task,
         ),
     )
 
@@ -45,6 +49,8 @@ def run_message(run: TrainingRun) -> pb.TrainingRun:
         model_version=run.model_version,
         results=run.results,
         framework=run.framework,
+        algorithm_version=run.algorithm_version,
+        parameters=struct(run.parameters),
     )
     if run.checkpoint is not None:
         message.checkpoint.CopyFrom(

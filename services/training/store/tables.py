@@ -2,7 +2,19 @@
 
 from __future__ import annotations
 
-from sqlalchemy import BigInteger, Boolean, Column, Float, Identity, Index, Integer, LargeBinary, Table, Text
+from sqlalchemy import (
+    BigInteger,
+    Boolean,
+    Column,
+    Float,
+    Identity,
+    Index,
+    Integer,
+    LargeBinary,
+    SmallInteger,
+    Table,
+    Text,
+)
 from sqlalchemy.dialects.postgresql import JSONB
 
 from libs.common.db.tables import new_metadata, resource_table, time_type, uid_type
@@ -20,6 +32,9 @@ trainings = resource_table(
     Column("base_model_version", Text, nullable=False),
     Column("spec", JSONB, nullable=False),
     Column("run_count", Integer, nullable=False),
+    Column("algorithm_version", Text, nullable=False),
+    Column("parameters", JSONB, nullable=False),
+    Column("task", Text, nullable=False),
 )
 
 training_runs = resource_table(
@@ -37,6 +52,25 @@ training_runs = resource_table(
     Column("results", JSONB, nullable=False),
     Column("checkpoint", JSONB),
     Column("framework", JSONB, nullable=False),
+    Column("algorithm_version", Text, nullable=False),
+    Column("parameters", JSONB, nullable=False),
+)
+
+algorithms = resource_table(
+    metadata,
+    "algorithms",
+    Column("display_name", Text, nullable=False),
+    Column("description", Text, nullable=False),
+    Column("visibility", SmallInteger, nullable=False),
+    Column("version_count", Integer, nullable=False),
+)
+
+algorithm_versions = resource_table(
+    metadata,
+    "algorithm_versions",
+    Column("base_version", Text, nullable=False),
+    Column("parameters", JSONB, nullable=False),
+    Column("fixed", JSONB, nullable=False),
 )
 Index("ix_training_runs_model_project", training_runs.c.model_project, training_runs.c.create_time)
 
