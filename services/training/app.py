@@ -6,18 +6,19 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import psutil
-from argosy.training.v1 import model_service_pb2, training_service_pb2
+from argosy.training.v1 import model_service_pb2, search_service_pb2, training_service_pb2
 
 from libs.common.blobs import BlobStore
 from libs.common.clock import Clock
 from libs.common.db.uow import Database
 from libs.common.service import Runtime, ServiceDefinition
-from libs.common.tasks import Tasks
+from libs.common.tasks import TaskKind, Tasks
 from services.training.clients.dataset import Datasets
 from services.training.config import TrainingSettings
 from services.training.events.subscribers import LIVE, STOPPED, LiveVersions
-from services.training.handlers import model_projects, model_versions, trainings
+from services.training.handlers import model_projects, model_versions, searches, trainings
 from services.training.jobs.run import RunTasks
+from services.training.jobs.search import SearchTasks
 from services.training.jobs.sweep import sweep_forever
 
 NAME = "training"
@@ -58,16 +59,22 @@ def _subscriptions(app: App) -> dict[str, object]:
     return {LIVE: live.deployment_live, STOPPED: live.deployment_stopped}
 
 
+def _task_kinds(app: App) -> list[TaskKind]:
+    runs = RunTasks(app.database, app.blobs, app.datasets, app.clock)
+    return [runs.kind(), SearchTasks(app.database, runs, app.clock).kind()]
+
+
 DEFINITION: ServiceDefinition[App] = ServiceDefinition(
     name=NAME,
     build=build,
     protos=[
         training_service_pb2.DESCRIPTOR.services_by_name["TrainingService"],
         model_service_pb2.DESCRIPTOR.services_by_name["ModelService"],
+        search_service_pb2.DESCRIPTOR.services_by_name["SearchService"],
     ],
-    handlers=[trainings, model_projects, model_versions],
+    handlers=[trainings, model_projects, model_versions, searches],
     settings=TrainingSettings,
     migrations=Path(__file__).parent / "migrations",
     subscriptions=_subscriptions,
-    task_kinds=lambda app: [RunTasks(app.database, app.blobs, app.datasets, app.clock).kind()],
+    task_kinds=_task_kinds,
 )

@@ -94,6 +94,8 @@ class TrainingSpec:
         gpus_per_worker: GPUs of each; 0 trains on the CPU.
         seed: of the first weights and of the order of the data.
         checkpoint_every: steps between checkpoints.
+        heldout_at: shares of each phase's steps after which held-out rows are asked too; a search sets its rungs here.
+        probe: whether the effect of pre-training is measured beside the run; a search turns it off.
     """
 
     phases: tuple[Phase, ...]
@@ -103,6 +105,8 @@ class TrainingSpec:
     gpus_per_worker: int = 0
     seed: int = 0
     checkpoint_every: int = 200
+    heldout_at: tuple[float, ...] = ()
+    probe: bool = True
 
     @property
     def steps(self) -> int:
@@ -139,6 +143,7 @@ class TrainingSpec:
         """What `to_json` wrote."""
         phases = tuple(_phase(phase) for phase in data["phases"])
         rest: dict[str, Any] = {**data, "phases": phases, "architecture": Architecture(**data["architecture"])}
+        rest["heldout_at"] = tuple(data.get("heldout_at", ()))
         return cls(**rest)
 
 

@@ -115,17 +115,9 @@ async def undelete_training(request: pb.UndeleteTrainingRequest, call: Call[App]
 
 
 async def run_training(request: pb.RunTrainingRequest, call: Call[App]) -> training_pb2.TrainingRun:
-    training = await _read(request.name, call)
-    versions = await _versions(training, call)
-    blocking = [finding for finding in await _findings(training, versions, call) if finding.blocking]
-    if blocking:
-        first = blocking[0]
-        raise DomainError("PREFLIGHT_FAILED", first.message, check=first.check, detail=first.message)
+    training, versions = await checked_training(request.name, call)
     repository = Trainings(call.uow)
-    seen, training = training, await repository.get(request.name, for_update=True)
-    if training.version != seen.version:
-        raise DomainError("CONFLICT", f"{training.name} was changed at the same time.", name=training.name)
-    run = await _new_run(training, request.run_id or training.next_run_id(), versions, call)
+    run = await new_run(training, request.run_id or training.next_run_id(), versions, call)
     task = await call.deps.tasks.create(
         call.uow, run.org, KIND, run.name, {"run": run.name}, run.creator, labels=run.labels
     )
@@ -171,6 +163,20 @@ async def preflight_training(request: pb.PreflightTrainingRequest, call: Call[Ap
     )
 
 
+async def checked_training(name: str, call: Call[App]) -> tuple[Training, list[tuple[str, DatasetVersion]]]:
+    """A training that the pre-flight found nothing blocking about, locked, and the versions that it reads."""
+    seen = await _read(name, call)
+    versions = await _versions(seen, call)
+    blocking = [finding for finding in await _findings(seen, versions, call) if finding.blocking]
+    if blocking:
+        first = blocking[0]
+        raise DomainError("PREFLIGHT_FAILED", first.message, check=first.check, detail=first.message)
+    training = await Trainings(call.uow).get(name, for_update=True)
+    if training.version != seen.version:
+        raise DomainError("CONFLICT", f"{training.name} was changed at the same time.", name=training.name)
+    return training, versions
+
+
 async def _check(training: Training, call: Call[App]) -> None:
     """What a training names in this service must be there; data is looked at by the pre-flight."""
     training.check()
@@ -205,7 +211,7 @@ async def _findings(training: Training, versions: list[tuple[str, DatasetVersion
     return preflight(training.spec, facts, estimate(training.spec), call.deps.memory_bytes)
 
 
-async def _new_run(
+async def new_run(
     training: Training, run_id: str, versions: list[tuple[str, DatasetVersion]], call: Call[App]
 ) -> TrainingRun:
     """A run with everything as it is now; at least as confidential as all that it learns from."""

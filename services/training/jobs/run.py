@@ -59,6 +59,11 @@ class RunTasks:
     async def _load(self, task: Task, runtime: Runtime) -> Json:
         async with self._database.system(read_only=True) as uow:
             run = await TrainingRuns(uow).get(task.target)
+        return await self.load(run, task, runtime)
+
+    async def load(self, run: TrainingRun, task: Task, runtime: Runtime) -> Json:
+        """What the engine takes for a run, or for the trials of a search."""
+        async with self._database.system(read_only=True) as uow:
             base = await ModelVersions(uow).get(run.base_model_version) if run.base_model_version else None
         loaded: Json = {"spec": run.spec.to_json(), "train": await self._dataset_grant(run.dataset_version, task)}
         if run.validation_version:
@@ -88,12 +93,16 @@ class RunTasks:
     async def _apply(self, task: Task, result: Json, uow: UnitOfWork) -> Json:
         runs = TrainingRuns(uow)
         run = await runs.get(task.target, deleted=True, for_update=True)
+        return await self.succeed(run, result, uow)
+
+    async def succeed(self, run: TrainingRun, result: Json, uow: UnitOfWork) -> Json:
+        """Publishes what the engine made of a run; the result of its task."""
         version = await self._publish(run, result, uow)
         run.model_version = version.name
         run.results = result["results"]
         run.framework = result["framework"]
         run.update_time = version.create_time
-        await runs.save(run)
+        await TrainingRuns(uow).save(run)
         uow.emit("training.run.succeeded", run)
         return {"model_version": version.name, "manifest_digest": version.manifest_digest, "results": run.results}
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from sqlalchemy import BigInteger, Boolean, Column, Identity, Index, Integer, Table, Text
+from sqlalchemy import BigInteger, Boolean, Column, Float, Identity, Index, Integer, Table, Text
 from sqlalchemy.dialects.postgresql import JSONB
 
 from libs.common.db.tables import new_metadata, resource_table, time_type
@@ -94,4 +94,45 @@ gate_decisions = Table(
     Column("model_digest", Text, nullable=False),
     Column("decide_time", time_type(), nullable=False),
     Column("reason", Text, nullable=False),
+)
+
+searches = resource_table(
+    metadata,
+    "searches",
+    Column("display_name", Text, nullable=False),
+    Column("training", Text, nullable=False),
+    Column("plan", JSONB, nullable=False),
+    Column("task", Text, nullable=False),
+    Column("spec", JSONB, nullable=False),
+    Column("dataset_version", Text, nullable=False),
+    Column("dataset_digest", Text, nullable=False),
+    Column("validation_version", Text, nullable=False),
+    Column("validation_digest", Text, nullable=False),
+    Column("model_project", Text, nullable=False),
+    Column("base_model_version", Text, nullable=False),
+    Column("trial_count", Integer, nullable=False),
+    Column("best_trial", Integer),
+    Column("best_value", Float),
+    Column("training_run", Text, nullable=False),
+    Column("model_version", Text, nullable=False),
+    Column("importances", JSONB, nullable=False),
+)
+
+# A trial is written when it begins and when it ends.
+search_trials = Table(
+    "search_trials",
+    metadata,
+    Column("search", Text, primary_key=True),
+    Column("number", Integer, primary_key=True),
+    Column("org", Text, nullable=False),
+    Column("parameters", JSONB, nullable=False),
+    Column("state", Text, nullable=False),
+    Column("value", Float),
+    Column("rungs", JSONB, nullable=False),
+    Column("results", JSONB, nullable=False),
+    Column("reason", Text, nullable=False),
+    Column("message", Text, nullable=False),
+    Column("tokens", BigInteger, nullable=False),
+    Column("seconds", Float, nullable=False),
+    Column("end_seconds", Float, nullable=False),
 )

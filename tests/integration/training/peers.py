@@ -7,7 +7,13 @@ from typing import Any
 import grpc
 from argosy.common.v1 import resource_pb2, task_pb2, task_service_pb2, task_service_pb2_grpc
 from argosy.dataset.v1 import dataset_pb2, dataset_service_pb2, dataset_service_pb2_grpc
-from argosy.training.v1 import model_service_pb2, model_service_pb2_grpc, training_pb2, training_service_pb2_grpc
+from argosy.training.v1 import (
+    model_service_pb2,
+    model_service_pb2_grpc,
+    search_service_pb2_grpc,
+    training_pb2,
+    training_service_pb2_grpc,
+)
 from argosy.training.v1 import training_service_pb2 as pb
 
 from libs.common.blobs import BlobStore
@@ -87,6 +93,7 @@ class Caller:
         self._stubs = (
             training_service_pb2_grpc.TrainingServiceStub(self._channel),
             model_service_pb2_grpc.ModelServiceStub(self._channel),
+            search_service_pb2_grpc.SearchServiceStub(self._channel),
             task_service_pb2_grpc.TaskServiceStub(self._channel),
         )
 
