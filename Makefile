@@ -34,7 +34,7 @@ TESTS_LONG := tests/integration/training tests/integration/deploy
 TESTS_SPREAD := $(TESTS_LONG) $(filter-out $(TESTS_LONG) %__pycache__,$(wildcard tests/integration/*)) tests/security tests/fuzz
 TESTS_ALONE := $(wildcard tests/e2e tests/chaos)
 
-.PHONY: help setup check test chaos demo up down status logs doctor bench bench-rpc bench-gateway bench-dedup bench-import bench-clean bench-paging bench-annotate \
+.PHONY: help setup check test chaos demo up down status logs doctor bench bench-rpc bench-gateway bench-dedup bench-import bench-clean bench-paging bench-annotate bench-hpo \
 	fmt notices clean prerequisites check-format check-lint check-types check-protos check-imports check-unit \
 	check-unit-dataset check-unit-common check-contract
 
@@ -97,7 +97,7 @@ logs: setup ## follow the logs of all processes
 doctor: setup ## what is missing on this machine, and how to get it
 	@$(BIN)/argosy doctor
 
-bench: bench-rpc bench-gateway bench-dedup bench-import bench-clean bench-paging bench-annotate ## all benchmarks, into build/bench
+bench: bench-rpc bench-gateway bench-dedup bench-import bench-clean bench-paging bench-annotate bench-hpo ## all benchmarks, into build/bench
 
 bench-rpc: setup ## echo through the interceptor chain against bare grpc.aio
 	$(BIN)/python -m tests.bench.rpc
@@ -119,6 +119,9 @@ bench-paging: setup ## lists, searches, pages of rows and items of work at size
 
 bench-annotate: setup ## the built-in detector on pairs it never saw, against colour and contour rules
 	$(BIN)/python -m tests.bench.annotate
+
+bench-hpo: setup ## trials that our search needs for what grid search finds
+	$(BIN)/python -m tests.bench.hpo
 
 fmt: setup ## format the code and repair what the linter can
 	$(BIN)/ruff check --fix --quiet . || true
