@@ -7,6 +7,7 @@ import os
 import signal
 from collections.abc import AsyncIterator
 from contextlib import suppress
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -19,9 +20,12 @@ from google.protobuf import json_format
 from google.protobuf.struct_pb2 import Value
 
 from libs.common.blobs import BlobStore
+from libs.common.clock import SYSTEM_CLOCK
+from libs.common.tasks import store as tasks
 from services.training.engines import search
 from services.training.handlers.messages import spec_from
 from services.training.handlers.search_messages import plan_from
+from services.training.jobs.sweep import sweep
 from tests.integration.training.conftest import training_service
 from tests.integration.training.peers import PROJECT, Caller, FakeDataset, refusal, spec_of
 from tests.unit.training.samples import TEMPLATE, context, rows
@@ -282,3 +286,18 @@ async def test_another_organization_does_not_see_a_search(served: Caller) -> Non
     ):
         assert (await refusal(call)).reason == "NOT_FOUND"
     await stranger.close()
+
+
+async def test_sweep_keeps_what_a_search_goes_on_with(served: Caller, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The data of its trials and its best model so far are named by its checkpoint alone."""
+    started = await served.CreateSearch(create(search_of()))
+    assert served.service is not None
+    parts: Any = served.service.app
+    kept = await parts.blobs.commit({"blobs": []})
+    await parts.blobs.put(b"of a trial that was not the best")
+    async with parts.database.system() as uow:
+        task = await tasks.get(uow, started.task, for_update=True)
+        await tasks.change(uow, task, checkpoint={"manifests": [kept]})
+    monkeypatch.setattr("services.training.jobs.sweep._GRACE", timedelta(seconds=-1))
+    assert await sweep(parts.database, parts.blobs, SYSTEM_CLOCK) == 1
+    assert await parts.blobs.load_manifest(kept) == {"blobs": []}
