@@ -24,7 +24,6 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
-import numpy as np
 from sklearn.datasets import load_breast_cancer, load_diabetes, load_digits
 from sklearn.linear_model import SGDClassifier
 from sklearn.model_selection import KFold, StratifiedKFold, cross_val_score
@@ -48,6 +47,7 @@ class Task:
     """A model, its space and its data.
 
     Attributes:
+        data: rows and answers.
         model: makes it from values by name.
         defaults: of the library, or its rule where the default is a rule.
         dimensions: with the points that the grid has of each.
@@ -55,7 +55,7 @@ class Task:
     """
 
     name: str
-    data: tuple[np.ndarray, np.ndarray]
+    data: Any
     model: Callable[..., Any]
     defaults: dict[str, Any]
     dimensions: tuple[Dimension, ...]
@@ -69,8 +69,8 @@ class Task:
         if key not in self._known:
             folds = (StratifiedKFold if self.classes else KFold)(5, shuffle=True, random_state=0)
             rows, answers = self.data
-            scores = cross_val_score(self.model(**point), rows, answers, cv=folds, scoring=self.scoring)
-            self._known[key] = float(np.mean(scores))
+            scores: Any = cross_val_score(self.model(**point), rows, answers, cv=folds, scoring=self.scoring)
+            self._known[key] = float(scores.mean())
         return self._known[key]
 
 
@@ -119,7 +119,7 @@ def tasks() -> list[Task]:
     ]
 
 
-def _first(data: tuple[np.ndarray, np.ndarray], rows: int) -> tuple[np.ndarray, np.ndarray]:
+def _first(data: Any, rows: int) -> Any:
     """Fewer rows, so that a trial takes a tenth of a second."""
     return data[0][:rows], data[1][:rows]
 
