@@ -49,6 +49,17 @@ _OUTPUT_ONLY_OF = {
     },
     "Detector": {"byte_count", "card", "manifest_digest", "task"},
     "Evaluation": {"state", "task", "model_digest", "report", "verdict"},
+    "HyperparameterSearch": {
+        "best_trial",
+        "best_value",
+        "dataset_digest",
+        "dataset_version",
+        "importances",
+        "model_version",
+        "task",
+        "training_run",
+        "trial_count",
+    },
     "ModelProject": {"live_version"},
     "ModelVersion": {
         "architecture",

@@ -100,6 +100,8 @@ class TrainingSpec:
         seed: of the first weights and of the order of the data.
         checkpoint_every: steps between checkpoints.
         on_divergence: what happens when the loss has run away.
+        heldout_at: shares of each phase's steps after which held-out rows are asked too; a search sets its rungs here.
+        probe: whether the effect of pre-training is measured beside the run; a search turns it off.
     """
 
     phases: tuple[Phase, ...]
@@ -110,6 +112,8 @@ class TrainingSpec:
     seed: int = 0
     checkpoint_every: int = 200
     on_divergence: OnDivergence = OnDivergence.ALERT
+    heldout_at: tuple[float, ...] = ()
+    probe: bool = True
 
     @property
     def steps(self) -> int:
@@ -149,6 +153,7 @@ class TrainingSpec:
         phases = tuple(_phase(phase) for phase in data["phases"])
         rest: dict[str, Any] = {**data, "phases": phases, "architecture": Architecture(**data["architecture"])}
         rest["on_divergence"] = OnDivergence(data.get("on_divergence", OnDivergence.ALERT))
+        rest["heldout_at"] = tuple(data.get("heldout_at", ()))
         return cls(**rest)
 
 

@@ -36,7 +36,8 @@ def run(ctx: EngineContext) -> Json:
     Args:
         ctx: for an algorithm of the catalogue see `algorithms.run`. Otherwise its `spec` has `spec`
             (`TrainingSpec.to_json`), `train` and optionally `validation` and `base`, each
-            `{"grant": ..., "manifest_digest": ...}`; in a mesh also `comparison` (see `leaked_share`).
+            `{"grant": ..., "manifest_digest": ...}`; in a mesh also `comparison` (see `leaked_share`); for a trial of a
+            search `plan` instead of all these.
 
     Returns:
         `manifest_digest` and `files` of the model, `parameter_count`, `context_length`, `architecture`, `rows`,
@@ -50,7 +51,10 @@ def run(ctx: EngineContext) -> Json:
     if "algorithm" in ctx.spec:
         return run_algorithm(ctx)
     spec = TrainingSpec.from_json(ctx.spec["spec"])
-    plan = _prepared_before(ctx) or _prepare(ctx, spec)
+    plan = _prepared_before(ctx)
+    if plan is None:
+        plan = prepare(ctx, spec)
+        ctx.checkpoint({"plan": plan})
     ctx.stop_if_cancelled()
     ctx.progress(0.0, f"starting {spec.workers} worker{'s' if spec.workers > 1 else ''}")
     outcome = (run_on_ray if _needs_group(spec) else run_here)(ctx, spec, plan)
@@ -70,15 +74,15 @@ def _needs_group(spec: TrainingSpec) -> bool:
 
 
 def _prepared_before(ctx: EngineContext) -> Json | None:
-    """The plan of an earlier attempt, so that nothing is read and encoded twice."""
+    """The plan of an earlier attempt, or of the search that this is a trial of: nothing is read and encoded twice."""
     if ctx.resume is None:
-        return None
+        return ctx.spec.get("plan")
     ctx.log(f"resuming from {ctx.resume.get('phase', 'the start')} step {ctx.resume.get('step', 0)}")
     plan: Json = ctx.resume["plan"]
     return plan
 
 
-def _prepare(ctx: EngineContext, spec: TrainingSpec) -> Json:
+def prepare(ctx: EngineContext, spec: TrainingSpec) -> Json:
     """Reads and encodes the data and stores it for the workers.
 
     Returns:
@@ -89,11 +93,8 @@ def _prepare(ctx: EngineContext, spec: TrainingSpec) -> Json:
     train = read_columns(_source(ctx, "train"), spec)
     heldout = read_columns(_source(ctx, "validation"), spec) if ctx.spec.get("validation") else None
     if heldout is None or "comparison" not in ctx.spec:
-        plan = _encode(ctx, spec, train, heldout)
-    else:
-        plan = asyncio.run(_encode_and_compare(ctx, spec, train, heldout))
-    ctx.checkpoint({"plan": plan})
-    return plan
+        return _encode(ctx, spec, train, heldout)
+    return asyncio.run(_encode_and_compare(ctx, spec, train, heldout))
 
 
 async def _encode_and_compare(ctx: EngineContext, spec: TrainingSpec, train: Columns, heldout: Columns) -> Json:

@@ -132,18 +132,9 @@ async def undelete_training(request: pb.UndeleteTrainingRequest, call: Call[App]
 
 
 async def run_training(request: pb.RunTrainingRequest, call: Call[App]) -> training_pb2.TrainingRun:
-    training = await _read(request.name, call)
-    versions = await _versions(training, call)
-    looked_at = await _look(training, versions, call)
-    blocking = [finding for finding in looked_at.findings if finding.blocking]
-    if blocking:
-        first = blocking[0]
-        raise DomainError("PREFLIGHT_FAILED", first.message, check=first.check, detail=first.message)
+    training, versions, looked_at = await checked_training(request.name, call)
     repository = Trainings(call.uow)
-    seen, training = training, await repository.get(request.name, for_update=True)
-    if training.version != seen.version:
-        raise DomainError("CONFLICT", f"{training.name} was changed at the same time.", name=training.name)
-    run = await _new_run(training, request.run_id or training.next_run_id(), versions, call)
+    run = await new_run(training, request.run_id or training.next_run_id(), versions, call)
     task = await call.deps.tasks.create(
         call.uow, run.org, KIND, run.name, {"run": run.name}, run.creator, labels=run.labels
     )
@@ -201,6 +192,23 @@ async def preflight_training(request: pb.PreflightTrainingRequest, call: Call[Ap
     )
 
 
+async def checked_training(name: str, call: Call[App]) -> tuple[Training, list[tuple[str, DatasetVersion]], Plan]:
+    """A training that the pre-flight found nothing blocking about, locked, the versions that it reads, and what it
+    would do.
+    """
+    seen = await _read(name, call)
+    versions = await _versions(seen, call)
+    looked_at = await _look(seen, versions, call)
+    blocking = [finding for finding in looked_at.findings if finding.blocking]
+    if blocking:
+        first = blocking[0]
+        raise DomainError("PREFLIGHT_FAILED", first.message, check=first.check, detail=first.message)
+    training = await Trainings(call.uow).get(name, for_update=True)
+    if training.version != seen.version:
+        raise DomainError("CONFLICT", f"{training.name} was changed at the same time.", name=training.name)
+    return training, versions, looked_at
+
+
 async def _check(training: Training, call: Call[App]) -> None:
     """What a training names in this service must be there; data is looked at by the pre-flight."""
     training.check()
@@ -247,7 +255,7 @@ async def _look(training: Training, versions: list[tuple[str, DatasetVersion]], 
     return Plan(preflight(training.spec, facts, estimate(training.spec), call.deps.memory_bytes))
 
 
-async def _new_run(
+async def new_run(
     training: Training, run_id: str, versions: list[tuple[str, DatasetVersion]], call: Call[App]
 ) -> TrainingRun:
     """A run with everything as it is now; at least as confidential as all that it learns from."""

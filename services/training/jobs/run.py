@@ -76,6 +76,11 @@ class RunTasks:
     async def _load(self, task: Task, runtime: Runtime) -> Json:
         async with self._database.system(read_only=True) as uow:
             run = await TrainingRuns(uow).get(task.target)
+        return await self.load(run, task, runtime)
+
+    async def load(self, run: TrainingRun, task: Task, runtime: Runtime) -> Json:
+        """What the engine takes for a run, or for the trials of a search."""
+        async with self._database.system(read_only=True) as uow:
             base = await ModelVersions(uow).get(run.base_model_version) if run.base_model_version else None
             entry = await entry_of(uow, run.algorithm_version) if run.algorithm_version else None
         if entry is not None:
@@ -109,12 +114,16 @@ class RunTasks:
     async def _apply(self, task: Task, result: Json, uow: UnitOfWork) -> Json:
         runs = TrainingRuns(uow)
         run = await runs.get(task.target, deleted=True, for_update=True)
+        return await self.succeed(task, run, result, uow)
+
+    async def succeed(self, task: Task, run: TrainingRun, result: Json, uow: UnitOfWork) -> Json:
+        """Publishes what the engine made of a run; the result of its task."""
         version = await self._publish(task, run, result, uow)
         run.model_version = version.name
         run.results = result["results"]
         run.framework = result["framework"]
         run.state, run.update_time = RunState.SUCCEEDED, version.create_time
-        await runs.save(run)
+        await TrainingRuns(uow).save(run)
         event = RunEvent(EventKind.SUCCEEDED, run.update_time, f"made {version.name}", {"model_version": version.name})
         await RunEvents(uow).add(run, event)
         uow.emit("training.run.succeeded", run)

@@ -247,3 +247,43 @@ run_terms = Table(
     Column("value", Float, nullable=False),
 )
 Index("ix_run_terms_term_value_run_uid", run_terms.c.term, run_terms.c.value, run_terms.c.run_uid)
+searches = resource_table(
+    metadata,
+    "searches",
+    Column("display_name", Text, nullable=False),
+    Column("training", Text, nullable=False),
+    Column("plan", JSONB, nullable=False),
+    Column("task", Text, nullable=False),
+    Column("spec", JSONB, nullable=False),
+    Column("dataset_version", Text, nullable=False),
+    Column("dataset_digest", Text, nullable=False),
+    Column("validation_version", Text, nullable=False),
+    Column("validation_digest", Text, nullable=False),
+    Column("model_project", Text, nullable=False),
+    Column("base_model_version", Text, nullable=False),
+    Column("trial_count", Integer, nullable=False),
+    Column("best_trial", Integer),
+    Column("best_value", Float),
+    Column("training_run", Text, nullable=False),
+    Column("model_version", Text, nullable=False),
+    Column("importances", JSONB, nullable=False),
+)
+
+# A trial is written when it begins and when it ends.
+search_trials = Table(
+    "search_trials",
+    metadata,
+    Column("search", Text, primary_key=True),
+    Column("number", Integer, primary_key=True),
+    Column("org", Text, nullable=False),
+    Column("parameters", JSONB, nullable=False),
+    Column("state", Text, nullable=False),
+    Column("value", Float),
+    Column("rungs", JSONB, nullable=False),
+    Column("results", JSONB, nullable=False),
+    Column("reason", Text, nullable=False),
+    Column("message", Text, nullable=False),
+    Column("tokens", BigInteger, nullable=False),
+    Column("seconds", Float, nullable=False),
+    Column("end_seconds", Float, nullable=False),
+)

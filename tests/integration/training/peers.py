@@ -14,6 +14,7 @@ from argosy.training.v1 import (
     model_service_pb2,
     model_service_pb2_grpc,
     run_service_pb2_grpc,
+    search_service_pb2_grpc,
     training_pb2,
     training_service_pb2_grpc,
 )
@@ -134,6 +135,7 @@ class Caller:
             model_service_pb2_grpc.ModelServiceStub(self._channel),
             model_registry_service_pb2_grpc.ModelRegistryServiceStub(self._channel),
             algorithm_service_pb2_grpc.AlgorithmServiceStub(self._channel),
+            search_service_pb2_grpc.SearchServiceStub(self._channel),
             task_service_pb2_grpc.TaskServiceStub(self._channel),
         )
 
