@@ -18,6 +18,7 @@ from libs.common.rpc.pagination import PageToken, page_size
 from services.training.domain.runs import EventKind, RunEvent, RunState, Value, parameters, require
 from services.training.domain.trainings import Training, snapshot
 from services.training.handlers.messages import run_message, spec_from, training_message
+from services.training.store.algorithms import entry_of
 from services.training.store.repositories import ModelProjects, ModelVersions, TrainingRuns, Trainings
 from services.training.store.run_events import RunEvents
 
@@ -83,6 +84,10 @@ async def clone_training(request: pb.CloneTrainingRequest, call: Call[App]) -> t
         secrecy=run.secrecy,
         **snapshot(run),
     )
+    if run.algorithm_version:
+        entry, _ = await entry_of(call.uow, run.algorithm_version)
+        # Those that the version fixes are no training's to set.
+        training.parameters = {name: run.parameters[name] for name in entry.parameters.get("properties", {})}
     wanted = training_message(training)
     _merge(request, wanted)
     training.labels, training.spec = dict(wanted.labels), spec_from(wanted.spec)
