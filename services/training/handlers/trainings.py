@@ -19,6 +19,7 @@ from services.training.domain.estimate import estimate
 from services.training.domain.preflight import DataFacts, Finding, preflight
 from services.training.domain.trainings import Training, TrainingRun, snapshot
 from services.training.handlers.messages import run_message, spec_from, training_message
+from services.training.store.registry import ModelAliases
 from services.training.store.repositories import ModelProjects, ModelVersions, TrainingRuns, Trainings
 
 if TYPE_CHECKING:
@@ -175,6 +176,9 @@ async def _check(training: Training, call: Call[App]) -> None:
     """What a training names in this service must be there; data is looked at by the pre-flight."""
     training.check()
     await ModelProjects(call.uow).get(training.model_project)
+    if "/aliases/" in training.base_model_version:
+        # Kept is the version: where the alias leads later changes no training.
+        training.base_model_version = (await ModelAliases(call.uow).get(training.base_model_version)).model_version
     if training.base_model_version:
         await ModelVersions(call.uow).get(training.base_model_version)
 

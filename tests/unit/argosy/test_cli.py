@@ -204,6 +204,15 @@ def test_an_import_without_one_source_is_refused_here(gateway: FakeGateway, argu
     assert (code, gateway.requests) == (session.MISUSED, [])
 
 
+def test_an_archive_makes_no_dataset_of_text(gateway: FakeGateway, tmp_path: Path) -> None:
+    gateway.respond = lambda _request: failure(404, "NOT_FOUND", "NOT_FOUND")
+    (tmp_path / "photos.zip").write_bytes(b"PK")
+    code, output = _run("dataset", "import", str(tmp_path / "photos.zip"), "-d", "photos")
+    assert code == session.MISUSED
+    assert "--type image, audio or video" in output
+    assert [(request.verb, request.path) for request in gateway.requests] == [("GET", "/v1/orgs/acme/datasets/photos")]
+
+
 def test_leakage_is_told_in_a_line_and_shown_as_pairs(gateway: FakeGateway) -> None:
     task = {"name": "orgs/acme/dataset/tasks/t", "state": "STATE_SUCCEEDED"}
     pair = {"test_row_id": "a" * 64, "train_row_id": "b" * 64, "test_text": "seen before", "similarity": 0.9}
@@ -260,3 +269,42 @@ def test_short_names_are_understood_wherever_a_name_is_taken(gateway: FakeGatewa
     code, output = _run("dataset-version", "diff", "docs/v2", "--base", "v1")
     assert code == 2
     assert "short it is ID/ID" in output
+
+
+def test_a_model_folder_goes_up_file_by_file(gateway: FakeGateway, tmp_path: Path) -> None:
+    for name in ("config.json", "model.safetensors", "pytorch_model.bin"):
+        (tmp_path / name).write_bytes(b"{}")
+    opened = {"name": "orgs/acme/uploads/u", "uid": "u", "state": "STATE_COMMITTED"}
+    gateway.respond = lambda request: Answer(
+        body=json.dumps(opened if "/uploads" in request.path else {"name": "orgs/acme/training/tasks/t"}).encode()
+    )
+    code, output = _run("model", "import", str(tmp_path), "--project", "qwen", "--no-watch")
+    assert code == 0, output
+    sent = [request.json["file_name"] for request in gateway.requests if request.path.endswith("/uploads")]
+    assert sent == ["config.json", "model.safetensors"]
+    last = gateway.requests[-1]
+    assert last.path == "/v1/orgs/acme/modelProjects/qwen/versions:import"
+    assert last.json["uploads"] == ["orgs/acme/uploads/u"] * 2
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--project", "qwen"], "give a folder or a file"),
+        (["--folder", "/m"], "give --project"),
+        (["/none/here", "--project", "qwen"], "there is no file or folder"),
+        (["--hub", "a/b", "--folder", "/m", "--project", "qwen"], "give a folder or a file"),
+    ],
+)
+def test_a_model_import_says_what_is_missing(gateway: FakeGateway, arguments: list[str], said: str) -> None:
+    code, output = _run("model", "import", *arguments)
+    assert code != 0
+    assert said in output
+    assert not gateway.requests
+
+
+def test_aliases_have_a_singular(gateway: FakeGateway) -> None:
+    code, output = _run("model-alias", "set", "qwen/champion", "--model-version", "qwen/3")
+    assert code == 0, output
+    assert gateway.requests[0].path == "/v1/orgs/acme/modelProjects/qwen/aliases/champion:set"
+    assert gateway.requests[0].json["model_version"] == "orgs/acme/modelProjects/qwen/versions/3"
