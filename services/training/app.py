@@ -6,7 +6,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import psutil
-from argosy.training.v1 import model_registry_service_pb2, model_service_pb2, training_service_pb2
+from argosy.training.v1 import (
+    algorithm_service_pb2,
+    model_registry_service_pb2,
+    model_service_pb2,
+    run_service_pb2,
+    training_service_pb2,
+)
 
 from libs.common.blobs import BlobStore
 from libs.common.clock import Clock
@@ -18,11 +24,14 @@ from services.training.clients.dataset import Datasets
 from services.training.config import TrainingSettings
 from services.training.events.subscribers import LIVE, STOPPED, LiveVersions
 from services.training.handlers import (
+    algorithms,
     model_aliases,
     model_imports,
     model_projects,
     model_registry,
     model_versions,
+    run_metrics,
+    runs,
     trainings,
 )
 from services.training.jobs.import_model import ImportTasks
@@ -86,10 +95,22 @@ DEFINITION: ServiceDefinition[App] = ServiceDefinition(
     build=build,
     protos=[
         training_service_pb2.DESCRIPTOR.services_by_name["TrainingService"],
+        run_service_pb2.DESCRIPTOR.services_by_name["RunService"],
         model_service_pb2.DESCRIPTOR.services_by_name["ModelService"],
         model_registry_service_pb2.DESCRIPTOR.services_by_name["ModelRegistryService"],
+        algorithm_service_pb2.DESCRIPTOR.services_by_name["AlgorithmService"],
     ],
-    handlers=[trainings, model_projects, model_versions, model_registry, model_aliases, model_imports],
+    handlers=[
+        trainings,
+        runs,
+        run_metrics,
+        model_projects,
+        model_versions,
+        model_registry,
+        model_aliases,
+        model_imports,
+        algorithms,
+    ],
     settings=TrainingSettings,
     migrations=Path(__file__).parent / "migrations",
     subscriptions=_subscriptions,

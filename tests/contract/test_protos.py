@@ -30,6 +30,8 @@ _TEXTS = {FieldDescriptor.TYPE_STRING, FieldDescriptor.TYPE_BYTES}
 # What the service sets and a caller's value of is not read (AIP-203, output only); bounded by the size of the message.
 _OUTPUT_ONLY = {"uid", "creator", "name"}
 _OUTPUT_ONLY_OF = {
+    "Algorithm": {"latest_version"},
+    "AlgorithmVersion": {"code", "column_parameters", "framework", "reads", "resources", "task"},
     "ApiKey": {"prefix", "secret"},
     "Application": {"published_version"},
     "DataProduct": {"byte_count", "columns", "row_count", "type"},

@@ -7,6 +7,7 @@ from enum import StrEnum
 from typing import Any
 
 from libs.common.domain import DomainError
+from services.training.domain.divergence import OnDivergence
 
 PLACEHOLDER = "{text}"
 
@@ -32,6 +33,7 @@ class Phase:
         answer_column: right answer (fine-tuning).
         prompt_template: prompt around the input, with `{text}` where it goes.
         answers: only rows whose answer is one of these; empty: all that have one.
+        messages_column: conversations (fine-tuning) instead of the four before; empty: those.
     """
 
     method: Method
@@ -44,10 +46,13 @@ class Phase:
     answer_column: str = "label"
     prompt_template: str = PLACEHOLDER
     answers: tuple[str, ...] = ()
+    messages_column: str = ""
 
     @property
     def columns(self) -> tuple[str, ...]:
-        """Columns that it reads."""
+        """Columns that it reads, that of its texts first."""
+        if self.messages_column:
+            return (self.messages_column,)
         return (self.text_column,) if self.method is Method.PRETRAIN else (self.text_column, self.answer_column)
 
 
@@ -94,6 +99,7 @@ class TrainingSpec:
         gpus_per_worker: GPUs of each; 0 trains on the CPU.
         seed: of the first weights and of the order of the data.
         checkpoint_every: steps between checkpoints.
+        on_divergence: what happens when the loss has run away.
     """
 
     phases: tuple[Phase, ...]
@@ -103,6 +109,7 @@ class TrainingSpec:
     gpus_per_worker: int = 0
     seed: int = 0
     checkpoint_every: int = 200
+    on_divergence: OnDivergence = OnDivergence.ALERT
 
     @property
     def steps(self) -> int:
@@ -125,6 +132,8 @@ class TrainingSpec:
         self.architecture.check()
         for index, phase in enumerate(self.phases):
             where = f"spec.phases[{index}]"
+            if phase.messages_column and phase.method is not Method.SFT:
+                raise invalid(f"{where}.messages_column", "is for supervised fine-tuning")
             if phase.method is Method.SFT and phase.prompt_template.count(PLACEHOLDER) != 1:
                 raise invalid(f"{where}.prompt_template", f"must have {PLACEHOLDER} exactly once")
             if phase.batch_size < self.workers:
@@ -139,6 +148,7 @@ class TrainingSpec:
         """What `to_json` wrote."""
         phases = tuple(_phase(phase) for phase in data["phases"])
         rest: dict[str, Any] = {**data, "phases": phases, "architecture": Architecture(**data["architecture"])}
+        rest["on_divergence"] = OnDivergence(data.get("on_divergence", OnDivergence.ALERT))
         return cls(**rest)
 
 

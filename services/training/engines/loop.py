@@ -18,14 +18,15 @@ from services.training.engines.group import Group
 from services.training.engines.model import Objective
 from services.training.engines.optimise import CLIP_NORM, learning_rate, new_optimiser
 from services.training.engines.order import Order
+from services.training.engines.turn_rows import TurnRows
 
 
 @dataclass(frozen=True)
 class PhaseData:
     """Rows to learn from and, where there is a validation version, rows that are held out."""
 
-    train: PackedRows | AnswerRows
-    heldout: PackedRows | AnswerRows | None
+    train: PackedRows | AnswerRows | TurnRows
+    heldout: PackedRows | AnswerRows | TurnRows | None
 
 
 @dataclass(frozen=True)
@@ -38,6 +39,7 @@ class Step:
         tokens: read, all workers.
         seconds: from the last step to this one.
         cpu_seconds: all workers.
+        gradient_norm: of the averaged gradients, before they are clipped.
     """
 
     loss: float
@@ -45,6 +47,7 @@ class Step:
     tokens: int
     seconds: float
     cpu_seconds: float
+    gradient_norm: float
 
 
 class PhaseLoop:
@@ -76,15 +79,15 @@ class PhaseLoop:
         """
         clock, cpu = time.perf_counter(), time.process_time()
         for step in range(first, last):
-            loss, rate, tokens = self._take(step)
+            loss, rate, tokens, norm = self._take(step)
             now, cpu_now = time.perf_counter(), time.process_time()
             loss, tokens, cpu_seconds, stop = self._group.sum(loss, tokens, cpu_now - cpu, float(should_stop()))
             if stop:
                 raise EngineCancelled()
-            yield Step(loss, rate, int(tokens), now - clock, cpu_seconds)
+            yield Step(loss, rate, int(tokens), now - clock, cpu_seconds, norm)
             clock, cpu = now, cpu_now
 
-    def _take(self, step: int) -> tuple[float, float, int]:
+    def _take(self, step: int) -> tuple[float, float, int, float]:
         phase, group = self._phase, self._group
         rate = learning_rate(step, phase.steps, phase.learning_rate, phase.warmup_fraction)
         for options in self.optimiser.param_groups:
@@ -101,7 +104,7 @@ class PhaseLoop:
         if not math.isfinite(norm):
             raise diverged(phase, step, "the gradients are not finite")
         self.optimiser.step()
-        return share.item(), rate, batch.tokens
+        return share.item(), rate, batch.tokens, norm
 
 
 def check_loss(loss: float, vocabulary_size: int, phase: Phase, step: int) -> None:

@@ -13,14 +13,20 @@ from libs.common.db.uow import Database, UnitOfWork
 from libs.common.domain import Parent
 from libs.common.ids import uuid7
 from libs.common.service import Runtime
-from libs.common.tasks import Task, TaskError, TaskKind
+from libs.common.tasks import Task, TaskKind
 from libs.compute.mesh import MeshAccess
 from services.training.clients.dataset import Datasets
+from services.training.domain.algorithm_card import algorithm_card
+from services.training.domain.algorithms import Entry
 from services.training.domain.card import model_card
 from services.training.domain.life_cycle import Event
 from services.training.domain.models import ModelFile, ModelVersion
-from services.training.domain.trainings import Checkpoint, TrainingRun
+from services.training.domain.runs import EventKind, RunEvent, RunState
+from services.training.domain.trainings import TrainingRun
+from services.training.jobs.run_progress import RunProgress
+from services.training.store.algorithms import entry_of
 from services.training.store.repositories import ModelProjects, ModelVersions, TrainingRuns
+from services.training.store.run_events import RunEvents
 from services.training.store.signing import ModelSigner
 
 Json = dict[str, Any]
@@ -52,20 +58,28 @@ class RunTasks:
 
     def kind(self) -> TaskKind:
         """For the service's definition. The carrier only waits; the workers that it starts book their own CPUs."""
+        progress = RunProgress(self._clock)
         return TaskKind(
             KIND,
             self._load,
             "services.training.engines.train:run",
             self._apply,
             resources={"num_cpus": 0},
-            checkpoint=self._checkpoint,
-            on_failure=self._failed,
+            on_start=progress.started,
+            checkpoint=progress.checkpoint,
+            metrics=progress.metrics,
+            on_pause=progress.paused,
+            on_interruption=progress.interrupted,
+            on_failure=progress.ended,
         )
 
     async def _load(self, task: Task, runtime: Runtime) -> Json:
         async with self._database.system(read_only=True) as uow:
             run = await TrainingRuns(uow).get(task.target)
             base = await ModelVersions(uow).get(run.base_model_version) if run.base_model_version else None
+            entry = await entry_of(uow, run.algorithm_version) if run.algorithm_version else None
+        if entry is not None:
+            return await self._load_algorithm(task, run, entry[0])
         loaded: Json = {"spec": run.spec.to_json(), "train": await self._dataset_grant(run.dataset_version, task)}
         if run.validation_version:
             loaded["validation"] = await self._dataset_grant(run.validation_version, task)
@@ -76,20 +90,21 @@ class RunTasks:
             loaded["base"] = {"grant": grant, "manifest_digest": base.manifest_digest}
         return loaded
 
-    async def _dataset_grant(self, version: str, task: Task) -> Json:
-        granted = await self._datasets.grant_read(version, task.name, _GRANT_SECONDS)
-        return {"grant": granted.grant, "manifest_digest": granted.manifest_digest}
+    async def _load_algorithm(self, task: Task, run: TrainingRun, entry: Entry) -> Json:
+        loaded: Json = {
+            "algorithm": {"code": entry.code, "parameters": run.parameters, "columns": entry.columns},
+            "seed": run.spec.seed,
+            "threads": run.spec.threads_per_worker,
+        }
+        for part, version in (("train", run.dataset_version), ("validation", run.validation_version)):
+            if version:
+                loaded[part] = await self._dataset_grant(version, task, media=True)
+        return loaded
 
-    async def _checkpoint(self, task: Task, checkpoint: Json, uow: UnitOfWork) -> None:
-        """Shows the newest complete checkpoint on the run. The first one has prepared data and no weights yet."""
-        if "manifest_digest" not in checkpoint:
-            return
-        runs = TrainingRuns(uow)
-        run = await runs.get(task.target, deleted=True, for_update=True)
-        now = self._clock.now()
-        run.checkpoint = Checkpoint(checkpoint["step"], checkpoint["phase"], checkpoint["manifest_digest"], now)
-        run.update_time = now
-        await runs.save(run)
+    async def _dataset_grant(self, version: str, task: Task, *, media: bool = False) -> Json:
+        granted = await self._datasets.grant_read(version, task.name, _GRANT_SECONDS, media=media)
+        given = {"grant": granted.grant, "manifest_digest": granted.manifest_digest}
+        return {**given, "media_grant": granted.media_grant} if media else given
 
     async def _apply(self, task: Task, result: Json, uow: UnitOfWork) -> Json:
         runs = TrainingRuns(uow)
@@ -98,8 +113,10 @@ class RunTasks:
         run.model_version = version.name
         run.results = result["results"]
         run.framework = result["framework"]
-        run.update_time = version.create_time
+        run.state, run.update_time = RunState.SUCCEEDED, version.create_time
         await runs.save(run)
+        event = RunEvent(EventKind.SUCCEEDED, run.update_time, f"made {version.name}", {"model_version": version.name})
+        await RunEvents(uow).add(run, event)
         uow.emit("training.run.succeeded", run)
         return {"model_version": version.name, "manifest_digest": version.manifest_digest, "results": run.results}
 
@@ -114,7 +131,8 @@ class RunTasks:
         version.happen(Event.RUN_SUCCEEDED, cycle, "services/training", version.create_time, f"made by {run.name}")
         version.update_time = version.create_time
         self._signer.sign(version, version.create_time)
-        project.train_framework = project.train_framework or f"torch {result['framework']['torch']}"
+        made_with = result.get("train_framework") or f"torch {result['framework']['torch']}"
+        project.train_framework = project.train_framework or made_with
         project.update_time = version.create_time
         await projects.save(project)
         await ModelVersions(uow).insert(version)
@@ -126,14 +144,12 @@ class RunTasks:
 
     def _version(self, run: TrainingRun, name: str, result: Json) -> ModelVersion:
         now = self._clock.now()
-        card = model_card(
-            run,
-            name,
-            result["manifest_digest"],
-            result["parameter_count"],
-            result["context_length"],
-            result["results"],
-            result["framework"],
+        digest, parameter_count = result["manifest_digest"], result["parameter_count"]
+        results, framework = result["results"], result["framework"]
+        card = (
+            algorithm_card(run, name, digest, parameter_count, results, framework)
+            if run.algorithm_version
+            else model_card(run, name, digest, parameter_count, result["context_length"], results, framework)
         )
         data = [parent for parent in run.lineage if parent.digest]
         return ModelVersion(
@@ -145,19 +161,12 @@ class RunTasks:
             labels=dict(run.labels),
             secrecy=run.secrecy,
             lineage=[Parent(run.name, relation="made_by"), *data],
-            manifest_digest=result["manifest_digest"],
+            manifest_digest=digest,
             files=[ModelFile(file["path"], file["sha256"], file["size"]) for file in result["files"]],
             training_run=run.name,
             base_model_version=run.base_model_version,
-            parameter_count=result["parameter_count"],
+            parameter_count=parameter_count,
             architecture=result["architecture"],
             context_length=result["context_length"],
             model_card=card,
         )
-
-    async def _failed(self, task: Task, error: TaskError, uow: UnitOfWork) -> None:
-        runs = TrainingRuns(uow)
-        run = await runs.get(task.target, deleted=True, for_update=True)
-        run.update_time = self._clock.now()
-        await runs.save(run)
-        uow.emit("training.run.cancelled" if error.reason == "CANCELLED" else "training.run.failed", run)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict
 from datetime import UTC, datetime
 from typing import Any
@@ -14,9 +15,10 @@ from libs.common.db.uow import ANY_ORG
 from libs.common.domain import DomainError
 from services.training.domain.life_cycle import DEFAULT, LifeCycle
 from services.training.domain.models import Gate, ModelFile, ModelProject, ModelVersion, Signature, Transition
+from services.training.domain.run_filter import Comparison, Ordering
 from services.training.domain.spec import TrainingSpec
 from services.training.domain.trainings import Checkpoint, Training, TrainingRun
-from services.training.store import tables
+from services.training.store import run_search, tables
 
 
 class Trainings(Repository[Training]):
@@ -30,6 +32,8 @@ class Trainings(Repository[Training]):
 
 
 class TrainingRuns(Repository[TrainingRun]):
+    """Runs; whoever stores one stores what it is found by in the same transaction."""
+
     table = tables.training_runs
     entity = TrainingRun
 
@@ -42,6 +46,35 @@ class TrainingRuns(Repository[TrainingRun]):
         run.spec = TrainingSpec.from_json(row["spec"])
         run.checkpoint = Checkpoint.from_json(row["checkpoint"]) if row["checkpoint"] else None
         return run
+
+    async def insert(self, entity: TrainingRun) -> TrainingRun:
+        stored = await super().insert(entity)
+        await run_search.remember(self.uow, stored)
+        return stored
+
+    async def save(self, entity: TrainingRun) -> TrainingRun:
+        stored = await super().save(entity)
+        await run_search.remember(self.uow, stored)
+        return stored
+
+    async def search(
+        self, org: str, conditions: Sequence[Comparison], ordering: Ordering, size: int, after: str, show_deleted: bool
+    ) -> tuple[list[TrainingRun], str]:
+        """One page of the runs that meet all conditions, and the position for the next one, empty at the end."""
+        found = await run_search.search(self.uow, org, conditions, ordering, size + 1, after)
+        uids = [uid for uid, _ in found[:size]]
+        runs = {run.uid: run for run in await self.fetch(self.query().where(self.table.c.uid.in_(uids)))}
+        page = [runs[uid] for uid in uids if uid in runs and (show_deleted or runs[uid].delete_time is None)]
+        return page, run_search.position(found[size - 1]) if len(found) > size else ""
+
+    async def named(self, names: Sequence[str]) -> list[TrainingRun]:
+        """The runs with these names, in their order. Raises NOT_FOUND for the first that is not there."""
+        here = self.query().where(self.table.c.name.in_(names), self.table.c.delete_time.is_(None))
+        runs = {run.name: run for run in await self.fetch(here)}
+        missing = next((name for name in names if name not in runs), None)
+        if missing is not None:
+            raise DomainError("NOT_FOUND", f"{missing} does not exist.", name=missing)
+        return [runs[name] for name in names]
 
 
 class ModelProjects(Repository[ModelProject]):

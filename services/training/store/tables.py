@@ -2,10 +2,22 @@
 
 from __future__ import annotations
 
-from sqlalchemy import BigInteger, Boolean, Column, Identity, Index, Integer, LargeBinary, Table, Text
+from sqlalchemy import (
+    BigInteger,
+    Boolean,
+    Column,
+    Float,
+    Identity,
+    Index,
+    Integer,
+    LargeBinary,
+    SmallInteger,
+    Table,
+    Text,
+)
 from sqlalchemy.dialects.postgresql import JSONB
 
-from libs.common.db.tables import new_metadata, resource_table, time_type
+from libs.common.db.tables import new_metadata, resource_table, time_type, uid_type
 
 metadata = new_metadata()
 
@@ -20,6 +32,9 @@ trainings = resource_table(
     Column("base_model_version", Text, nullable=False),
     Column("spec", JSONB, nullable=False),
     Column("run_count", Integer, nullable=False),
+    Column("algorithm_version", Text, nullable=False),
+    Column("parameters", JSONB, nullable=False),
+    Column("task", Text, nullable=False),
 )
 
 training_runs = resource_table(
@@ -37,6 +52,25 @@ training_runs = resource_table(
     Column("results", JSONB, nullable=False),
     Column("checkpoint", JSONB),
     Column("framework", JSONB, nullable=False),
+    Column("algorithm_version", Text, nullable=False),
+    Column("parameters", JSONB, nullable=False),
+)
+
+algorithms = resource_table(
+    metadata,
+    "algorithms",
+    Column("display_name", Text, nullable=False),
+    Column("description", Text, nullable=False),
+    Column("visibility", SmallInteger, nullable=False),
+    Column("version_count", Integer, nullable=False),
+)
+
+algorithm_versions = resource_table(
+    metadata,
+    "algorithm_versions",
+    Column("base_version", Text, nullable=False),
+    Column("parameters", JSONB, nullable=False),
+    Column("fixed", JSONB, nullable=False),
 )
 Index("ix_training_runs_model_project", training_runs.c.model_project, training_runs.c.create_time)
 
@@ -154,3 +188,62 @@ gate_decisions = Table(
     Column("decide_time", time_type(), nullable=False),
     Column("reason", Text, nullable=False),
 )
+
+# A row a metric of a run; whoever adds points locks it. `open_count`: of its last segments those not yet joined.
+run_metrics = Table(
+    "run_metrics",
+    metadata,
+    Column("run_uid", uid_type(), primary_key=True),
+    Column("key", Text, primary_key=True),
+    Column("org", Text, nullable=False),
+    Column("point_count", BigInteger, nullable=False),
+    Column("segment_count", BigInteger, nullable=False),
+    Column("open_count", Integer, nullable=False),
+    Column("first_step", BigInteger, nullable=False),
+    Column("last_step", BigInteger, nullable=False),
+    # Of the finite values.
+    Column("min_value", Float),
+    Column("max_value", Float),
+    Column("last_value", Float, nullable=False),
+    Column("last_time", time_type(), nullable=False),
+)
+
+# Points as columns; see metric_columns.py. A later segment wins over an earlier one.
+run_metric_segments = Table(
+    "run_metric_segments",
+    metadata,
+    Column("run_uid", uid_type(), primary_key=True),
+    Column("key", Text, primary_key=True),
+    Column("number", BigInteger, primary_key=True),
+    Column("org", Text, nullable=False),
+    Column("point_count", Integer, nullable=False),
+    Column("first_step", BigInteger, nullable=False),
+    Column("last_step", BigInteger, nullable=False),
+    Column("steps", LargeBinary, nullable=False),
+    Column("times", LargeBinary, nullable=False),
+    Column("points", LargeBinary, nullable=False),
+)
+
+# What happened to a run. Rows are added, never changed.
+run_events = Table(
+    "run_events",
+    metadata,
+    Column("id", BigInteger, Identity(always=True), primary_key=True),
+    Column("org", Text, nullable=False),
+    Column("run_uid", uid_type(), nullable=False),
+    Column("kind", Text, nullable=False),
+    Column("time", time_type(), nullable=False),
+    Column("message", Text, nullable=False),
+    Column("details", JSONB, nullable=False),
+)
+Index("ix_run_events_run_uid_id", run_events.c.run_uid, run_events.c.id)
+
+# What runs are found and sorted by; see run_search.py. No text of a tenant is in it.
+run_terms = Table(
+    "run_terms",
+    metadata,
+    Column("run_uid", uid_type(), primary_key=True),
+    Column("term", BigInteger, primary_key=True),
+    Column("value", Float, nullable=False),
+)
+Index("ix_run_terms_term_value_run_uid", run_terms.c.term, run_terms.c.value, run_terms.c.run_uid)
