@@ -10,6 +10,7 @@ from argosy.cli import session
 from argosy.cli.curves import curves, line
 from argosy.cli.dataset import dataset
 from argosy.cli.live import finished_evaluation, watch
+from argosy.cli.models import import_model
 from argosy.cli.options import PATIENCE, JsonOption, WatchOption, newest
 from argosy.client import Client, contract
 from argosy.client.errors import Conflict
@@ -100,8 +101,11 @@ def list_models(
         versions = [
             version for name in projects for version in client.pages(methods["list_model_versions"], {"parent": name})
         ]
-        columns = ("name", "state", "architecture", "parameter_count", "training_run", "create_time")
+        columns = ("name", "stage", "state", "architecture", "parameter_count", "training_run", "create_time")
         session.show_list(versions, as_json, columns)
+
+
+model.command("import")(import_model)
 
 
 @model.command("show")

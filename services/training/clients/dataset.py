@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from argosy.dataset.v1 import dataset_pb2, dataset_service_pb2, dataset_service_pb2_grpc
 from google.protobuf.struct_pb2 import Value
 
-from libs.common.domain import Secrecy
+from libs.common.domain import DomainError, Secrecy
 from libs.common.rpc.client import Channels, Metadata
 
 
@@ -32,6 +32,16 @@ class DatasetGrant:
 
     manifest_digest: str
     grant: str
+
+
+@dataclass(frozen=True)
+class UploadGrant:
+    """The right to read the pieces of a committed upload for a while."""
+
+    manifest_digest: str
+    grant: str
+    file_name: str
+    size: int
 
 
 class Datasets:
@@ -89,6 +99,33 @@ class Datasets:
         request = dataset_service_pb2.GrantReadRequest(name=name, holder=holder, ttl_seconds=seconds)
         answer = await self._stub().GrantRead(request)
         return DatasetGrant(answer.manifest_digest, answer.grant)
+
+    async def require_committed(self, upload: str, metadata: Metadata) -> None:
+        """Refuses an upload that is still open.
+
+        Args:
+            metadata: carries the token of whoever may read it.
+
+        Raises:
+            ArgosyError: NOT_FOUND, PEER_UNAVAILABLE.
+            DomainError: STATE_CONFLICT.
+        """
+        request = dataset_service_pb2.GetUploadRequest(name=upload)
+        message: dataset_pb2.Upload = await self._stub().GetUpload(request, metadata=metadata)
+        if message.state != dataset_pb2.Upload.STATE_COMMITTED:
+            text = f"{upload} is not committed."
+            raise DomainError("STATE_CONFLICT", text, name=upload, state="OPEN", wanted="COMMITTED")
+
+    async def grant_upload(self, upload: str, holder: str, seconds: int) -> UploadGrant:
+        """Lets Ray workers read a committed upload.
+
+        Args:
+            holder: the task.
+            seconds: life of the grant, at most a day.
+        """
+        request = dataset_service_pb2.GrantUploadReadRequest(name=upload, holder=holder, ttl_seconds=seconds)
+        answer = await self._stub().GrantUploadRead(request)
+        return UploadGrant(answer.manifest_digest, answer.grant, answer.file_name, answer.size)
 
 
 def _text(value: Value) -> str:

@@ -21,6 +21,7 @@ from services.training.domain.run_filter import Comparison, Ordering, parse_filt
 from services.training.domain.runs import EventKind, RunEvent, RunState
 from services.training.domain.trainings import Training, TrainingRun, snapshot
 from services.training.handlers.messages import run_message, spec_from, training_message
+from services.training.store.registry import ModelAliases
 from services.training.store.repositories import ModelProjects, ModelVersions, TrainingRuns, Trainings
 from services.training.store.run_events import RunEvents
 
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
     from services.training.app import App
 
 KIND = "training.run"
-_MUTABLE = frozenset(
+MUTABLE = frozenset(
     {
         "display_name",
         "description",
@@ -78,7 +79,7 @@ async def create_training(request: pb.CreateTrainingRequest, call: Call[App]) ->
         base_model_version=given.base_model_version,
         spec=spec_from(given.spec),
     )
-    await _check(training, call)
+    await check_parts(training, call)
     await Trainings(call.uow).insert(training)
     call.uow.emit("training.training.created", training)
     return training_message(training)
@@ -89,13 +90,13 @@ async def update_training(request: pb.UpdateTrainingRequest, call: Call[App]) ->
     training = await repository.get(request.training.name)
     training.require_etag(request.training.etag)
     given = request.training
-    for field in fields_to_change(given, request.update_mask, _MUTABLE):
+    for field in fields_to_change(given, request.update_mask, MUTABLE):
         if field == "spec":
             training.spec = spec_from(given.spec)
         else:
             setattr(training, field, dict(given.labels) if field == "labels" else getattr(given, field))
     training.update_time = call.clock.now()
-    await _check(training, call)
+    await check_parts(training, call)
     await repository.save(training)
     call.uow.emit("training.training.updated", training)
     return training_message(training)
@@ -186,10 +187,13 @@ async def preflight_training(request: pb.PreflightTrainingRequest, call: Call[Ap
     )
 
 
-async def _check(training: Training, call: Call[App]) -> None:
+async def check_parts(training: Training, call: Call[App]) -> None:
     """What a training names in this service must be there; data is looked at by the pre-flight."""
     training.check()
     await ModelProjects(call.uow).get(training.model_project)
+    if "/aliases/" in training.base_model_version:
+        # Kept is the version: where the alias leads later changes no training.
+        training.base_model_version = (await ModelAliases(call.uow).get(training.base_model_version)).model_version
     if training.base_model_version:
         await ModelVersions(call.uow).get(training.base_model_version)
 

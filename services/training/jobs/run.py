@@ -17,12 +17,14 @@ from libs.common.tasks import Task, TaskKind
 from libs.compute.mesh import MeshAccess
 from services.training.clients.dataset import Datasets
 from services.training.domain.card import model_card
+from services.training.domain.life_cycle import Event
 from services.training.domain.models import ModelFile, ModelVersion
 from services.training.domain.runs import EventKind, RunEvent, RunState
 from services.training.domain.trainings import TrainingRun
 from services.training.jobs.run_progress import RunProgress
 from services.training.store.repositories import ModelProjects, ModelVersions, TrainingRuns
 from services.training.store.run_events import RunEvents
+from services.training.store.signing import ModelSigner
 
 Json = dict[str, Any]
 
@@ -38,13 +40,17 @@ class RunTasks:
         database: of the service.
         blobs: of the service.
         datasets: gives the right to read rows.
+        signer: signs the versions that runs make.
         clock: gives the times of rows.
     """
 
-    def __init__(self, database: Database, blobs: BlobStore, datasets: Datasets, clock: Clock) -> None:
+    def __init__(
+        self, database: Database, blobs: BlobStore, datasets: Datasets, signer: ModelSigner, clock: Clock
+    ) -> None:
         self._database = database
         self._blobs = blobs
         self._datasets = datasets
+        self._signer = signer
         self._clock = clock
 
     def kind(self) -> TaskKind:
@@ -85,7 +91,7 @@ class RunTasks:
     async def _apply(self, task: Task, result: Json, uow: UnitOfWork) -> Json:
         runs = TrainingRuns(uow)
         run = await runs.get(task.target, deleted=True, for_update=True)
-        version = await self._publish(run, result, uow)
+        version = await self._publish(task, run, result, uow)
         run.model_version = version.name
         run.results = result["results"]
         run.framework = result["framework"]
@@ -96,12 +102,17 @@ class RunTasks:
         uow.emit("training.run.succeeded", run)
         return {"model_version": version.name, "manifest_digest": version.manifest_digest, "results": run.results}
 
-    async def _publish(self, run: TrainingRun, result: Json, uow: UnitOfWork) -> ModelVersion:
+    async def _publish(self, task: Task, run: TrainingRun, result: Json, uow: UnitOfWork) -> ModelVersion:
         """Makes what the engine wrote the newest version of the project."""
         projects = ModelProjects(uow)
         project = await projects.get(run.model_project, deleted=True, for_update=True)
         version = self._version(run, project.next_version(), result)
-        version.register(run.creator, version.create_time, f"made by {run.name}")
+        began, cycle = task.start_time or run.create_time, project.life_cycle
+        version.begin(cycle, run.creator, run.create_time, f"asked for by {run.name}")
+        version.happen(Event.RUN_STARTED, cycle, "services/training", began, f"{run.name} began")
+        version.happen(Event.RUN_SUCCEEDED, cycle, "services/training", version.create_time, f"made by {run.name}")
+        version.update_time = version.create_time
+        self._signer.sign(version, version.create_time)
         project.train_framework = project.train_framework or f"torch {result['framework']['torch']}"
         project.update_time = version.create_time
         await projects.save(project)

@@ -38,6 +38,7 @@ training_runs = resource_table(
     Column("checkpoint", JSONB),
     Column("framework", JSONB, nullable=False),
 )
+Index("ix_training_runs_model_project", training_runs.c.model_project, training_runs.c.create_time)
 
 model_projects = resource_table(
     metadata,
@@ -49,6 +50,10 @@ model_projects = resource_table(
     Column("live_version", Text, nullable=False),
     Column("code_repo_url", Text, nullable=False),
     Column("version_count", Integer, nullable=False),
+    Column("metrics_url", Text, nullable=False),
+    Column("model_uri", Text, nullable=False),
+    # None: the default one.
+    Column("life_cycle", JSONB(none_as_null=True)),
 )
 
 model_versions = resource_table(
@@ -63,9 +68,14 @@ model_versions = resource_table(
     Column("context_length", Integer, nullable=False),
     Column("model_card", Text, nullable=False),
     Column("gates", JSONB, nullable=False),
+    Column("stage", Text, nullable=False),
+    Column("description", Text, nullable=False),
+    Column("origin", Text, nullable=False),
+    Column("licence", Text, nullable=False),
+    Column("signature", JSONB(none_as_null=True)),
 )
 
-# Every state that a version had. Rows are added, never changed.
+# Every stage that a version had. Rows are added; the database refuses to change one.
 model_version_transitions = Table(
     "model_version_transitions",
     metadata,
@@ -77,8 +87,57 @@ model_version_transitions = Table(
     Column("actor", Text, nullable=False),
     Column("time", time_type(), nullable=False),
     Column("reason", Text, nullable=False),
+    Column("from_stage", Text, nullable=False),
+    Column("to_stage", Text, nullable=False),
 )
 Index("ix_model_version_transitions_model_version", model_version_transitions.c.model_version)
+
+model_aliases = resource_table(metadata, "model_aliases", Column("model_version", Text, nullable=False))
+
+# Every move of an alias. Rows are added; the database refuses to change one.
+model_alias_changes = Table(
+    "model_alias_changes",
+    metadata,
+    Column("id", BigInteger, Identity(always=True), primary_key=True),
+    Column("org", Text, nullable=False),
+    Column("model_project", Text, nullable=False),
+    Column("alias", Text, nullable=False),
+    Column("from_version", Text, nullable=False),
+    Column("to_version", Text, nullable=False),
+    Column("actor", Text, nullable=False),
+    Column("time", time_type(), nullable=False),
+    Column("reason", Text, nullable=False),
+)
+Index("ix_model_alias_changes_model_project", model_alias_changes.c.model_project, model_alias_changes.c.id)
+
+# Which deployment answered with which version, and when.
+model_deployments = Table(
+    "model_deployments",
+    metadata,
+    Column("id", BigInteger, Identity(always=True), primary_key=True),
+    Column("org", Text, nullable=False),
+    Column("model_project", Text, nullable=False),
+    Column("model_version", Text, nullable=False),
+    Column("deployment", Text, nullable=False),
+    Column("live_time", time_type(), nullable=False),
+    Column("stop_time", time_type()),
+)
+Index("ix_model_deployments_model_project", model_deployments.c.model_project, model_deployments.c.id)
+Index(
+    "uq_model_deployments_open",
+    model_deployments.c.deployment,
+    unique=True,
+    postgresql_where=model_deployments.c.stop_time.is_(None),
+)
+
+# The keys that sign versions, sealed; kept for ever. They belong to the platform, not to a tenant.
+model_signing_keys = Table(
+    "model_signing_keys",
+    metadata,
+    Column("key_id", Text, primary_key=True),
+    Column("sealed", LargeBinary, nullable=False),
+    Column("create_time", time_type(), nullable=False),
+)
 
 # Every decision of every gate: an evaluation decides a gate of a version once.
 gate_decisions = Table(

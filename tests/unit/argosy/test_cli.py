@@ -295,3 +295,42 @@ def test_a_dash_is_any_parent(gateway: FakeGateway) -> None:
     gateway.respond = lambda _request: Answer(body=b"{}")
     assert _run("training-run", "list", "--parent", "-", "--filter", "state = FAILED")[0] == 0
     assert gateway.requests[-1].path.startswith("/v1/orgs/acme/trainings/-/runs?")
+
+
+def test_a_model_folder_goes_up_file_by_file(gateway: FakeGateway, tmp_path: Path) -> None:
+    for name in ("config.json", "model.safetensors", "pytorch_model.bin"):
+        (tmp_path / name).write_bytes(b"{}")
+    opened = {"name": "orgs/acme/uploads/u", "uid": "u", "state": "STATE_COMMITTED"}
+    gateway.respond = lambda request: Answer(
+        body=json.dumps(opened if "/uploads" in request.path else {"name": "orgs/acme/training/tasks/t"}).encode()
+    )
+    code, output = _run("model", "import", str(tmp_path), "--project", "qwen", "--no-watch")
+    assert code == 0, output
+    sent = [request.json["file_name"] for request in gateway.requests if request.path.endswith("/uploads")]
+    assert sent == ["config.json", "model.safetensors"]
+    last = gateway.requests[-1]
+    assert last.path == "/v1/orgs/acme/modelProjects/qwen/versions:import"
+    assert last.json["uploads"] == ["orgs/acme/uploads/u"] * 2
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--project", "qwen"], "give a folder or a file"),
+        (["--folder", "/m"], "give --project"),
+        (["/none/here", "--project", "qwen"], "there is no file or folder"),
+        (["--hub", "a/b", "--folder", "/m", "--project", "qwen"], "give a folder or a file"),
+    ],
+)
+def test_a_model_import_says_what_is_missing(gateway: FakeGateway, arguments: list[str], said: str) -> None:
+    code, output = _run("model", "import", *arguments)
+    assert code != 0
+    assert said in output
+    assert not gateway.requests
+
+
+def test_aliases_have_a_singular(gateway: FakeGateway) -> None:
+    code, output = _run("model-alias", "set", "qwen/champion", "--model-version", "qwen/3")
+    assert code == 0, output
+    assert gateway.requests[0].path == "/v1/orgs/acme/modelProjects/qwen/aliases/champion:set"
+    assert gateway.requests[0].json["model_version"] == "orgs/acme/modelProjects/qwen/versions/3"

@@ -9,8 +9,8 @@ from sqlalchemy.dialects.postgresql import JSONB
 from libs.common.db.infrastructure import enable_row_level_security
 from libs.common.tasks import add_pause_to_tasks
 
-revision = "0002"
-down_revision = "0001"
+revision = "0003"
+down_revision = "0002"
 
 
 def upgrade() -> None:
