@@ -7,9 +7,11 @@ from pathlib import Path
 
 import psutil
 from argosy.training.v1 import (
+    algorithm_service_pb2,
     model_registry_service_pb2,
     model_service_pb2,
     run_service_pb2,
+    search_service_pb2,
     training_service_pb2,
 )
 
@@ -23,6 +25,7 @@ from services.training.clients.dataset import Datasets
 from services.training.config import TrainingSettings
 from services.training.events.subscribers import LIVE, STOPPED, LiveVersions
 from services.training.handlers import (
+    algorithms,
     model_aliases,
     model_imports,
     model_projects,
@@ -30,10 +33,12 @@ from services.training.handlers import (
     model_versions,
     run_metrics,
     runs,
+    searches,
     trainings,
 )
 from services.training.jobs.import_model import ImportTasks
 from services.training.jobs.run import RunTasks
+from services.training.jobs.search import SearchTasks
 from services.training.jobs.sweep import sweep_forever
 from services.training.store.signing import ModelSigner
 
@@ -76,16 +81,18 @@ async def build(runtime: Runtime) -> App:
     )
 
 
-def _task_kinds(app: App) -> list[TaskKind]:
-    return [
-        RunTasks(app.database, app.blobs, app.datasets, app.signer, app.clock).kind(),
-        ImportTasks(app.database, app.datasets, app.signer, app.settings, app.clock).kind(),
-    ]
-
-
 def _subscriptions(app: App) -> dict[str, object]:
     live = LiveVersions(app.clock)
     return {LIVE: live.deployment_live, STOPPED: live.deployment_stopped}
+
+
+def _task_kinds(app: App) -> list[TaskKind]:
+    runs = RunTasks(app.database, app.blobs, app.datasets, app.signer, app.clock)
+    return [
+        runs.kind(),
+        SearchTasks(app.database, runs, app.clock).kind(),
+        ImportTasks(app.database, app.datasets, app.signer, app.settings, app.clock).kind(),
+    ]
 
 
 DEFINITION: ServiceDefinition[App] = ServiceDefinition(
@@ -96,6 +103,8 @@ DEFINITION: ServiceDefinition[App] = ServiceDefinition(
         run_service_pb2.DESCRIPTOR.services_by_name["RunService"],
         model_service_pb2.DESCRIPTOR.services_by_name["ModelService"],
         model_registry_service_pb2.DESCRIPTOR.services_by_name["ModelRegistryService"],
+        algorithm_service_pb2.DESCRIPTOR.services_by_name["AlgorithmService"],
+        search_service_pb2.DESCRIPTOR.services_by_name["SearchService"],
     ],
     handlers=[
         trainings,
@@ -106,6 +115,8 @@ DEFINITION: ServiceDefinition[App] = ServiceDefinition(
         model_registry,
         model_aliases,
         model_imports,
+        algorithms,
+        searches,
     ],
     settings=TrainingSettings,
     migrations=Path(__file__).parent / "migrations",

@@ -30,6 +30,8 @@ _TEXTS = {FieldDescriptor.TYPE_STRING, FieldDescriptor.TYPE_BYTES}
 # What the service sets and a caller's value of is not read (AIP-203, output only); bounded by the size of the message.
 _OUTPUT_ONLY = {"uid", "creator", "name"}
 _OUTPUT_ONLY_OF = {
+    "Algorithm": {"latest_version"},
+    "AlgorithmVersion": {"code", "column_parameters", "framework", "reads", "resources", "task"},
     "ApiKey": {"prefix", "secret"},
     "Application": {"published_version"},
     "DataProduct": {"byte_count", "columns", "row_count", "type"},
@@ -47,6 +49,17 @@ _OUTPUT_ONLY_OF = {
     },
     "Detector": {"byte_count", "card", "manifest_digest", "task"},
     "Evaluation": {"state", "task", "model_digest", "report", "verdict"},
+    "HyperparameterSearch": {
+        "best_trial",
+        "best_value",
+        "dataset_digest",
+        "dataset_version",
+        "importances",
+        "model_version",
+        "task",
+        "training_run",
+        "trial_count",
+    },
     "ModelProject": {"live_version"},
     "ModelVersion": {
         "architecture",

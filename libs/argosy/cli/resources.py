@@ -81,6 +81,8 @@ def _singular(noun: str) -> str:
         return noun[:-3] + "y"
     if noun.endswith(("alias", "aliases")):
         return noun.removesuffix("es")
+    if noun.endswith("ches"):
+        return noun[:-2]
     return noun[:-1] if noun.endswith("s") and noun not in ("logs", "metrics", "stats") else noun
 
 

@@ -10,9 +10,9 @@ from argosy.dataset.v1 import human_work_service_pb2 as pb
 
 from libs.common.errors import invalid_field
 from libs.common.rpc.call import Call
+from libs.common.rpc.structs import from_struct
 from services.dataset.domain.consensus import consensus
 from services.dataset.domain.human_work import REVIEW_LEASE, AssignmentState, WorkAssignment, given
-from services.dataset.handlers.structs import from_struct
 from services.dataset.handlers.work import ACCEPTED, MOST_ANSWER, keep_item
 from services.dataset.handlers.work_messages import assignment_message, form_message, item_message
 from services.dataset.handlers.work_projects import open_project

@@ -17,9 +17,9 @@ from libs.common.http.links import parse_server
 from libs.common.ids import org_of, resource_id, uuid7
 from libs.common.rpc.call import Call
 from libs.common.rpc.pagination import PageToken, page_size
+from libs.common.rpc.structs import from_struct
 from services.dataset.domain.datasets import MEDIA_TYPES
 from services.dataset.domain.streams import DEFAULT_ROWS, DEFAULT_SECONDS, MOST_ROW_BYTES, Batch, Stream
-from services.dataset.handlers.structs import from_struct
 from services.dataset.store.repositories import Datasets
 from services.dataset.store.streams import Streams
 

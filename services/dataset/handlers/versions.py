@@ -10,6 +10,7 @@ from argosy.dataset.v1 import dataset_pb2
 from argosy.dataset.v1 import dataset_service_pb2 as pb
 from google.protobuf import json_format
 
+from libs.common.blobs import nested_manifests
 from libs.common.db.mapping import timestamp, to_proto
 from libs.common.rpc.call import Call
 from libs.common.rpc.pagination import PageToken, page_size
@@ -82,10 +83,12 @@ async def grant_read(request: pb.GrantReadRequest, call: Call[App]) -> pb.GrantR
     # The store may be far away; the connection goes back before it is asked.
     await call.uow.rollback()
     seconds = request.ttl_seconds or _GRANT_SECONDS
-    expire_time = call.clock.now() + timedelta(seconds=seconds)
+    expire_time, blobs = call.clock.now() + timedelta(seconds=seconds), call.deps.blobs
+    media = nested_manifests(await blobs.load_manifest(version.manifest_digest)) if request.media else []
     return pb.GrantReadResponse(
         manifest_digest=version.manifest_digest,
-        grant=await call.deps.blobs.grant(version.manifest_digest, request.holder, seconds),
+        grant=await blobs.grant(version.manifest_digest, request.holder, seconds),
+        media_grant=await blobs.grant(media[0], request.holder, seconds) if media else "",
         expire_time=timestamp(expire_time),
         row_count=version.row_count,
         secrecy=resource_pb2.Secrecy.Name(version.secrecy),

@@ -12,6 +12,7 @@ from argosy.dataset.v1 import human_work_service_pb2 as pb
 from libs.common.ids import resource_id, uuid7
 from libs.common.rpc.call import Call
 from libs.common.rpc.pagination import PageToken, page_size
+from libs.common.rpc.structs import from_struct
 from services.dataset.domain.human_work import (
     MAX_HELD,
     AssignmentState,
@@ -20,7 +21,6 @@ from services.dataset.domain.human_work import (
     WorkItem,
     WorkProject,
 )
-from services.dataset.handlers.structs import from_struct
 from services.dataset.handlers.work_messages import assignment_message
 from services.dataset.handlers.work_projects import open_project
 from services.dataset.store.work import WorkAssignments, WorkItems, WorkProjects

@@ -12,9 +12,9 @@ from libs.common.domain import inherit_secrecy
 from libs.common.ids import uuid7
 from libs.common.rpc.call import Call
 from libs.common.rpc.pagination import PageToken, page_size
+from libs.common.rpc.structs import from_struct
 from services.dataset.domain.forms import Answer, Form
 from services.dataset.domain.human_work import ItemState, WorkItem, WorkProject
-from services.dataset.handlers.structs import from_struct
 from services.dataset.handlers.work import ACCEPTED
 from services.dataset.handlers.work_messages import assignment_message, item_message
 from services.dataset.handlers.work_projects import open_project

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from argosy.dataset.v1 import dataset_pb2, dataset_service_pb2, dataset_service_pb2_grpc
+from google.protobuf import json_format
 from google.protobuf.struct_pb2 import Value
 
 from libs.common.domain import DomainError, Secrecy
@@ -28,10 +29,15 @@ class DatasetVersion:
 
 @dataclass(frozen=True)
 class DatasetGrant:
-    """The right to read the rows of a version for a while."""
+    """The right to read the rows of a version for a while.
+
+    Attributes:
+        media_grant: for their files; empty where it was not asked for, or they have none.
+    """
 
     manifest_digest: str
     grant: str
+    media_grant: str = ""
 
 
 @dataclass(frozen=True)
@@ -88,17 +94,18 @@ class Datasets:
         answer = await self._stub().PreviewRows(request, metadata=metadata)
         return [{column: _text(value) for column, value in row.fields.fields.items()} for row in answer.rows]
 
-    async def grant_read(self, name: str, holder: str, seconds: int) -> DatasetGrant:
+    async def grant_read(self, name: str, holder: str, seconds: int, *, media: bool = False) -> DatasetGrant:
         """Lets Ray workers read the rows of a version.
 
         Args:
             name: resource name of the version.
             holder: the task.
             seconds: life of the grant, at most a day.
+            media: the files of the rows too.
         """
-        request = dataset_service_pb2.GrantReadRequest(name=name, holder=holder, ttl_seconds=seconds)
+        request = dataset_service_pb2.GrantReadRequest(name=name, holder=holder, ttl_seconds=seconds, media=media)
         answer = await self._stub().GrantRead(request)
-        return DatasetGrant(answer.manifest_digest, answer.grant)
+        return DatasetGrant(answer.manifest_digest, answer.grant, answer.media_grant)
 
     async def require_committed(self, upload: str, metadata: Metadata) -> None:
         """Refuses an upload that is still open.
@@ -133,4 +140,6 @@ def _text(value: Value) -> str:
     kind = value.WhichOneof("kind")
     if kind == "string_value":
         return value.string_value
+    if kind in ("list_value", "struct_value"):
+        return json_format.MessageToJson(value, indent=None)
     return "" if kind in (None, "null_value") else str(getattr(value, kind))

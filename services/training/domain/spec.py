@@ -33,6 +33,7 @@ class Phase:
         answer_column: right answer (fine-tuning).
         prompt_template: prompt around the input, with `{text}` where it goes.
         answers: only rows whose answer is one of these; empty: all that have one.
+        messages_column: conversations (fine-tuning) instead of the four before; empty: those.
     """
 
     method: Method
@@ -45,10 +46,13 @@ class Phase:
     answer_column: str = "label"
     prompt_template: str = PLACEHOLDER
     answers: tuple[str, ...] = ()
+    messages_column: str = ""
 
     @property
     def columns(self) -> tuple[str, ...]:
-        """Columns that it reads."""
+        """Columns that it reads, that of its texts first."""
+        if self.messages_column:
+            return (self.messages_column,)
         return (self.text_column,) if self.method is Method.PRETRAIN else (self.text_column, self.answer_column)
 
 
@@ -96,6 +100,8 @@ class TrainingSpec:
         seed: of the first weights and of the order of the data.
         checkpoint_every: steps between checkpoints.
         on_divergence: what happens when the loss has run away.
+        heldout_at: shares of each phase's steps after which held-out rows are asked too; a search sets its rungs here.
+        probe: whether the effect of pre-training is measured beside the run; a search turns it off.
     """
 
     phases: tuple[Phase, ...]
@@ -106,6 +112,8 @@ class TrainingSpec:
     seed: int = 0
     checkpoint_every: int = 200
     on_divergence: OnDivergence = OnDivergence.ALERT
+    heldout_at: tuple[float, ...] = ()
+    probe: bool = True
 
     @property
     def steps(self) -> int:
@@ -128,6 +136,8 @@ class TrainingSpec:
         self.architecture.check()
         for index, phase in enumerate(self.phases):
             where = f"spec.phases[{index}]"
+            if phase.messages_column and phase.method is not Method.SFT:
+                raise invalid(f"{where}.messages_column", "is for supervised fine-tuning")
             if phase.method is Method.SFT and phase.prompt_template.count(PLACEHOLDER) != 1:
                 raise invalid(f"{where}.prompt_template", f"must have {PLACEHOLDER} exactly once")
             if phase.batch_size < self.workers:
@@ -143,6 +153,7 @@ class TrainingSpec:
         phases = tuple(_phase(phase) for phase in data["phases"])
         rest: dict[str, Any] = {**data, "phases": phases, "architecture": Architecture(**data["architecture"])}
         rest["on_divergence"] = OnDivergence(data.get("on_divergence", OnDivergence.ALERT))
+        rest["heldout_at"] = tuple(data.get("heldout_at", ()))
         return cls(**rest)
 
 

@@ -19,6 +19,9 @@ class Training(Resource):
         validation_version: held-out rows for the loss; empty: none.
         model_project: project that the model version goes to.
         base_model_version: to start from; empty: from nothing.
+        algorithm_version: of the catalogue; empty: a language model, as the spec says, or what `task` chooses.
+        parameters: of the algorithm, as they were given.
+        task: that an algorithm is chosen for.
         run_count: runs so far; they are numbered from 1.
     """
 
@@ -29,12 +32,27 @@ class Training(Resource):
     model_project: str = ""
     base_model_version: str = ""
     spec: TrainingSpec
+    algorithm_version: str = ""
+    parameters: dict[str, Any] = field(default_factory=dict[str, Any])
+    task: str = ""
     run_count: int = 0
+
+    @property
+    def runs_algorithm(self) -> bool:
+        """Whether it trains an algorithm of the catalogue."""
+        return bool(self.algorithm_version or self.task)
 
     def check(self) -> None:
         """Raises INVALID_FIELD for what no data could make right."""
-        self.spec.check()
-        for name in ("dataset_version", "model_project"):
+        if self.runs_algorithm:
+            self._check_algorithm()
+        else:
+            self.spec.check()
+            if self.parameters:
+                raise invalid("training.parameters", "are those of an algorithm, and there is no algorithm_version")
+        # An algorithm that acts in an environment of its own reads no data; what it reads is in the catalogue.
+        needed = ("model_project",) if self.algorithm_version else ("dataset_version", "model_project")
+        for name in needed:
             if not getattr(self, name):
                 raise invalid(f"training.{name}", "must be set")
         for name in ("dataset_version", "validation_version", "model_project", "base_model_version"):
@@ -42,6 +60,21 @@ class Training(Resource):
             if value and value.split("/")[1] != self.org:
                 # Another organization's resources are not there for this one.
                 raise DomainError("NOT_FOUND", f"{value} does not exist.", name=value)
+        # Built-in algorithms are there for everybody.
+        if self.algorithm_version and self.algorithm_version.split("/")[1] not in (self.org, "system"):
+            raise DomainError("NOT_FOUND", f"{self.algorithm_version} does not exist.", name=self.algorithm_version)
+
+    def _check_algorithm(self) -> None:
+        """An algorithm takes the seed and the threads of the spec, and nothing else."""
+        rules = (
+            ("spec.phases", not self.spec.phases, "must be empty: algorithms have parameters in their place"),
+            ("spec.workers", self.spec.workers == 1, "must be 1: algorithms run in one process"),
+            ("spec.gpus_per_worker", not self.spec.gpus_per_worker, "must be 0: algorithms run on the CPU"),
+            ("base_model_version", not self.base_model_version, "must be empty: algorithms begin from nothing"),
+        )
+        for name, holds, wanted in rules:
+            if not holds:
+                raise invalid(f"training.{name}", wanted)
 
     def next_run_id(self) -> str:
         """The id of the run that comes now."""
@@ -85,6 +118,7 @@ class TrainingRun(Resource):
         model_version: empty until it has succeeded.
         results: figures by name: `pretrain.first_loss`, `sft.heldout_loss_after`, `tokens_per_second`, ...
         framework: versions of torch, transformers, ray, ...
+        algorithm_version, parameters: what it runs, all parameters written out; empty: a language model.
     """
 
     task: str = ""
@@ -99,6 +133,8 @@ class TrainingRun(Resource):
     results: dict[str, float] = field(default_factory=dict[str, float])
     checkpoint: Checkpoint | None = None
     framework: dict[str, str] = field(default_factory=dict[str, str])
+    algorithm_version: str = ""
+    parameters: dict[str, Any] = field(default_factory=dict[str, Any])
 
 
 def snapshot(training: Training | TrainingRun) -> dict[str, Any]:
@@ -109,4 +145,5 @@ def snapshot(training: Training | TrainingRun) -> dict[str, Any]:
         "validation_version": training.validation_version,
         "model_project": training.model_project,
         "base_model_version": training.base_model_version,
+        "algorithm_version": training.algorithm_version,
     }

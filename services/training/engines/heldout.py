@@ -10,6 +10,7 @@ import torch
 from services.training.engines.batches import AnswerRows, PackedRows
 from services.training.engines.group import Group
 from services.training.engines.model import Objective
+from services.training.engines.turn_rows import TurnRows
 
 # Enough for a standard error of two points of exact match, few enough to cost a second.
 PACKED_ROWS = 128
@@ -32,9 +33,10 @@ class Heldout:
 
 
 @torch.no_grad()
-def evaluate(objective: Objective, rows: PackedRows | AnswerRows, group: Group) -> Heldout:
+def evaluate(objective: Objective, rows: PackedRows | AnswerRows | TurnRows, group: Group) -> Heldout:
     """Loss and exact match on the first held-out rows; every worker takes its share and all get the same answer."""
-    most = ANSWER_ROWS if isinstance(rows, AnswerRows) else PACKED_ROWS
+    answered = not isinstance(rows, PackedRows)
+    most = ANSWER_ROWS if answered else PACKED_ROWS
     mine = np.arange(group.rank, min(len(rows), most), group.world)
     if rows.lengths is not None:
         mine = mine[np.argsort(rows.lengths[mine], kind="stable")]
@@ -50,4 +52,4 @@ def evaluate(objective: Objective, rows: PackedRows | AnswerRows, group: Group) 
         exact += len(chosen) - len(torch.unique(wrong))
     objective.train()
     loss, targets, exact, count = group.sum(loss, targets, exact, len(mine))
-    return Heldout(loss / max(targets, 1), exact / max(count, 1) if isinstance(rows, AnswerRows) else None)
+    return Heldout(loss / max(targets, 1), exact / max(count, 1) if answered else None)

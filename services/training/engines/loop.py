@@ -18,14 +18,15 @@ from services.training.engines.group import Group
 from services.training.engines.model import Objective
 from services.training.engines.optimise import CLIP_NORM, learning_rate, new_optimiser
 from services.training.engines.order import Order
+from services.training.engines.turn_rows import TurnRows
 
 
 @dataclass(frozen=True)
 class PhaseData:
     """Rows to learn from and, where there is a validation version, rows that are held out."""
 
-    train: PackedRows | AnswerRows
-    heldout: PackedRows | AnswerRows | None
+    train: PackedRows | AnswerRows | TurnRows
+    heldout: PackedRows | AnswerRows | TurnRows | None
 
 
 @dataclass(frozen=True)

@@ -45,7 +45,7 @@ def _render(text: str) -> None:
     Raises:
         Exception: Whatever is wrong with it.
     """
-    from services.training.engines.chat_template import environment, forbidden_name
+    from services.training.engines.template_sandbox import environment, forbidden_name
 
     engine = environment()
     if name := forbidden_name(engine, text):

@@ -10,10 +10,11 @@ import numpy as np
 from transformers import LlamaConfig
 
 from libs.common.blobs import BlobStore
-from services.training.domain.spec import Method, TrainingSpec
+from services.training.domain.spec import Method, Phase, TrainingSpec
 from services.training.engines.batches import AnswerRows, PackedRows
 from services.training.engines.encode import Array, Examples
 from services.training.engines.loop import PhaseData
+from services.training.engines.turn_rows import TurnRows
 from services.training.engines.worker import Job
 
 Arrays = dict[str, Array]
@@ -67,8 +68,8 @@ def load_job(store: BlobStore, digest: str, spec: TrainingSpec, config: LlamaCon
 
     data = [
         PhaseData(
-            _rows(phase.method, lambda name, part=f"{number}/train": array(f"{part}/{name}.npy")),
-            _rows(phase.method, lambda name, part=f"{number}/heldout": array(f"{part}/{name}.npy"))
+            _rows(phase, lambda name, part=f"{number}/train": array(f"{part}/{name}.npy")),
+            _rows(phase, lambda name, part=f"{number}/heldout": array(f"{part}/{name}.npy"))
             if any(path.startswith(f"{number}/heldout/") for path in paths)
             else None,
         )
@@ -78,7 +79,9 @@ def load_job(store: BlobStore, digest: str, spec: TrainingSpec, config: LlamaCon
     return Job(spec, config, data, store, base)
 
 
-def _rows(method: Method, array: Callable[[str], Array]) -> PackedRows | AnswerRows:
-    if method is Method.PRETRAIN:
+def _rows(phase: Phase, array: Callable[[str], Array]) -> PackedRows | AnswerRows | TurnRows:
+    if phase.method is Method.PRETRAIN:
         return PackedRows(array("sequences"))
+    if phase.messages_column:
+        return TurnRows(array("tokens"), array("starts"), array("counted"))
     return AnswerRows(Examples(array("tokens"), array("starts"), array("answers")))

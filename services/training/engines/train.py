@@ -13,14 +13,17 @@ from tokenizers import Tokenizer
 from transformers import LlamaConfig
 
 from libs.compute.context import EngineContext, EngineError
-from services.training.domain.spec import Method, TrainingSpec
+from services.training.domain.spec import Method, Phase, TrainingSpec
+from services.training.engines.algorithms.run import run as run_algorithm
+from services.training.engines.chat_template import ChatTemplate, own_template, template_of
 from services.training.engines.data import Columns, Source, encode_phase, read_columns
 from services.training.engines.launch import run_here, run_on_ray
 from services.training.engines.layout import commit_model, config_files
 from services.training.engines.leakage import leaked_share
-from services.training.engines.model import llama_config
-from services.training.engines.prepared import Preparation
+from services.training.engines.model import architecture_of, llama_config
+from services.training.engines.prepared import Arrays, Preparation
 from services.training.engines.tokenizer import tokenizer_files, train_tokenizer
+from services.training.engines.turns import encode_conversations, plain_texts
 
 Json = dict[str, Any]
 
@@ -31,8 +34,10 @@ def run(ctx: EngineContext) -> Json:
     """Trains a model.
 
     Args:
-        ctx: its `spec` has `spec` (`TrainingSpec.to_json`), `train` and optionally `validation` and `base`, each
-            `{"grant": ..., "manifest_digest": ...}`; in a mesh also `comparison` (see `leaked_share`).
+        ctx: for an algorithm of the catalogue see `algorithms.run`. Otherwise its `spec` has `spec`
+            (`TrainingSpec.to_json`), `train` and optionally `validation` and `base`, each
+            `{"grant": ..., "manifest_digest": ...}`; in a mesh also `comparison` (see `leaked_share`); for a trial of a
+            search `plan` instead of all these.
 
     Returns:
         `manifest_digest` and `files` of the model, `parameter_count`, `context_length`, `architecture`, `rows`,
@@ -43,8 +48,13 @@ def run(ctx: EngineContext) -> Json:
         EngineInterrupted: The workers died too often, or dataset stayed away.
         EngineCancelled: The task was cancelled.
     """
+    if "algorithm" in ctx.spec:
+        return run_algorithm(ctx)
     spec = TrainingSpec.from_json(ctx.spec["spec"])
-    plan = _prepared_before(ctx) or _prepare(ctx, spec)
+    plan = _prepared_before(ctx)
+    if plan is None:
+        plan = prepare(ctx, spec)
+        ctx.checkpoint({"plan": plan})
     ctx.stop_if_cancelled()
     ctx.progress(0.0, f"starting {spec.workers} worker{'s' if spec.workers > 1 else ''}")
     outcome = (run_on_ray if _needs_group(spec) else run_here)(ctx, spec, plan)
@@ -64,15 +74,15 @@ def _needs_group(spec: TrainingSpec) -> bool:
 
 
 def _prepared_before(ctx: EngineContext) -> Json | None:
-    """The plan of an earlier attempt, so that nothing is read and encoded twice."""
+    """The plan of an earlier attempt, or of the search that this is a trial of: nothing is read and encoded twice."""
     if ctx.resume is None:
-        return None
+        return ctx.spec.get("plan")
     ctx.log(f"resuming from {ctx.resume.get('phase', 'the start')} step {ctx.resume.get('step', 0)}")
     plan: Json = ctx.resume["plan"]
     return plan
 
 
-def _prepare(ctx: EngineContext, spec: TrainingSpec) -> Json:
+def prepare(ctx: EngineContext, spec: TrainingSpec) -> Json:
     """Reads and encodes the data and stores it for the workers.
 
     Returns:
@@ -83,11 +93,8 @@ def _prepare(ctx: EngineContext, spec: TrainingSpec) -> Json:
     train = read_columns(_source(ctx, "train"), spec)
     heldout = read_columns(_source(ctx, "validation"), spec) if ctx.spec.get("validation") else None
     if heldout is None or "comparison" not in ctx.spec:
-        plan = _encode(ctx, spec, train, heldout)
-    else:
-        plan = asyncio.run(_encode_and_compare(ctx, spec, train, heldout))
-    ctx.checkpoint({"plan": plan})
-    return plan
+        return _encode(ctx, spec, train, heldout)
+    return asyncio.run(_encode_and_compare(ctx, spec, train, heldout))
 
 
 async def _encode_and_compare(ctx: EngineContext, spec: TrainingSpec, train: Columns, heldout: Columns) -> Json:
@@ -102,12 +109,24 @@ def _encode(ctx: EngineContext, spec: TrainingSpec, train: Columns, heldout: Col
     preparation = Preparation(ctx.blobs_write)
     tokenizer, config = _start_point(ctx, spec, train, preparation)
     spec = replace(spec, architecture=replace(spec.architecture, sequence_length=config.max_position_embeddings))
+    template = _chat_template(ctx, spec)
     for number, name in enumerate(spec.phase_names):
         ctx.stop_if_cancelled()
         ctx.progress(0.0, f"encoding rows for {name}")
-        _encode_phase(ctx, spec, number, tokenizer, train, heldout, preparation)
+        _encode_phase(ctx, spec, number, tokenizer, template, train, heldout, preparation)
     rows = len(next(iter(train.values())))
-    return {"prepared": preparation.commit(), "config": config.to_diff_dict(), "rows": rows}
+    plan: Json = {"prepared": preparation.commit(), "config": config.to_diff_dict(), "rows": rows}
+    return plan | ({"chat_template": template.source} if template is not None else {})
+
+
+def _chat_template(ctx: EngineContext, spec: TrainingSpec) -> ChatTemplate | None:
+    """What renders conversations: the template of the base model, or the own one; None where there are none."""
+    if not any(phase.messages_column for phase in spec.phases):
+        return None
+    if not ctx.spec.get("base"):
+        return own_template()
+    source = _source(ctx, "base")
+    return template_of(source.store, source.manifest_digest)
 
 
 def _source(ctx: EngineContext, part: str) -> Source:
@@ -125,11 +144,17 @@ def _start_point(
         preparation.add_file("base.safetensors", files["model.safetensors"])
         return Tokenizer.from_str(files["tokenizer.json"].decode()), LlamaConfig(**json.loads(files["config.json"]))
     ctx.progress(0.0, "learning the tokenizer")
-    texts = train[spec.phases[0].text_column]
+    texts = _texts(spec.phases[0], train)
     tokenizer = train_tokenizer((text for text in texts if text), spec.architecture.vocabulary_size)
     preparation.add_file("tokenizer.json", tokenizer.to_str().encode())
     ctx.log(f"tokenizer: {tokenizer.get_vocab_size()} tokens from {len(texts)} rows")
     return tokenizer, llama_config(spec.architecture, tokenizer.get_vocab_size())
+
+
+def _texts(phase: Phase, columns: Columns) -> list[str]:
+    """What the tokenizer learns from."""
+    texts = columns[phase.columns[0]]
+    return plain_texts(own_template(), texts, phase.messages_column) if phase.messages_column else texts
 
 
 def _base_files(ctx: EngineContext) -> dict[str, bytes]:
@@ -148,12 +173,23 @@ def _encode_phase(
     spec: TrainingSpec,
     number: int,
     tokenizer: Tokenizer,
+    template: ChatTemplate | None,
     train: Columns,
     heldout: Columns | None,
     preparation: Preparation,
 ) -> None:
     name, phase = spec.phase_names[number], spec.phases[number]
-    arrays = encode_phase(tokenizer, train, spec, number)
+
+    def encode(columns: Columns, *, heldout: bool = False) -> Arrays | None:
+        if template is not None and phase.messages_column:
+            texts = columns[phase.messages_column]
+            return encode_conversations(ctx, tokenizer, template, texts, spec, number, heldout=heldout)
+        return encode_phase(tokenizer, columns, spec, number, heldout=heldout)
+
+    arrays = encode(train)
+    if arrays is None and phase.messages_column:
+        detail = "no conversation fits with an answer that counts"
+        raise EngineError("CONTENT_INVALID", f"Nothing to learn from in phase {name}: {detail}.", detail=detail)
     if arrays is None:
         detail = f"no row has text in {phase.text_column!r}"
         if phase.method is Method.SFT:
@@ -161,7 +197,7 @@ def _encode_phase(
             detail = f"no row has an answer in {phase.answer_column!r}{wanted} beside {phase.text_column!r}"
         raise EngineError("CONTENT_INVALID", f"Nothing to learn from in phase {name}: {detail}.", detail=detail)
     preparation.add_arrays(number, "train", arrays)
-    held = encode_phase(tokenizer, heldout, spec, number, heldout=True) if heldout is not None else None
+    held = encode(heldout, heldout=True) if heldout is not None else None
     if held is not None:
         preparation.add_arrays(number, "heldout", held)
     elif heldout is not None:
@@ -173,16 +209,19 @@ def _finish(ctx: EngineContext, spec: TrainingSpec, plan: Json, outcome: Json) -
     store, config = ctx.blobs_write, LlamaConfig(**plan["config"])
     prepared = {entry["path"]: entry["sha256"] for entry in store.load_manifest_sync(plan["prepared"])["blobs"]}
     tokenizer = Tokenizer.from_str(store.read_sync(prepared["tokenizer.json"]).decode())
-    templates = [phase.prompt_template for phase in spec.phases if phase.method is Method.SFT]
+    tuned = [phase for phase in spec.phases if phase.method is Method.SFT][-1:]
     files = config_files(config) | tokenizer_files(
-        tokenizer, config.max_position_embeddings, templates[-1] if templates else None
+        tokenizer,
+        config.max_position_embeddings,
+        tuned[0].prompt_template if tuned else None,
+        plan["chat_template"] if tuned and tuned[0].messages_column else None,
     )
     digest, entries = commit_model(store, outcome["weights"], files)
     leaked = {"leaked_share": plan["leaked_share"]} if "leaked_share" in plan else {}
     return {
         "manifest_digest": digest,
         "files": entries,
-        "parameter_count": replace(spec.architecture, vocabulary_size=config.vocab_size).parameter_count,
+        "parameter_count": architecture_of(config).parameter_count,
         "context_length": config.max_position_embeddings,
         "architecture": config.model_type,
         "rows": plan["rows"],

@@ -16,6 +16,7 @@ from transformers import LlamaConfig
 
 from libs.common.blobs import BlobStore
 from libs.compute.context import EnginePaused
+from services.training.domain.halving import rung_step
 from services.training.domain.spec import Method, Phase, TrainingSpec
 from services.training.engines.checkpoints import (
     Json,
@@ -129,6 +130,7 @@ class Worker:
         if self._checkpoint is not None and progress.step:
             read_optimiser(self._job.store, self._checkpoint, loop.optimiser)
         losses: deque[float] = deque(maxlen=_LAST_STEPS)
+        looks = {rung_step(share, phase.steps) for share in self._job.spec.heldout_at}
         window: list[Step] = []
         for step in loop.run(progress.step, phase.steps, self._should_stop):
             self._count(step, phase, name)
@@ -141,6 +143,8 @@ class Worker:
                 check_loss(step.loss, self._job.config.vocab_size, phase, progress.step - 1)
                 self._report(name, phase, window)
                 window = []
+            if progress.step in looks and not done:
+                self._look(name, data)
             if due:
                 progress.results[f"{name}.last_loss"] = sum(losses) / len(losses)
                 self._write_checkpoint(loop.optimiser, name)
@@ -163,9 +167,26 @@ class Worker:
         if self._group.leads:
             self._reports.log(f"{key}: {found.loss:.4f}")
 
+    def _look(self, name: str, data: PhaseData) -> None:
+        """Held-out figures on the way, for the curve. Whoever reads them may want the run to stop: asks at once."""
+        if data.heldout is None:
+            return
+        found = evaluate(self._objective, data.heldout, self._group)
+        values = {"heldout_loss": found.loss}
+        if found.exact_match is not None:
+            values["heldout_exact_match"] = found.exact_match
+        if self._group.leads:
+            self._reports.metrics(name, self._progress.step, values)
+            self._asked = (0.0, False)
+
     def _probe(self, number: int, phase: Phase, data: PhaseData) -> None:
         results, phases = self._progress.results, self._job.spec.phases
-        first = number > 0 and phase.method is Method.SFT and phases[number - 1].method is Method.PRETRAIN
+        first = (
+            self._job.spec.probe
+            and number > 0
+            and phase.method is Method.SFT
+            and phases[number - 1].method is Method.PRETRAIN
+        )
         if first and "probe.steps" not in results and self._progress.step == 0:
             results |= pretraining_effect(
                 self._objective, phase, number, data, self._job.spec.seed, self._group, self._should_stop

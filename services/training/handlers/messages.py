@@ -8,10 +8,13 @@ from argosy.training.v1 import training_pb2 as pb
 from libs.common.db.mapping import timestamp, to_proto
 from services.training.domain.divergence import OnDivergence
 from services.training.domain.models import Gate, ModelAlias, ModelProject, ModelVersion, Signature, Transition
-from services.training.domain.spec import PLACEHOLDER, Architecture, Method, Phase, TrainingSpec
+from services.training.domain.spec import PLACEHOLDER, Architecture, Method, Phase, TrainingSpec, invalid
 from services.training.domain.trainings import Training, TrainingRun
+from services.training.handlers.algorithm_messages import struct
 from services.training.handlers.life_cycles import life_cycle_message
 
+# What a phase on conversations has no use for.
+_NOT_WITH_MESSAGES = ("text_column", "answer_column", "prompt_template", "answers")
 _ON_DIVERGENCE = {
     OnDivergence.ALERT: pb.TrainingSpec.ON_DIVERGENCE_ALERT,
     OnDivergence.STOP: pb.TrainingSpec.ON_DIVERGENCE_STOP,
@@ -30,6 +33,9 @@ def training_message(training: Training) -> pb.Training:
             model_project=training.model_project,
             base_model_version=training.base_model_version,
             spec=spec_message(training.spec),
+            algorithm_version=training.algorithm_version,
+            parameters=struct(training.parameters),
+            task=training.task,
         ),
     )
 
@@ -43,6 +49,8 @@ def run_message(run: TrainingRun) -> pb.TrainingRun:
         model_version=run.model_version,
         results=run.results,
         framework=run.framework,
+        algorithm_version=run.algorithm_version,
+        parameters=struct(run.parameters),
     )
     if run.checkpoint is not None:
         message.checkpoint.CopyFrom(
@@ -155,7 +163,7 @@ def spec_message(spec: TrainingSpec) -> pb.TrainingSpec:
 
 
 def _phase_message(phase: Phase) -> pb.Phase:
-    return pb.Phase(
+    message = pb.Phase(
         method=_METHODS[phase.method],
         steps=phase.steps,
         batch_size=phase.batch_size,
@@ -166,7 +174,12 @@ def _phase_message(phase: Phase) -> pb.Phase:
         answer_column=phase.answer_column,
         prompt_template=phase.prompt_template,
         answers=phase.answers,
+        messages_column=phase.messages_column,
     )
+    if phase.messages_column:
+        for name in _NOT_WITH_MESSAGES:
+            message.ClearField(name)
+    return message
 
 
 def spec_from(message: pb.TrainingSpec) -> TrainingSpec:
@@ -189,6 +202,10 @@ def _stop_or_alert(message: pb.TrainingSpec) -> OnDivergence:
 
 
 def _phase_from(message: pb.Phase) -> Phase:
+    if message.messages_column:
+        given = next((name for name in _NOT_WITH_MESSAGES if getattr(message, name)), None)
+        if given is not None:
+            raise invalid(f"spec.phases.{given}", "does not go with messages_column")
     methods = {number: method for method, number in _METHODS.items()}
     return Phase(
         method=methods[message.method],
@@ -201,6 +218,7 @@ def _phase_from(message: pb.Phase) -> Phase:
         answer_column=message.answer_column or "label",
         prompt_template=message.prompt_template or PLACEHOLDER,
         answers=tuple(message.answers),
+        messages_column=message.messages_column,
     )
 
 

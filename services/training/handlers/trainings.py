@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from argosy.training.v1 import training_pb2
 from argosy.training.v1 import training_service_pb2 as pb
@@ -14,12 +14,15 @@ from libs.common.ids import resource_id, uuid7
 from libs.common.rpc.call import Call
 from libs.common.rpc.masks import fields_to_change
 from libs.common.rpc.pagination import PageToken, page_size
+from libs.common.rpc.structs import from_struct
 from services.training.clients.dataset import DatasetVersion
-from services.training.domain.estimate import estimate
+from services.training.domain.estimate import Estimate, estimate
 from services.training.domain.preflight import DataFacts, Finding, preflight
 from services.training.domain.run_filter import Comparison, Ordering, parse_filter, parse_order
 from services.training.domain.runs import EventKind, RunEvent, RunState
+from services.training.domain.schemas import MOST_BYTES
 from services.training.domain.trainings import Training, TrainingRun, snapshot
+from services.training.handlers.algorithm_trainings import Plan, plan, require_algorithm
 from services.training.handlers.messages import run_message, spec_from, training_message
 from services.training.store.registry import ModelAliases
 from services.training.store.repositories import ModelProjects, ModelVersions, TrainingRuns, Trainings
@@ -39,6 +42,9 @@ MUTABLE = frozenset(
         "model_project",
         "base_model_version",
         "spec",
+        "algorithm_version",
+        "parameters",
+        "task",
     }
 )
 _SAMPLE_ROWS = 100
@@ -78,6 +84,9 @@ async def create_training(request: pb.CreateTrainingRequest, call: Call[App]) ->
         model_project=given.model_project,
         base_model_version=given.base_model_version,
         spec=spec_from(given.spec),
+        algorithm_version=given.algorithm_version,
+        parameters=_parameters(given),
+        task=given.task,
     )
     await check_parts(training, call)
     await Trainings(call.uow).insert(training)
@@ -93,6 +102,8 @@ async def update_training(request: pb.UpdateTrainingRequest, call: Call[App]) ->
     for field in fields_to_change(given, request.update_mask, MUTABLE):
         if field == "spec":
             training.spec = spec_from(given.spec)
+        elif field == "parameters":
+            training.parameters = _parameters(given)
         else:
             setattr(training, field, dict(given.labels) if field == "labels" else getattr(given, field))
     training.update_time = call.clock.now()
@@ -121,21 +132,15 @@ async def undelete_training(request: pb.UndeleteTrainingRequest, call: Call[App]
 
 
 async def run_training(request: pb.RunTrainingRequest, call: Call[App]) -> training_pb2.TrainingRun:
-    training = await _read(request.name, call)
-    versions = await _versions(training, call)
-    blocking = [finding for finding in await _findings(training, versions, call) if finding.blocking]
-    if blocking:
-        first = blocking[0]
-        raise DomainError("PREFLIGHT_FAILED", first.message, check=first.check, detail=first.message)
+    training, versions, looked_at = await checked_training(request.name, call)
     repository = Trainings(call.uow)
-    seen, training = training, await repository.get(request.name, for_update=True)
-    if training.version != seen.version:
-        raise DomainError("CONFLICT", f"{training.name} was changed at the same time.", name=training.name)
-    run = await _new_run(training, request.run_id or training.next_run_id(), versions, call)
+    run = await new_run(training, request.run_id or training.next_run_id(), versions, call)
     task = await call.deps.tasks.create(
         call.uow, run.org, KIND, run.name, {"run": run.name}, run.creator, labels=run.labels
     )
     run.task = task.name
+    if training.runs_algorithm:
+        looked_at.write_out(training, run)
     await repository.save(training)
     await TrainingRuns(call.uow).insert(run)
     await RunEvents(call.uow).add(run, RunEvent(EventKind.CREATED, run.create_time, f"created by {run.creator}"))
@@ -168,18 +173,18 @@ async def list_training_runs(request: pb.ListTrainingRunsRequest, call: Call[App
 
 async def preflight_training(request: pb.PreflightTrainingRequest, call: Call[App]) -> pb.PreflightTrainingResponse:
     training = await _read(request.name, call)
-    findings: list[Finding] = []
+    looked_at = Plan([])
     try:
-        findings = await _findings(training, await _versions(training, call), call)
+        looked_at = await _look(training, await _versions(training, call), call)
     except ArgosyError as error:
         if error.reason != "NOT_FOUND":
             raise
-        findings = [Finding("schema", True, error.message)]
-    guess = estimate(training.spec)
+        looked_at = Plan([Finding("schema", True, error.message)])
+    guess = Estimate(0, looked_at.memory_bytes, 0, 0) if training.runs_algorithm else estimate(training.spec)
     return pb.PreflightTrainingResponse(
         findings=[
             pb.PreflightFinding(check=finding.check, blocking=finding.blocking, message=finding.message)
-            for finding in findings
+            for finding in looked_at.findings
         ],
         seconds=guess.seconds,
         memory_bytes=guess.memory_bytes,
@@ -187,9 +192,27 @@ async def preflight_training(request: pb.PreflightTrainingRequest, call: Call[Ap
     )
 
 
-async def check_parts(training: Training, call: Call[App]) -> None:
+async def checked_training(name: str, call: Call[App]) -> tuple[Training, list[tuple[str, DatasetVersion]], Plan]:
+    """A training that the pre-flight found nothing blocking about, locked, the versions that it reads, and what it
+    would do.
+    """
+    seen = await _read(name, call)
+    versions = await _versions(seen, call)
+    looked_at = await _look(seen, versions, call)
+    blocking = [finding for finding in looked_at.findings if finding.blocking]
+    if blocking:
+        first = blocking[0]
+        raise DomainError("PREFLIGHT_FAILED", first.message, check=first.check, detail=first.message)
+    training = await Trainings(call.uow).get(name, for_update=True)
+    if training.version != seen.version:
+        raise DomainError("CONFLICT", f"{training.name} was changed at the same time.", name=training.name)
+    return training, versions, looked_at
+
+
+async def _check(training: Training, call: Call[App]) -> None:
     """What a training names in this service must be there; data is looked at by the pre-flight."""
     training.check()
+    await require_algorithm(training, call)
     await ModelProjects(call.uow).get(training.model_project)
     if "/aliases/" in training.base_model_version:
         # Kept is the version: where the alias leads later changes no training.
@@ -214,17 +237,25 @@ async def _versions(training: Training, call: Call[App]) -> list[tuple[str, Data
     return [(field, await datasets.version(getattr(training, field), metadata)) for field in fields]
 
 
-async def _findings(training: Training, versions: list[tuple[str, DatasetVersion]], call: Call[App]) -> list[Finding]:
-    first = versions[0][1]
-    sample = await call.deps.datasets.sample(first.name, _SAMPLE_ROWS, call.forward()) if first.row_count else []
+def _parameters(given: training_pb2.Training) -> dict[str, Any]:
+    return from_struct(given.parameters, "training.parameters", MOST_BYTES)
+
+
+async def _look(training: Training, versions: list[tuple[str, DatasetVersion]], call: Call[App]) -> Plan:
+    """The pre-flight: what was found, and for an algorithm also what a run would do."""
+    first = versions[0][1] if versions else None
+    reads = first is not None and first.row_count > 0
+    sample = await call.deps.datasets.sample(first.name, _SAMPLE_ROWS, call.forward()) if first and reads else []
     facts = [
         DataFacts(field, version.name, version.row_count, version.columns, sample if version is first else ())
         for field, version in versions
     ]
-    return preflight(training.spec, facts, estimate(training.spec), call.deps.memory_bytes)
+    if training.runs_algorithm:
+        return await plan(training, facts, call)
+    return Plan(preflight(training.spec, facts, estimate(training.spec), call.deps.memory_bytes))
 
 
-async def _new_run(
+async def new_run(
     training: Training, run_id: str, versions: list[tuple[str, DatasetVersion]], call: Call[App]
 ) -> TrainingRun:
     """A run with everything as it is now; at least as confidential as all that it learns from."""
@@ -247,7 +278,7 @@ async def _new_run(
         labels=dict(training.labels),
         secrecy=secrecy,
         lineage=lineage,
-        dataset_digest=found["dataset_version"].manifest_digest,
+        dataset_digest=found["dataset_version"].manifest_digest if "dataset_version" in found else "",
         validation_digest=found["validation_version"].manifest_digest if "validation_version" in found else "",
         **snapshot(training),
     )

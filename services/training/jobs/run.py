@@ -16,12 +16,15 @@ from libs.common.service import Runtime
 from libs.common.tasks import Task, TaskKind
 from libs.compute.mesh import MeshAccess
 from services.training.clients.dataset import Datasets
+from services.training.domain.algorithm_card import algorithm_card
+from services.training.domain.algorithms import Entry
 from services.training.domain.card import model_card
 from services.training.domain.life_cycle import Event
 from services.training.domain.models import ModelFile, ModelVersion
 from services.training.domain.runs import EventKind, RunEvent, RunState
 from services.training.domain.trainings import TrainingRun
 from services.training.jobs.run_progress import RunProgress
+from services.training.store.algorithms import entry_of
 from services.training.store.repositories import ModelProjects, ModelVersions, TrainingRuns
 from services.training.store.run_events import RunEvents
 from services.training.store.signing import ModelSigner
@@ -73,7 +76,15 @@ class RunTasks:
     async def _load(self, task: Task, runtime: Runtime) -> Json:
         async with self._database.system(read_only=True) as uow:
             run = await TrainingRuns(uow).get(task.target)
+        return await self.load(run, task, runtime)
+
+    async def load(self, run: TrainingRun, task: Task, runtime: Runtime) -> Json:
+        """What the engine takes for a run, or for the trials of a search."""
+        async with self._database.system(read_only=True) as uow:
             base = await ModelVersions(uow).get(run.base_model_version) if run.base_model_version else None
+            entry = await entry_of(uow, run.algorithm_version) if run.algorithm_version else None
+        if entry is not None:
+            return await self._load_algorithm(task, run, entry[0])
         loaded: Json = {"spec": run.spec.to_json(), "train": await self._dataset_grant(run.dataset_version, task)}
         if run.validation_version:
             loaded["validation"] = await self._dataset_grant(run.validation_version, task)
@@ -84,19 +95,35 @@ class RunTasks:
             loaded["base"] = {"grant": grant, "manifest_digest": base.manifest_digest}
         return loaded
 
-    async def _dataset_grant(self, version: str, task: Task) -> Json:
-        granted = await self._datasets.grant_read(version, task.name, _GRANT_SECONDS)
-        return {"grant": granted.grant, "manifest_digest": granted.manifest_digest}
+    async def _load_algorithm(self, task: Task, run: TrainingRun, entry: Entry) -> Json:
+        loaded: Json = {
+            "algorithm": {"code": entry.code, "parameters": run.parameters, "columns": entry.columns},
+            "seed": run.spec.seed,
+            "threads": run.spec.threads_per_worker,
+        }
+        for part, version in (("train", run.dataset_version), ("validation", run.validation_version)):
+            if version:
+                loaded[part] = await self._dataset_grant(version, task, media=True)
+        return loaded
+
+    async def _dataset_grant(self, version: str, task: Task, *, media: bool = False) -> Json:
+        granted = await self._datasets.grant_read(version, task.name, _GRANT_SECONDS, media=media)
+        given = {"grant": granted.grant, "manifest_digest": granted.manifest_digest}
+        return {**given, "media_grant": granted.media_grant} if media else given
 
     async def _apply(self, task: Task, result: Json, uow: UnitOfWork) -> Json:
         runs = TrainingRuns(uow)
         run = await runs.get(task.target, deleted=True, for_update=True)
+        return await self.succeed(task, run, result, uow)
+
+    async def succeed(self, task: Task, run: TrainingRun, result: Json, uow: UnitOfWork) -> Json:
+        """Publishes what the engine made of a run; the result of its task."""
         version = await self._publish(task, run, result, uow)
         run.model_version = version.name
         run.results = result["results"]
         run.framework = result["framework"]
         run.state, run.update_time = RunState.SUCCEEDED, version.create_time
-        await runs.save(run)
+        await TrainingRuns(uow).save(run)
         event = RunEvent(EventKind.SUCCEEDED, run.update_time, f"made {version.name}", {"model_version": version.name})
         await RunEvents(uow).add(run, event)
         uow.emit("training.run.succeeded", run)
@@ -113,7 +140,8 @@ class RunTasks:
         version.happen(Event.RUN_SUCCEEDED, cycle, "services/training", version.create_time, f"made by {run.name}")
         version.update_time = version.create_time
         self._signer.sign(version, version.create_time)
-        project.train_framework = project.train_framework or f"torch {result['framework']['torch']}"
+        made_with = result.get("train_framework") or f"torch {result['framework']['torch']}"
+        project.train_framework = project.train_framework or made_with
         project.update_time = version.create_time
         await projects.save(project)
         await ModelVersions(uow).insert(version)
@@ -125,14 +153,12 @@ class RunTasks:
 
     def _version(self, run: TrainingRun, name: str, result: Json) -> ModelVersion:
         now = self._clock.now()
-        card = model_card(
-            run,
-            name,
-            result["manifest_digest"],
-            result["parameter_count"],
-            result["context_length"],
-            result["results"],
-            result["framework"],
+        digest, parameter_count = result["manifest_digest"], result["parameter_count"]
+        results, framework = result["results"], result["framework"]
+        card = (
+            algorithm_card(run, name, digest, parameter_count, results, framework)
+            if run.algorithm_version
+            else model_card(run, name, digest, parameter_count, result["context_length"], results, framework)
         )
         data = [parent for parent in run.lineage if parent.digest]
         return ModelVersion(
@@ -144,11 +170,11 @@ class RunTasks:
             labels=dict(run.labels),
             secrecy=run.secrecy,
             lineage=[Parent(run.name, relation="made_by"), *data],
-            manifest_digest=result["manifest_digest"],
+            manifest_digest=digest,
             files=[ModelFile(file["path"], file["sha256"], file["size"]) for file in result["files"]],
             training_run=run.name,
             base_model_version=run.base_model_version,
-            parameter_count=result["parameter_count"],
+            parameter_count=parameter_count,
             architecture=result["architecture"],
             context_length=result["context_length"],
             model_card=card,

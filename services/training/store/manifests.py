@@ -26,7 +26,10 @@ async def checkpoint_manifests(uow: UnitOfWork, since: datetime) -> set[str]:
     )
     found: set[str] = set()
     for row in await (await uow.connection()).execute(query):
-        found.add(row.checkpoint["plan"]["prepared"])
+        if "plan" in row.checkpoint:
+            found.add(row.checkpoint["plan"]["prepared"])
         if "manifest_digest" in row.checkpoint:
             found.add(row.checkpoint["manifest_digest"])
+        # Of a search: the data of its trials and the best model so far.
+        found.update(row.checkpoint.get("manifests", ()))
     return found

@@ -2,7 +2,19 @@
 
 from __future__ import annotations
 
-from sqlalchemy import BigInteger, Boolean, Column, Float, Identity, Index, Integer, LargeBinary, Table, Text
+from sqlalchemy import (
+    BigInteger,
+    Boolean,
+    Column,
+    Float,
+    Identity,
+    Index,
+    Integer,
+    LargeBinary,
+    SmallInteger,
+    Table,
+    Text,
+)
 from sqlalchemy.dialects.postgresql import JSONB
 
 from libs.common.db.tables import new_metadata, resource_table, time_type, uid_type
@@ -20,6 +32,9 @@ trainings = resource_table(
     Column("base_model_version", Text, nullable=False),
     Column("spec", JSONB, nullable=False),
     Column("run_count", Integer, nullable=False),
+    Column("algorithm_version", Text, nullable=False),
+    Column("parameters", JSONB, nullable=False),
+    Column("task", Text, nullable=False),
 )
 
 training_runs = resource_table(
@@ -37,6 +52,25 @@ training_runs = resource_table(
     Column("results", JSONB, nullable=False),
     Column("checkpoint", JSONB),
     Column("framework", JSONB, nullable=False),
+    Column("algorithm_version", Text, nullable=False),
+    Column("parameters", JSONB, nullable=False),
+)
+
+algorithms = resource_table(
+    metadata,
+    "algorithms",
+    Column("display_name", Text, nullable=False),
+    Column("description", Text, nullable=False),
+    Column("visibility", SmallInteger, nullable=False),
+    Column("version_count", Integer, nullable=False),
+)
+
+algorithm_versions = resource_table(
+    metadata,
+    "algorithm_versions",
+    Column("base_version", Text, nullable=False),
+    Column("parameters", JSONB, nullable=False),
+    Column("fixed", JSONB, nullable=False),
 )
 Index("ix_training_runs_model_project", training_runs.c.model_project, training_runs.c.create_time)
 
@@ -213,3 +247,43 @@ run_terms = Table(
     Column("value", Float, nullable=False),
 )
 Index("ix_run_terms_term_value_run_uid", run_terms.c.term, run_terms.c.value, run_terms.c.run_uid)
+searches = resource_table(
+    metadata,
+    "searches",
+    Column("display_name", Text, nullable=False),
+    Column("training", Text, nullable=False),
+    Column("plan", JSONB, nullable=False),
+    Column("task", Text, nullable=False),
+    Column("spec", JSONB, nullable=False),
+    Column("dataset_version", Text, nullable=False),
+    Column("dataset_digest", Text, nullable=False),
+    Column("validation_version", Text, nullable=False),
+    Column("validation_digest", Text, nullable=False),
+    Column("model_project", Text, nullable=False),
+    Column("base_model_version", Text, nullable=False),
+    Column("trial_count", Integer, nullable=False),
+    Column("best_trial", Integer),
+    Column("best_value", Float),
+    Column("training_run", Text, nullable=False),
+    Column("model_version", Text, nullable=False),
+    Column("importances", JSONB, nullable=False),
+)
+
+# A trial is written when it begins and when it ends.
+search_trials = Table(
+    "search_trials",
+    metadata,
+    Column("search", Text, primary_key=True),
+    Column("number", Integer, primary_key=True),
+    Column("org", Text, nullable=False),
+    Column("parameters", JSONB, nullable=False),
+    Column("state", Text, nullable=False),
+    Column("value", Float),
+    Column("rungs", JSONB, nullable=False),
+    Column("results", JSONB, nullable=False),
+    Column("reason", Text, nullable=False),
+    Column("message", Text, nullable=False),
+    Column("tokens", BigInteger, nullable=False),
+    Column("seconds", Float, nullable=False),
+    Column("end_seconds", Float, nullable=False),
+)

@@ -16,6 +16,8 @@ from google.protobuf.field_mask_pb2 import FieldMask
 from test_dataset_rpcs import publish
 from test_engine_media_import import imported
 
+from libs.common.blobs import BlobStore
+from libs.common.domain import DomainError
 from libs.common.ids import uuid7
 from services.dataset.domain.datasets import Visibility
 from services.dataset.domain.versions import Content, new_version
@@ -78,6 +80,23 @@ async def test_the_file_of_a_row_comes_whole_and_in_ranges(client: Client, pictu
     assert data(await fetched(client, pictures[1], offset=len(DOG) - 7)) == DOG[-7:]
     assert data(await fetched(client, pictures[1], offset=len(DOG))) == b""
     assert await refused(client, pictures[1], offset=len(DOG) + 1) == ("INVALID_FIELD", "offset")
+
+
+async def test_a_training_reads_files_only_with_a_grant_for_them(client: Client, pictures: list[str]) -> None:
+    peer, version = client.as_peer("training"), pictures[0].rsplit("/rows/", 1)[0]
+    request = pb.GrantReadRequest(name=version, holder="orgs/acme/training/tasks/t")
+    assert not (await peer.GrantRead(request)).media_grant
+    request.media = True
+    granted = await peer.GrantRead(request)
+    digest = (await fetched(client, pictures[0]))[0].sha256
+    assert await BlobStore.from_grant(granted.media_grant).read(digest) == CAT
+    with pytest.raises(DomainError) as caught:
+        await BlobStore.from_grant(granted.grant).read(digest)
+    assert caught.value.reason == "GRANT_DENIED"
+    await client.dataset("docs")
+    request.name = (await publish(client, [{"text": "a"}])).name
+    assert not (await peer.GrantRead(request)).media_grant
+    await peer.close()
 
 
 async def test_a_large_file_comes_in_parts(client: Client) -> None:

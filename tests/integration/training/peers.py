@@ -2,22 +2,25 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import grpc
 from argosy.common.v1 import resource_pb2, task_pb2, task_service_pb2, task_service_pb2_grpc
 from argosy.dataset.v1 import dataset_pb2, dataset_service_pb2, dataset_service_pb2_grpc
 from argosy.training.v1 import (
+    algorithm_service_pb2_grpc,
     model_registry_service_pb2_grpc,
     model_service_pb2,
     model_service_pb2_grpc,
     run_service_pb2_grpc,
+    search_service_pb2_grpc,
     training_pb2,
     training_service_pb2_grpc,
 )
 from argosy.training.v1 import training_service_pb2 as pb
 
-from libs.common.blobs import BlobStore
+from libs.common.blobs import BlobStore, nested_manifests
 from libs.common.errors import ArgosyError, from_rpc_error
 from libs.common.service import RunningService
 from libs.common.testing.mesh import Mesh
@@ -36,6 +39,7 @@ class FakeDataset(dataset_service_pb2_grpc.DatasetServiceServicer, task_service_
         self.blobs = blobs
         self.rows = {TRAIN: rows(200), HELDOUT: rows(30, seed=99)}
         self.digests = {name: write_version(blobs, content) for name, content in self.rows.items()}
+        self.types: dict[str, dict[str, str]] = {}
         self.secrecy: int = resource_pb2.SECRECY_CONFIDENTIAL
         self.holders: list[str] = []
         self.leaked = 0
@@ -64,15 +68,24 @@ class FakeDataset(dataset_service_pb2_grpc.DatasetServiceServicer, task_service_
             manifest_digest=manifest, grant=grant, file_name=file_name, size=size
         )
 
+    def add(self, name: str, rows: list[dict[str, Any]], files: Mapping[str, bytes] | None = None) -> str:
+        """Another version, with the types that its columns really have; its name."""
+        self.rows[name] = rows
+        self.digests[name] = digest = write_version(self.blobs, rows, files)
+        columns = self.blobs.load_manifest_sync(digest)["columns"]
+        self.types[name] = {column["name"]: column["kind"] for column in columns}
+        return name
+
     async def GetDatasetVersion(self, request: Any, context: Any) -> dataset_pb2.DatasetVersion:
         if request.name not in self.rows:
             await context.abort(grpc.StatusCode.NOT_FOUND, "no such version")
         names = sorted({name for row in self.rows[request.name] for name in row})
+        types = self.types.get(request.name, dict.fromkeys(names, "string"))
         return dataset_pb2.DatasetVersion(
             name=request.name,
             manifest_digest=self.digests[request.name],
             row_count=len(self.rows[request.name]),
-            columns=[dataset_pb2.Column(name=name, type="string") for name in names],
+            columns=[dataset_pb2.Column(name=name, type=kind) for name, kind in types.items()],
             secrecy=self.secrecy,  # type: ignore[arg-type]
         )
 
@@ -86,7 +99,9 @@ class FakeDataset(dataset_service_pb2_grpc.DatasetServiceServicer, task_service_
         self.holders.append(request.holder)
         digest = self.digests[request.name]
         grant = await self.blobs.grant(digest, request.holder, request.ttl_seconds)
-        return dataset_service_pb2.GrantReadResponse(manifest_digest=digest, grant=grant)
+        media = nested_manifests(await self.blobs.load_manifest(digest)) if request.media else []
+        media_grant = await self.blobs.grant(media[0], request.holder, request.ttl_seconds) if media else ""
+        return dataset_service_pb2.GrantReadResponse(manifest_digest=digest, grant=grant, media_grant=media_grant)
 
     async def CheckLeakage(self, request: Any, context: Any) -> task_pb2.Task:
         self.compared.append(f"{request.name} in {request.train_version} by {request.text_column}")
@@ -119,6 +134,8 @@ class Caller:
             run_service_pb2_grpc.RunServiceStub(self._channel),
             model_service_pb2_grpc.ModelServiceStub(self._channel),
             model_registry_service_pb2_grpc.ModelRegistryServiceStub(self._channel),
+            algorithm_service_pb2_grpc.AlgorithmServiceStub(self._channel),
+            search_service_pb2_grpc.SearchServiceStub(self._channel),
             task_service_pb2_grpc.TaskServiceStub(self._channel),
         )
 

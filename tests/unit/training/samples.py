@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Mapping
 from typing import Any
 
 from libs.common.blobs import BlobStore
@@ -30,12 +31,17 @@ def rows(count: int, seed: int = 0) -> list[dict[str, Any]]:
     return made
 
 
-def write_version(store: BlobStore, content: list[dict[str, Any]]) -> str:
-    """Stores a dataset version as the dataset service does; the digest of its manifest."""
+def write_version(store: BlobStore, content: list[dict[str, Any]], files: Mapping[str, bytes] | None = None) -> str:
+    """Stores a dataset version as the dataset service does; the digest of its manifest.
+
+    Args:
+        files: content by `file_name`, where rows have files.
+    """
     blobs = StoreBlobs(store)
     writer = VersionWriter(blobs)
     for position, row in enumerate(content):
-        writer.add(row, "test.jsonl", position)
+        media = blobs.write(files[row["file_name"]]) if files else ""
+        writer.add(row, "test.jsonl", position, media)
     return save(writer.finish(), blobs).manifest_digest
 
 

@@ -1,0 +1,111 @@
+"""One trial of a search: the training with other values, which may end at a rung."""
+
+from __future__ import annotations
+
+import math
+import time
+
+from libs.common.blobs import BlobStore
+from libs.compute.context import EngineCancelled, EngineContext, EngineError
+from services.training.domain.halving import goes_on
+from services.training.domain.searches import TrialState
+from services.training.engines.reports import Json, Reports
+from services.training.engines.train import run
+
+
+class TrialContext(EngineContext):
+    """What the engine of a run sees when its run is a trial.
+
+    Args:
+        job: `number`, `spec` and `plan` for the engine, `objective`, and `rungs` (see `_judge`) or None.
+        store: for its outputs; has the prepared data.
+        reports: of the search.
+    """
+
+    def __init__(self, job: Json, store: BlobStore, reports: Reports) -> None:
+        super().__init__({"spec": job["spec"], "plan": job["plan"]})
+        self.blobs_write = store
+        self.rungs: list[float] = []
+        self.tokens = 0
+        self.pruned = ""
+        self._job = job
+        self._reports = reports
+
+    def progress(self, fraction: float, message: str = "", **cost: float) -> None:
+        self.tokens = int(cost.get("tokens", self.tokens))
+        self._reports.progress(fraction, str(self._job["number"]), {})
+
+    def log(self, body: str, severity: str = "INFO") -> None:
+        self._reports.log(f"trial {self._job['number']}: {body}", severity)
+
+    def metrics(self, phase: str, step: int, **values: float) -> None:
+        self._reports.metrics(f"trial/{self._job['number']}/{phase}", step, values)
+        judge = self._job["rungs"]
+        if judge is not None and phase == judge["phase"] and judge["metric"] in values:
+            self._judge(judge, step, values[judge["metric"]])
+
+    def checkpoint(self, data: Json) -> None:
+        """A trial that is cut off begins again."""
+
+    def cancelled(self) -> bool:
+        return bool(self.pruned) or self._reports.cancelled()
+
+    def pausing(self) -> bool:
+        """A search stops between trials only."""
+        return False
+
+    def _judge(self, judge: Json, step: int, value: float) -> None:
+        """Ends the trial at a rung where it is not among the best.
+
+        Args:
+            judge: `phase` and `metric` of the objective, `steps` at which the rungs are, `others`: what other trials
+                had at each, `reduction_factor`, `maximize`.
+        """
+        while not self.pruned and len(self.rungs) < len(judge["steps"]) and step >= judge["steps"][len(self.rungs)]:
+            others = judge["others"][len(self.rungs)]
+            if not math.isfinite(value):
+                self.pruned = f"after {step} steps its {judge['metric']} was not finite"
+                return
+            self.rungs.append(value)
+            if not goes_on(value, others, judge["reduction_factor"], judge["maximize"]):
+                best = max(1, (len(others) + 1) // judge["reduction_factor"])
+                self.pruned = (
+                    f"after {step} steps its {judge['metric']} was {value:.4g}, not among the best {best} of "
+                    f"{len(others) + 1} there"
+                )
+
+
+def run_trial(job: Json, store: BlobStore, reports: Reports) -> Json:
+    """Runs a trial to its end, wherever that is.
+
+    Returns:
+        `state`, `rungs`, `tokens`, `seconds`; `value` and `result` (of the engine) of a finished trial; `reason`,
+        `message` and `metadata` of another one.
+    """
+    ctx, began = TrialContext(job, store, reports), time.perf_counter()
+    outcome = _outcome(ctx, job["objective"])
+    return {"rungs": ctx.rungs, "tokens": ctx.tokens, "seconds": time.perf_counter() - began, **outcome}
+
+
+def _outcome(ctx: TrialContext, objective: str) -> Json:
+    try:
+        result = run(ctx)
+    except EngineCancelled:
+        return {"state": TrialState.PRUNED if ctx.pruned else TrialState.STOPPED, "message": ctx.pruned}
+    except EngineError as error:
+        return _failed(error.reason, error.message, error.metadata)
+    results = {name: value for name, value in result["results"].items() if math.isfinite(value)}
+    if objective not in results:
+        have = ", ".join(sorted(results))
+        return _failed("CONTENT_INVALID", f"The run has no figure {objective}; it has {have}.", {"detail": objective})
+    finished = {**result, "results": results}
+    return {
+        "state": TrialState.FINISHED,
+        "value": results[objective],
+        "tokens": int(result["tokens"]),
+        "result": finished,
+    }
+
+
+def _failed(reason: str, message: str, metadata: dict[str, str]) -> Json:
+    return {"state": TrialState.FAILED, "reason": reason, "message": message, "metadata": metadata}

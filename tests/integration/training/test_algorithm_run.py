@@ -1,0 +1,136 @@
+"""Trainings of algorithms from request to model version. The engine runs here, as Ray would call it."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from argosy.common.v1 import resource_pb2
+from argosy.training.v1 import algorithm_pb2, model_service_pb2, training_pb2
+from argosy.training.v1 import algorithm_service_pb2 as catalogue
+from argosy.training.v1 import training_service_pb2 as pb
+from google.protobuf.struct_pb2 import Struct
+
+from libs.common.clock import SYSTEM_CLOCK
+from libs.common.tasks import store as tasks
+from libs.compute.context import LocalContext, load_entrypoint
+from services.training.engines.algorithms.image import ImagePredictor
+from services.training.engines.algorithms.tabular import TabularPredictor
+from services.training.jobs.run import RunTasks
+from tests.integration.training.conftest import training_service
+from tests.integration.training.peers import PROJECT, Caller, FakeDataset
+from tests.unit.training.tables import digits, wine
+
+WINES = "orgs/acme/datasets/wines/versions/1"
+IMAGES = "orgs/acme/datasets/digits/versions/1"
+
+
+def struct(**values: Any) -> Struct:
+    message = Struct()
+    message.update(values)
+    return message
+
+
+@pytest.fixture
+async def worker(mesh: Any, dataset: FakeDataset, tmp_path: Path, database_url: str) -> AsyncIterator[Caller]:
+    """An editor of acme, and the service itself."""
+    async with training_service(mesh, tmp_path, database_url) as service:
+        caller = Caller(mesh, service=service)
+        yield caller
+        await caller.close()
+
+
+async def run(caller: Caller, id: str, **fields: Any) -> training_pb2.TrainingRun:
+    """The run of a new training, when it has ended."""
+    usual: dict[str, Any] = {"model_project": PROJECT, "spec": training_pb2.TrainingSpec(seed=7)}
+    given = training_pb2.Training(**{**usual, **fields})
+    training = await caller.CreateTraining(pb.CreateTrainingRequest(parent="orgs/acme", training_id=id, training=given))
+    started = await caller.RunTraining(pb.RunTrainingRequest(name=training.name))
+    await carry(caller, started.task)
+    return await caller.GetTrainingRun(pb.GetTrainingRunRequest(name=started.name))
+
+
+async def carry(caller: Caller, name: str) -> None:
+    """What jobs and Ray do with a task: load, run with grants alone, apply. All that passes is JSON."""
+    assert caller.service is not None
+    parts: Any = caller.service.app
+    kind = RunTasks(parts.database, parts.blobs, parts.datasets, parts.signer, SYSTEM_CLOCK).kind()
+    async with parts.database.system() as uow:
+        task = await tasks.get(uow, name)
+    loaded = json.loads(json.dumps(await kind.load(task, None)))  # type: ignore[arg-type]
+    ctx = LocalContext(loaded, blobs_write=parts.blobs)
+    result = json.loads(json.dumps(await asyncio.to_thread(load_entrypoint(kind.entrypoint), ctx)))
+    async with parts.database.system() as uow:
+        await kind.apply(task, result, uow)
+
+
+async def files_of(caller: Caller, version: training_pb2.ModelVersion) -> dict[str, bytes]:
+    found: dict[str, bytes] = {}
+    for file in version.files:
+        request = model_service_pb2.DownloadModelFileRequest(name=version.name, path=file.path)
+        found[file.path] = b"".join([part.data async for part in caller.DownloadModelFile(request)])
+    return found
+
+
+async def test_an_own_version_learns_from_a_table(worker: Caller, dataset: FakeDataset) -> None:
+    await worker.project()
+    rows = wine()
+    dataset.add(WINES, rows)
+    await worker.CreateAlgorithm(
+        catalogue.CreateAlgorithmRequest(parent="orgs/acme", algorithm_id="mine", algorithm=algorithm_pb2.Algorithm())
+    )
+    own = await worker.CreateAlgorithmVersion(
+        catalogue.CreateAlgorithmVersionRequest(
+            parent="orgs/acme/algorithms/mine",
+            algorithm_version=algorithm_pb2.AlgorithmVersion(
+                base_version="orgs/system/algorithms/tabular-classification/versions/1",
+                fixed=struct(label_column="grower", iterations=20),
+            ),
+        )
+    )
+    done = await run(worker, "wines", dataset_version=WINES, algorithm_version=own.name)
+    assert done.parameters["iterations"] == 20
+    assert done.results["accuracy"] > done.results["baseline.accuracy"] + 0.4
+    assert set(done.framework) == {"scikit-learn", "onnx", "onnxruntime"}
+
+    version = await worker.GetModelVersion(model_service_pb2.GetModelVersionRequest(name=done.model_version))
+    assert (version.architecture, version.context_length) == ("tabular-classification", 0)
+    assert version.secrecy == resource_pb2.SECRECY_CONFIDENTIAL
+    assert {(parent.name, parent.relation) for parent in version.lineage.parents} == {
+        (done.name, "made_by"),
+        (WINES, "trained_on"),
+    }
+    assert own.name in version.model_card
+    assert dataset.digests[WINES] in version.model_card
+    told = TabularPredictor(await files_of(worker, version)).predict(rows[:20])
+    assert [answer["label"] for answer in told] == [row["grower"] for row in rows[:20]]
+    project = await worker.GetModelProject(model_service_pb2.GetModelProjectRequest(name=PROJECT))
+    assert project.train_framework.startswith("scikit-learn ")
+
+
+async def test_a_task_alone_learns_from_images(worker: Caller, dataset: FakeDataset) -> None:
+    await worker.project()
+    rows, files = digits(200)
+    dataset.add(IMAGES, rows, files)
+    parameters = struct(size=8, color=False, width=8, epochs=8)
+    done = await run(worker, "digits", dataset_version=IMAGES, task="classification", parameters=parameters)
+    assert done.algorithm_version == "orgs/system/algorithms/image-classification/versions/1"
+    assert done.parameters["label_column"] == "digit"
+    assert done.results["accuracy"] > done.results["baseline.accuracy"] + 0.3
+    version = await worker.GetModelVersion(model_service_pb2.GetModelVersionRequest(name=done.model_version))
+    answers = ImagePredictor(await files_of(worker, version)).predict([files["0.png"]])
+    assert answers[0]["label"] in range(10)
+
+
+async def test_an_agent_learns_without_data(worker: Caller) -> None:
+    await worker.project()
+    parameters = struct(environment="grid-world", iterations=3, copies=4, horizon=16)
+    name = "orgs/system/algorithms/policy-gradient/versions/1"
+    done = await run(worker, "agent", algorithm_version=name, parameters=parameters)
+    version = await worker.GetModelVersion(model_service_pb2.GetModelVersionRequest(name=done.model_version))
+    assert {parent.relation for parent in version.lineage.parents} == {"made_by"}
+    assert "learned from what it did itself" in version.model_card
