@@ -209,7 +209,7 @@ async def checked_training(name: str, call: Call[App]) -> tuple[Training, list[t
     return training, versions, looked_at
 
 
-async def _check(training: Training, call: Call[App]) -> None:
+async def check_parts(training: Training, call: Call[App]) -> None:
     """What a training names in this service must be there; data is looked at by the pre-flight."""
     training.check()
     await require_algorithm(training, call)
