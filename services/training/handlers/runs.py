@@ -18,8 +18,9 @@ from libs.common.rpc.pagination import PageToken, page_size
 from services.training.domain.runs import EventKind, RunEvent, RunState, Value, parameters, require
 from services.training.domain.trainings import Training, snapshot
 from services.training.handlers.messages import run_message, spec_from, training_message
+from services.training.handlers.trainings import MUTABLE, check_parts
 from services.training.store.algorithms import entry_of
-from services.training.store.repositories import ModelProjects, ModelVersions, TrainingRuns, Trainings
+from services.training.store.repositories import TrainingRuns, Trainings
 from services.training.store.run_events import RunEvents
 
 if TYPE_CHECKING:
@@ -27,18 +28,6 @@ if TYPE_CHECKING:
 
 # Of a parameter in a comparison: texts of pages help nobody there.
 _MOST_CHARACTERS = 200
-_CLONED = frozenset(
-    {
-        "display_name",
-        "description",
-        "labels",
-        "dataset_version",
-        "validation_version",
-        "model_project",
-        "base_model_version",
-        "spec",
-    }
-)
 
 
 async def pause_training_run(request: pb.PauseTrainingRunRequest, call: Call[App]) -> training_pb2.TrainingRun:
@@ -71,8 +60,8 @@ async def retry_training_run(request: pb.RetryTrainingRunRequest, call: Call[App
 async def clone_training(request: pb.CloneTrainingRequest, call: Call[App]) -> training_pb2.Training:
     run = await TrainingRuns(call.uow).get(request.name)
     for path in request.update_mask.paths:
-        if path.split(".")[0] not in _CLONED:
-            raise invalid("update_mask", f"{path} is not one of {', '.join(sorted(_CLONED))}")
+        if path.split(".")[0] not in MUTABLE:
+            raise invalid("update_mask", f"{path} is not one of {', '.join(sorted(MUTABLE))}")
     now = call.clock.now()
     training = Training(
         uid=uuid7(),
@@ -91,12 +80,9 @@ async def clone_training(request: pb.CloneTrainingRequest, call: Call[App]) -> t
     wanted = training_message(training)
     _merge(request, wanted)
     training.labels, training.spec = dict(wanted.labels), spec_from(wanted.spec)
-    for name in _CLONED - {"labels", "spec"}:
+    for name in MUTABLE - {"labels", "spec"}:
         setattr(training, name, getattr(wanted, name))
-    training.check()
-    await ModelProjects(call.uow).get(training.model_project)
-    if training.base_model_version:
-        await ModelVersions(call.uow).get(training.base_model_version)
+    await check_parts(training, call)
     await Trainings(call.uow).insert(training)
     call.uow.emit("training.training.created", training)
     return training_message(training)

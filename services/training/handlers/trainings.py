@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from services.training.app import App
 
 KIND = "training.run"
-_MUTABLE = frozenset(
+MUTABLE = frozenset(
     {
         "display_name",
         "description",
@@ -88,7 +88,7 @@ async def create_training(request: pb.CreateTrainingRequest, call: Call[App]) ->
         parameters=_parameters(given),
         task=given.task,
     )
-    await _check(training, call)
+    await check_parts(training, call)
     await Trainings(call.uow).insert(training)
     call.uow.emit("training.training.created", training)
     return training_message(training)
@@ -99,7 +99,7 @@ async def update_training(request: pb.UpdateTrainingRequest, call: Call[App]) ->
     training = await repository.get(request.training.name)
     training.require_etag(request.training.etag)
     given = request.training
-    for field in fields_to_change(given, request.update_mask, _MUTABLE):
+    for field in fields_to_change(given, request.update_mask, MUTABLE):
         if field == "spec":
             training.spec = spec_from(given.spec)
         elif field == "parameters":
@@ -107,7 +107,7 @@ async def update_training(request: pb.UpdateTrainingRequest, call: Call[App]) ->
         else:
             setattr(training, field, dict(given.labels) if field == "labels" else getattr(given, field))
     training.update_time = call.clock.now()
-    await _check(training, call)
+    await check_parts(training, call)
     await repository.save(training)
     call.uow.emit("training.training.updated", training)
     return training_message(training)
@@ -209,7 +209,7 @@ async def checked_training(name: str, call: Call[App]) -> tuple[Training, list[t
     return training, versions, looked_at
 
 
-async def _check(training: Training, call: Call[App]) -> None:
+async def check_parts(training: Training, call: Call[App]) -> None:
     """What a training names in this service must be there; data is looked at by the pre-flight."""
     training.check()
     await require_algorithm(training, call)
