@@ -18,8 +18,9 @@ from libs.common.rpc.pagination import PageToken, page_size
 from services.training.domain.runs import EventKind, RunEvent, RunState, Value, parameters, require
 from services.training.domain.trainings import Training, snapshot
 from services.training.handlers.messages import run_message, spec_from, training_message
-from services.training.handlers.trainings import MUTABLE, check_parts
+from services.training.handlers.trainings import MUTABLE, check_parts, parameters_from
 from services.training.store.algorithms import entry_of
+from services.training.store.repositories import TrainingRuns, Trainings
 from services.training.store.repositories import TrainingRuns, Trainings
 from services.training.store.run_events import RunEvents
 
@@ -80,7 +81,8 @@ async def clone_training(request: pb.CloneTrainingRequest, call: Call[App]) -> t
     wanted = training_message(training)
     _merge(request, wanted)
     training.labels, training.spec = dict(wanted.labels), spec_from(wanted.spec)
-    for name in MUTABLE - {"labels", "spec"}:
+    training.parameters = parameters_from(wanted)
+    for name in MUTABLE - {"labels", "spec", "parameters"}:
         setattr(training, name, getattr(wanted, name))
     await check_parts(training, call)
     await Trainings(call.uow).insert(training)

@@ -85,7 +85,7 @@ async def create_training(request: pb.CreateTrainingRequest, call: Call[App]) ->
         base_model_version=given.base_model_version,
         spec=spec_from(given.spec),
         algorithm_version=given.algorithm_version,
-        parameters=_parameters(given),
+        parameters=parameters_from(given),
         task=given.task,
     )
     await check_parts(training, call)
@@ -103,7 +103,7 @@ async def update_training(request: pb.UpdateTrainingRequest, call: Call[App]) ->
         if field == "spec":
             training.spec = spec_from(given.spec)
         elif field == "parameters":
-            training.parameters = _parameters(given)
+            training.parameters = parameters_from(given)
         else:
             setattr(training, field, dict(given.labels) if field == "labels" else getattr(given, field))
     training.update_time = call.clock.now()
@@ -237,7 +237,7 @@ async def _versions(training: Training, call: Call[App]) -> list[tuple[str, Data
     return [(field, await datasets.version(getattr(training, field), metadata)) for field in fields]
 
 
-def _parameters(given: training_pb2.Training) -> dict[str, Any]:
+def parameters_from(given: training_pb2.Training) -> dict[str, Any]:
     return from_struct(given.parameters, "training.parameters", MOST_BYTES)
 
 
