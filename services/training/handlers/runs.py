@@ -21,7 +21,6 @@ from services.training.handlers.messages import run_message, spec_from, training
 from services.training.handlers.trainings import MUTABLE, check_parts, parameters_from
 from services.training.store.algorithms import entry_of
 from services.training.store.repositories import TrainingRuns, Trainings
-from services.training.store.repositories import TrainingRuns, Trainings
 from services.training.store.run_events import RunEvents
 
 if TYPE_CHECKING:
