@@ -6,10 +6,12 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 
-from sqlalchemy import delete, insert, or_, select
+from sqlalchemy import any_, delete, insert, literal, or_, select
+from sqlalchemy.dialects.postgresql import ARRAY
 
 from libs.common.auth.principal import Principal
 from libs.common.db.repository import Repository
+from libs.common.db.tables import uid_type
 from libs.common.domain import DomainError
 from services.dataset.domain.datasets import Dataset, Visibility, sees_all, share_names
 from services.dataset.domain.exports import Export
@@ -81,7 +83,7 @@ class Datasets(Repository[Dataset]):
         if wanted.search.strip() or wanted.labels:
             named = await candidates(self.uow, parent.split("/")[1], wanted.search, wanted.labels)
             if named is not None:
-                filters.append(columns.uid.in_(named))
+                filters.append(columns.uid == any_(literal(named, ARRAY(uid_type()))))
         if not sees_all(principal.subject, principal.role):
             names = share_names(principal.org, principal.subject, principal.department)
             shared = columns.shared_with.overlap(sorted(names))

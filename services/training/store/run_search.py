@@ -12,8 +12,25 @@ import hashlib
 import math
 import uuid
 from collections.abc import Sequence
+from typing import Any
 
-from sqlalchemy import ColumnElement, Float, FromClause, delete, exists, literal, select, text, tuple_
+from sqlalchemy import (
+    ColumnElement,
+    Float,
+    FromClause,
+    Select,
+    Subquery,
+    and_,
+    any_,
+    delete,
+    exists,
+    literal,
+    select,
+    text,
+    true,
+    tuple_,
+)
+from sqlalchemy.dialects.postgresql import ARRAY
 from sqlalchemy.dialects.postgresql import insert as upsert
 
 from libs.common.db.tables import uid_type
@@ -24,9 +41,15 @@ from services.training.domain.runs import Value, parameters
 from services.training.domain.trainings import TrainingRun
 from services.training.store import tables
 
-# How many runs meet a condition is not known beforehand: nested loops, which are best for few, take seconds for many;
-# joins by hash take 50 ms for a hundred thousand, always. 32 MB hold the hashes of half a million runs.
-_PLAN = text("SELECT set_config('enable_nestloop', 'off', true), set_config('work_mem', '32MB', true)")
+# A condition that so many runs meet is rare: they are looked at one by one, which takes some 10 ms.
+_RARE = 2_000
+# Where all conditions are frequent, the runs are walked in their order until a page is full: so many at first, twice as
+# many the next time, and so many at most.
+_STRIDE = 500
+_LONGEST_WALK = 8_000
+# What is frequent each by itself and rare together is left to joins by hash, 50 ms a condition for a hundred thousand
+# runs. 32 MB hold the hashes of half a million.
+_JOIN = text("SELECT set_config('enable_nestloop', 'off', true), set_config('work_mem', '32MB', true)")
 
 
 async def remember(uow: UnitOfWork, run: TrainingRun) -> None:
@@ -57,20 +80,31 @@ async def search(
     Raises:
         DomainError: PAGE_TOKEN_INVALID.
     """
-    table = tables.run_terms.alias()
-    query = select(table.c.run_uid, table.c.value).where(table.c.term == _term(org, ordering.field))
-    for condition in conditions:
-        query = query.where(_meets(table, org, condition))
-    here = tuple_(table.c.value, table.c.run_uid)
-    if after:
-        value, uid = _parse(after)
-        seen = tuple_(literal(value, Float()), literal(uid, uid_type()))
-        query = query.where(here < seen if ordering.descending else here > seen)
-    order = [column.desc() if ordering.descending else column for column in (table.c.value, table.c.run_uid)]
-    connection = await uow.connection()
-    await connection.execute(_PLAN)
-    rows = await connection.execute(query.order_by(*order).limit(size))
-    return [(row.run_uid, row.value) for row in rows]
+    here = _parse(after) if after else None
+    few = await _fewest(uow, org, conditions)
+    if few is not None:
+        page = (
+            _in_order(org, ordering, here)
+            .where(tables.run_terms.c.run_uid == any_(literal(few, ARRAY(uid_type()))))
+            .subquery()
+        )
+        query = select(page.c.run_uid, page.c.value).where(*(_looked_up(page, org, one) for one in conditions))
+        return await _rows(uow, query.order_by(*_order(page, ordering)).limit(size))
+    found: list[tuple[str, float]] = []
+    stride = _STRIDE
+    while stride <= _LONGEST_WALK:
+        page = _in_order(org, ordering, here).order_by(*_order(tables.run_terms, ordering)).limit(stride).subquery()
+        meets = and_(true(), *(_looked_up(page, org, one) for one in conditions)).label("meets")
+        query = select(page.c.run_uid, page.c.value, meets).order_by(*_order(page, ordering))
+        rows = (await (await uow.connection()).execute(query)).all()
+        found += [(row.run_uid, row.value) for row in rows if row.meets]
+        if len(found) >= size or len(rows) < stride:
+            return found[:size]
+        here, stride = (rows[-1].value, rows[-1].run_uid), stride * 2
+    await (await uow.connection()).execute(_JOIN)
+    rest = _in_order(org, ordering, here)
+    rest = rest.where(*(_joined(tables.run_terms, org, one) for one in conditions))
+    return found + await _rows(uow, rest.order_by(*_order(tables.run_terms, ordering)).limit(size - len(found)))
 
 
 def position(found: tuple[str, float]) -> str:
@@ -93,14 +127,64 @@ def terms_of(run: TrainingRun) -> dict[int, float]:
     return found | {_term(org, name, str(value)): 0.0 for name, value in texts.items()}
 
 
-def _meets(table: FromClause, org: str, condition: Comparison) -> ColumnElement[bool]:
+async def _fewest(uow: UnitOfWork, org: str, conditions: Sequence[Comparison]) -> list[str] | None:
+    """The runs that meet the rarest condition; None: all conditions are frequent."""
+    fewest: list[str] | None = None
+    for condition in conditions:
+        if condition.operator == "!=":
+            continue
+        table = tables.run_terms.alias()
+        query = select(table.c.run_uid).where(*_meets(table, org, condition)).limit(_RARE + 1)
+        uids = list((await (await uow.connection()).execute(query)).scalars())
+        if len(uids) <= _RARE and (fewest is None or len(uids) < len(fewest)):
+            fewest = uids
+    return fewest
+
+
+def _in_order(org: str, ordering: Ordering, here: tuple[float, str] | None) -> Select[str, float]:
+    """All runs that have what is sorted by, from a position on."""
+    table = tables.run_terms
+    query = select(table.c.run_uid, table.c.value).where(table.c.term == _term(org, ordering.field))
+    if here is None:
+        return query
+    seen = tuple_(literal(here[0], Float()), literal(here[1], uid_type()))
+    own = tuple_(table.c.value, table.c.run_uid)
+    return query.where(own < seen if ordering.descending else own > seen)
+
+
+def _order(table: FromClause, ordering: Ordering) -> list[ColumnElement[Any]]:
+    columns = (table.c.value, table.c.run_uid)
+    return [column.desc() if ordering.descending else column.asc() for column in columns]
+
+
+async def _rows(uow: UnitOfWork, query: Select[str, float]) -> list[tuple[str, float]]:
+    return [(row.run_uid, row.value) for row in await (await uow.connection()).execute(query)]
+
+
+def _looked_up(page: Subquery, org: str, condition: Comparison) -> ColumnElement[bool]:
+    """Whether a run meets a condition, found by its key: a scalar query is never made a join."""
     other = tables.run_terms.alias()
-    text_value = condition.value if isinstance(condition.value, str) else None
-    found = exists().where(other.c.run_uid == table.c.run_uid, other.c.term == _term(org, condition.field, text_value))
-    if text_value is not None:
-        return found if condition.operator == "=" else ~found
+    met = select(true()).where(other.c.run_uid == page.c.run_uid, *_meets(other, org, condition)).scalar_subquery()
+    return met.is_(None) if _lacking(condition) else met.is_not(None)
+
+
+def _joined(table: FromClause, org: str, condition: Comparison) -> ColumnElement[bool]:
+    other = tables.run_terms.alias()
+    met = exists().where(other.c.run_uid == table.c.run_uid, *_meets(other, org, condition))
+    return ~met if _lacking(condition) else met
+
+
+def _lacking(condition: Comparison) -> bool:
+    """A run is not of a text if it has no row with it."""
+    return condition.operator == "!=" and isinstance(condition.value, str)
+
+
+def _meets(table: FromClause, org: str, condition: Comparison) -> list[ColumnElement[bool]]:
+    """The rows of a condition."""
+    if isinstance(condition.value, str):
+        return [table.c.term == _term(org, condition.field, condition.value)]
     operator = "<>" if condition.operator == "!=" else condition.operator
-    return found.where(other.c.value.op(operator)(condition.value))
+    return [table.c.term == _term(org, condition.field), table.c.value.op(operator)(condition.value)]
 
 
 def _term(org: str, name: str, text_value: str | None = None) -> int:
