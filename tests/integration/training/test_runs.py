@@ -24,6 +24,7 @@ from libs.common.tasks.tables import tasks as task_rows
 from services.training.domain.divergence import OnDivergence
 from services.training.domain.trainings import TrainingRun
 from services.training.jobs.run_progress import RunProgress
+from services.training.store import run_search
 from services.training.store.metrics import OPEN_SEGMENTS
 from services.training.store.repositories import TrainingRuns
 from tests.integration.training import metric_writer
@@ -214,7 +215,12 @@ async def listed(caller: Caller, parent: str = f"{ORG}/trainings/-", **fields: A
             return found
 
 
-async def test_lists_filter_and_sort_by_anything(editor: Caller) -> None:
+@pytest.mark.parametrize("way", ["rare", "walk", "join"])
+async def test_lists_filter_and_sort_by_anything(editor: Caller, monkeypatch: pytest.MonkeyPatch, way: str) -> None:
+    # Each way that a page is found gives the same runs, whatever is rare.
+    monkeypatch.setattr(run_search, "_RARE", 1000 if way == "rare" else -1)
+    monkeypatch.setattr(run_search, "_STRIDE", 1)
+    monkeypatch.setattr(run_search, "_LONGEST_WALK", 64 if way == "walk" else 2)
     for _ in range(4):
         await run(editor)
     clone = pb.CloneTrainingRequest(
