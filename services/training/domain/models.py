@@ -7,6 +7,7 @@ from datetime import datetime
 from enum import StrEnum
 
 from libs.common.domain import DomainError, Resource
+from services.training.domain.bases import ADAPTER_CONFIG
 from services.training.domain.spec import invalid
 
 
@@ -101,6 +102,7 @@ class ModelVersion(Resource):
     Attributes:
         manifest_digest: SHA-256 of the manifest of its files.
         training_run: that made it; empty: imported.
+        base_model_version: it was made from; of an adapter: the complete one that it belongs on.
         context_length: tokens.
         model_card: Markdown.
         gates: newest decision of each gate, by name.
@@ -117,6 +119,11 @@ class ModelVersion(Resource):
     model_card: str = ""
     gates: list[Gate] = field(default_factory=list[Gate])
     new_transitions: list[Transition] = field(default_factory=list[Transition])
+
+    @property
+    def is_adapter(self) -> bool:
+        """Whether it is an adapter, which belongs on `base_model_version`, instead of a complete model."""
+        return any(file.path == ADAPTER_CONFIG for file in self.files)
 
     def register(self, actor: str, now: datetime, reason: str) -> None:
         """Its first state."""

@@ -7,6 +7,7 @@ from enum import StrEnum
 from typing import Any
 
 from libs.common.domain import DomainError
+from services.training.domain.adapter import Adapter
 
 PLACEHOLDER = "{text}"
 
@@ -94,6 +95,7 @@ class TrainingSpec:
         gpus_per_worker: GPUs of each; 0 trains on the CPU.
         seed: of the first weights and of the order of the data.
         checkpoint_every: steps between checkpoints.
+        adapter: what is trained beside the weights of the base; None: all weights.
     """
 
     phases: tuple[Phase, ...]
@@ -103,6 +105,7 @@ class TrainingSpec:
     gpus_per_worker: int = 0
     seed: int = 0
     checkpoint_every: int = 200
+    adapter: Adapter | None = None
 
     @property
     def steps(self) -> int:
@@ -118,17 +121,30 @@ class TrainingSpec:
             names.append(phase.method.value if not earlier else f"{phase.method.value}_{earlier + 1}")
         return tuple(names)
 
-    def check(self) -> None:
-        """Raises INVALID_FIELD for what no data could make right."""
+    def check(self, based: bool = False) -> None:
+        """Raises INVALID_FIELD for what no data could make right.
+
+        Args:
+            based: whether there is a base model version; the architecture is then that of a model that works.
+        """
         if not self.phases:
             raise invalid("spec.phases", "must have at least one phase")
-        self.architecture.check()
+        if not based:
+            self.architecture.check()
+        if self.adapter is not None:
+            self._check_adapter(self.adapter, based)
         for index, phase in enumerate(self.phases):
             where = f"spec.phases[{index}]"
             if phase.method is Method.SFT and phase.prompt_template.count(PLACEHOLDER) != 1:
                 raise invalid(f"{where}.prompt_template", f"must have {PLACEHOLDER} exactly once")
             if phase.batch_size < self.workers:
                 raise invalid(f"{where}.batch_size", f"must be at least the number of workers, {self.workers}")
+
+    def _check_adapter(self, adapter: Adapter, based: bool) -> None:
+        if not based:
+            raise invalid("spec.adapter", "needs a training.base_model_version")
+        if adapter.quantize_base_bits and not self.gpus_per_worker:
+            raise invalid("spec.adapter.quantize_base_bits", "needs spec.gpus_per_worker of at least 1")
 
     def to_json(self) -> dict[str, Any]:
         """For task rows and engines; `from_json` reads it back."""
@@ -138,7 +154,13 @@ class TrainingSpec:
     def from_json(cls, data: dict[str, Any]) -> TrainingSpec:
         """What `to_json` wrote."""
         phases = tuple(_phase(phase) for phase in data["phases"])
-        rest: dict[str, Any] = {**data, "phases": phases, "architecture": Architecture(**data["architecture"])}
+        adapter = Adapter.from_json(data["adapter"]) if data.get("adapter") else None
+        rest: dict[str, Any] = {
+            **data,
+            "phases": phases,
+            "architecture": Architecture(**data["architecture"]),
+            "adapter": adapter,
+        }
         return cls(**rest)
 
 

@@ -33,7 +33,7 @@ class Training(Resource):
 
     def check(self) -> None:
         """Raises INVALID_FIELD for what no data could make right."""
-        self.spec.check()
+        self.spec.check(based=bool(self.base_model_version))
         for name in ("dataset_version", "model_project"):
             if not getattr(self, name):
                 raise invalid(f"training.{name}", "must be set")

@@ -4,11 +4,26 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 
 PAD, BEGIN, END = "<|pad|>", "<|begin|>", "<|end|>"
 PAD_ID, BEGIN_ID, END_ID = 0, 1, 2
+
+
+@dataclass(frozen=True)
+class SpecialTokens:
+    """Tokens that stand around texts.
+
+    Attributes:
+        begin: what comes before every prompt; some families have nothing there.
+        end: what ends an answer, and each text of pre-training.
+    """
+
+    begin: tuple[int, ...] = (BEGIN_ID,)
+    end: int = END_ID
+
 
 # Bounds the time: the frequent pairs of bytes, which are what a vocabulary is made of, are known long before.
 TRAINING_CHARACTERS = 16_000_000
@@ -77,11 +92,15 @@ def tokenizer_files(tokenizer: Tokenizer, context_length: int, prompt_template: 
     }
 
 
-def chat_template(prompt_template: str) -> str:
-    """A Jinja template that renders the last message inside the prompt template."""
+def chat_template(prompt_template: str, opening: str | None = None) -> str:
+    """A Jinja template that renders the last message inside the prompt template.
+
+    Args:
+        opening: what comes before every prompt; None: the tokenizer's `bos_token`.
+    """
     before, _, after = prompt_template.partition("{text}")
     return (
-        "{{ bos_token }}"
+        ("{{ bos_token }}" if opening is None else "{{ " + json.dumps(opening) + " }}")
         + "{{ "
         + json.dumps(before)
         + " }}"

@@ -4,34 +4,47 @@ from __future__ import annotations
 
 import asyncio
 import importlib.metadata
-import json
 import sys
+import tempfile
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
+import torch
 from tokenizers import Tokenizer
-from transformers import LlamaConfig
+from transformers import PreTrainedConfig
 
 from libs.compute.context import EngineContext, EngineError
 from services.training.domain.spec import Method, TrainingSpec
+from services.training.engines.adapters import check_targets, require_quantisation
+from services.training.engines.base import (
+    ADAPTER_FOLDER,
+    BaseText,
+    bring,
+    empty_model,
+    read_adapter,
+    read_config,
+    read_text,
+)
 from services.training.engines.data import Columns, Source, encode_phase, read_columns
 from services.training.engines.launch import run_here, run_on_ray
-from services.training.engines.layout import commit_model, config_files
+from services.training.engines.layout import based_files, commit_model, config_files
 from services.training.engines.leakage import leaked_share
-from services.training.engines.model import llama_config
-from services.training.engines.prepared import Preparation
-from services.training.engines.tokenizer import tokenizer_files, train_tokenizer
+from services.training.engines.model import llama_config, sequence_length
+from services.training.engines.prepared import BASE, Preparation, bring_base, config_of
+from services.training.engines.tokenizer import SpecialTokens, tokenizer_files, train_tokenizer
 
 Json = dict[str, Any]
 
-_FRAMEWORK = ("torch", "transformers", "tokenizers", "safetensors", "ray")
+_FRAMEWORK = ("torch", "transformers", "tokenizers", "safetensors", "peft", "ray")
 
 
 def run(ctx: EngineContext) -> Json:
     """Trains a model.
 
     Args:
-        ctx: its `spec` has `spec` (`TrainingSpec.to_json`), `train` and optionally `validation` and `base`, each
+        ctx: its `spec` has `spec` (`TrainingSpec.to_json`), `train` and optionally `validation`, `base` (with its
+            `name`) and `base_adapter` (an adapter on `base` to go on with), each
             `{"grant": ..., "manifest_digest": ...}`; in a mesh also `comparison` (see `leaked_share`).
 
     Returns:
@@ -39,11 +52,13 @@ def run(ctx: EngineContext) -> Json:
         `results` by name, `tokens`, `cpu_seconds`, `framework` versions.
 
     Raises:
-        EngineError: CONTENT_INVALID, PREFLIGHT_FAILED, TRAINING_DIVERGED.
+        EngineError: CONTENT_INVALID, INVALID_FIELD, PREFLIGHT_FAILED, TRAINING_DIVERGED.
         EngineInterrupted: The workers died too often, or dataset stayed away.
         EngineCancelled: The task was cancelled.
     """
     spec = TrainingSpec.from_json(ctx.spec["spec"])
+    if spec.adapter is not None and spec.adapter.quantize_base_bits:
+        require_quantisation(_gpus())
     plan = _prepared_before(ctx) or _prepare(ctx, spec)
     ctx.stop_if_cancelled()
     ctx.progress(0.0, f"starting {spec.workers} worker{'s' if spec.workers > 1 else ''}")
@@ -63,6 +78,14 @@ def _needs_group(spec: TrainingSpec) -> bool:
     return inside and (spec.workers > 1 or spec.gpus_per_worker > 0)
 
 
+def _gpus() -> float:
+    """GPUs that workers could get: those of Ray where there is one, else those of this machine."""
+    ray = sys.modules.get("ray")
+    if ray is not None and ray.is_initialized():
+        return float(ray.cluster_resources().get("GPU", 0.0))
+    return float(torch.cuda.device_count())
+
+
 def _prepared_before(ctx: EngineContext) -> Json | None:
     """The plan of an earlier attempt, so that nothing is read and encoded twice."""
     if ctx.resume is None:
@@ -76,8 +99,8 @@ def _prepare(ctx: EngineContext, spec: TrainingSpec) -> Json:
     """Reads and encodes the data and stores it for the workers.
 
     Returns:
-        The plan: `prepared` (digest of the manifest), `config` of the model, `rows`, and `leaked_share` if held-out
-        rows were compared.
+        The plan: `prepared` (digest of the manifest), `config` of the model, `base` (name of the complete version that
+        it starts from; empty: none), `rows`, and `leaked_share` if held-out rows were compared.
     """
     ctx.progress(0.0, "reading the dataset version")
     train = read_columns(_source(ctx, "train"), spec)
@@ -100,14 +123,16 @@ async def _encode_and_compare(ctx: EngineContext, spec: TrainingSpec, train: Col
 
 def _encode(ctx: EngineContext, spec: TrainingSpec, train: Columns, heldout: Columns | None) -> Json:
     preparation = Preparation(ctx.blobs_write)
-    tokenizer, config = _start_point(ctx, spec, train, preparation)
-    spec = replace(spec, architecture=replace(spec.architecture, sequence_length=config.max_position_embeddings))
+    text, config = _start_point(ctx, spec, train, preparation)
+    length = sequence_length(spec, config)
+    spec = replace(spec, architecture=replace(spec.architecture, sequence_length=length))
     for number, name in enumerate(spec.phase_names):
         ctx.stop_if_cancelled()
         ctx.progress(0.0, f"encoding rows for {name}")
-        _encode_phase(ctx, spec, number, tokenizer, train, heldout, preparation)
+        _encode_phase(ctx, spec, number, text, train, heldout, preparation)
     rows = len(next(iter(train.values())))
-    return {"prepared": preparation.commit(), "config": config.to_diff_dict(), "rows": rows}
+    base = ctx.spec.get("base", {}).get("name", "")
+    return {"prepared": preparation.commit(), "config": config.to_diff_dict(), "base": base, "rows": rows}
 
 
 def _source(ctx: EngineContext, part: str) -> Source:
@@ -117,43 +142,50 @@ def _source(ctx: EngineContext, part: str) -> Source:
 
 def _start_point(
     ctx: EngineContext, spec: TrainingSpec, train: Columns, preparation: Preparation
-) -> tuple[Tokenizer, LlamaConfig]:
-    """Tokenizer and configuration: new ones, or those of the base model, whose weights then go along."""
+) -> tuple[BaseText, PreTrainedConfig]:
+    """Tokenizer and configuration: new ones, or those of the base model, whose files then go along."""
     if ctx.spec.get("base"):
-        files = _base_files(ctx)
-        preparation.add_file("tokenizer.json", files["tokenizer.json"])
-        preparation.add_file("base.safetensors", files["model.safetensors"])
-        return Tokenizer.from_str(files["tokenizer.json"].decode()), LlamaConfig(**json.loads(files["config.json"]))
+        ctx.progress(0.0, "looking at the base model")
+        with tempfile.TemporaryDirectory(prefix="argosy-base-") as folder:
+            return _base(ctx, spec, Path(folder), preparation)
     ctx.progress(0.0, "learning the tokenizer")
     texts = train[spec.phases[0].text_column]
     tokenizer = train_tokenizer((text for text in texts if text), spec.architecture.vocabulary_size)
     preparation.add_file("tokenizer.json", tokenizer.to_str().encode())
     ctx.log(f"tokenizer: {tokenizer.get_vocab_size()} tokens from {len(texts)} rows")
-    return tokenizer, llama_config(spec.architecture, tokenizer.get_vocab_size())
+    return BaseText(tokenizer, SpecialTokens()), llama_config(spec.architecture, tokenizer.get_vocab_size())
 
 
-def _base_files(ctx: EngineContext) -> dict[str, bytes]:
+def _base(
+    ctx: EngineContext, spec: TrainingSpec, folder: Path, preparation: Preparation
+) -> tuple[BaseText, PreTrainedConfig]:
+    """Reads and checks the base, and the adapter to go on with if there is one; all before a worker is started."""
     source = _source(ctx, "base")
-    entries = source.store.load_manifest_sync(source.manifest_digest)["blobs"]
-    wanted = ("config.json", "model.safetensors", "tokenizer.json")
-    files = {entry["path"]: source.store.read_sync(entry["sha256"]) for entry in entries if entry["path"] in wanted}
-    missing = [path for path in wanted if path not in files]
-    if missing:
-        raise EngineError("CONTENT_INVALID", f"The base model has no {', '.join(missing)}.", detail=missing[0])
-    return files
+    bring(source.store, source.manifest_digest, folder)
+    config = read_config(folder)
+    text = read_text(folder, config)
+    adapter = spec.adapter
+    if ctx.spec.get("base_adapter"):
+        earlier = _source(ctx, "base_adapter")
+        adapter = read_adapter(bring(earlier.store, earlier.manifest_digest, folder / ADAPTER_FOLDER))
+    if adapter is not None:
+        check_targets(empty_model(config), adapter)
+    for path in sorted(path for path in folder.rglob("*") if path.is_file()):
+        preparation.add_file(f"{BASE}/{path.relative_to(folder).as_posix()}", path)
+    return text, config
 
 
 def _encode_phase(
     ctx: EngineContext,
     spec: TrainingSpec,
     number: int,
-    tokenizer: Tokenizer,
+    text: BaseText,
     train: Columns,
     heldout: Columns | None,
     preparation: Preparation,
 ) -> None:
     name, phase = spec.phase_names[number], spec.phases[number]
-    arrays = encode_phase(tokenizer, train, spec, number)
+    arrays = encode_phase(text.tokenizer, text.special, train, spec, number)
     if arrays is None:
         detail = f"no row has text in {phase.text_column!r}"
         if phase.method is Method.SFT:
@@ -161,7 +193,9 @@ def _encode_phase(
             detail = f"no row has an answer in {phase.answer_column!r}{wanted} beside {phase.text_column!r}"
         raise EngineError("CONTENT_INVALID", f"Nothing to learn from in phase {name}: {detail}.", detail=detail)
     preparation.add_arrays(number, "train", arrays)
-    held = encode_phase(tokenizer, heldout, spec, number, heldout=True) if heldout is not None else None
+    held = None
+    if heldout is not None:
+        held = encode_phase(text.tokenizer, text.special, heldout, spec, number, heldout=True)
     if held is not None:
         preparation.add_arrays(number, "heldout", held)
     elif heldout is not None:
@@ -170,19 +204,15 @@ def _encode_phase(
 
 def _finish(ctx: EngineContext, spec: TrainingSpec, plan: Json, outcome: Json) -> Json:
     """Commits the model beside its weights."""
-    store, config = ctx.blobs_write, LlamaConfig(**plan["config"])
-    prepared = {entry["path"]: entry["sha256"] for entry in store.load_manifest_sync(plan["prepared"])["blobs"]}
-    tokenizer = Tokenizer.from_str(store.read_sync(prepared["tokenizer.json"]).decode())
+    store, config = ctx.blobs_write, config_of(plan)
     templates = [phase.prompt_template for phase in spec.phases if phase.method is Method.SFT]
-    files = config_files(config) | tokenizer_files(
-        tokenizer, config.max_position_embeddings, templates[-1] if templates else None
-    )
+    files = _text_files(ctx, spec, plan, config, templates[-1] if templates else None)
     digest, entries = commit_model(store, outcome["weights"], files)
     leaked = {"leaked_share": plan["leaked_share"]} if "leaked_share" in plan else {}
     return {
         "manifest_digest": digest,
         "files": entries,
-        "parameter_count": replace(spec.architecture, vocabulary_size=config.vocab_size).parameter_count,
+        "parameter_count": outcome["parameter_count"],
         "context_length": config.max_position_embeddings,
         "architecture": config.model_type,
         "rows": plan["rows"],
@@ -191,3 +221,18 @@ def _finish(ctx: EngineContext, spec: TrainingSpec, plan: Json, outcome: Json) -
         "cpu_seconds": outcome["cpu_seconds"],
         "framework": {name: importlib.metadata.version(name) for name in _FRAMEWORK},
     }
+
+
+def _text_files(
+    ctx: EngineContext, spec: TrainingSpec, plan: Json, config: PreTrainedConfig, template: str | None
+) -> dict[str, bytes]:
+    """Everything but the weights: from a base what it came with, with the template that was tuned if one was."""
+    store = ctx.blobs_write
+    with tempfile.TemporaryDirectory(prefix="argosy-base-") as folder:
+        base = bring_base(store, plan["prepared"], Path(folder), weights=False)
+        if base is not None:
+            complete = spec.adapter is None or spec.adapter.merge
+            return based_files(base, read_text(base, config), template, complete)
+    prepared = {entry["path"]: entry["sha256"] for entry in store.load_manifest_sync(plan["prepared"])["blobs"]}
+    tokenizer = Tokenizer.from_str(store.read_sync(prepared["tokenizer.json"]).decode())
+    return config_files(config) | tokenizer_files(tokenizer, config.max_position_embeddings, template)

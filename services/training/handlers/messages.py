@@ -5,6 +5,7 @@ from __future__ import annotations
 from argosy.training.v1 import training_pb2 as pb
 
 from libs.common.db.mapping import timestamp, to_proto
+from services.training.domain.adapter import Adapter
 from services.training.domain.models import Gate, ModelProject, ModelVersion, Transition
 from services.training.domain.spec import PLACEHOLDER, Architecture, Method, Phase, TrainingSpec
 from services.training.domain.trainings import Training, TrainingRun
@@ -106,6 +107,7 @@ def transition_message(transition: Transition) -> pb.ModelVersionTransition:
 def spec_message(spec: TrainingSpec) -> pb.TrainingSpec:
     shape = spec.architecture
     return pb.TrainingSpec(
+        adapter=_adapter_message(spec.adapter) if spec.adapter else None,
         phases=[_phase_message(phase) for phase in spec.phases],
         architecture=pb.Architecture(
             vocabulary_size=shape.vocabulary_size,
@@ -121,6 +123,18 @@ def spec_message(spec: TrainingSpec) -> pb.TrainingSpec:
         gpus_per_worker=spec.gpus_per_worker,
         seed=spec.seed,
         checkpoint_every=spec.checkpoint_every,
+    )
+
+
+def _adapter_message(adapter: Adapter) -> pb.Adapter:
+    return pb.Adapter(
+        method=pb.Adapter.METHOD_LORA,
+        rank=adapter.rank,
+        alpha=adapter.alpha,
+        dropout=adapter.dropout,
+        target_modules=adapter.target_modules,
+        quantize_base_bits=adapter.quantize_base_bits,
+        merge=adapter.merge,
     )
 
 
@@ -149,6 +163,19 @@ def spec_from(message: pb.TrainingSpec) -> TrainingSpec:
         gpus_per_worker=message.gpus_per_worker,
         seed=message.seed,
         checkpoint_every=message.checkpoint_every or 200,
+        adapter=_adapter_from(message.adapter) if message.HasField("adapter") else None,
+    )
+
+
+def _adapter_from(message: pb.Adapter) -> Adapter:
+    """As it was given: what is left out depends on the base, and `bases.fitted` puts it in."""
+    return Adapter(
+        rank=message.rank,
+        alpha=message.alpha,
+        dropout=message.dropout,
+        target_modules=tuple(message.target_modules),
+        quantize_base_bits=message.quantize_base_bits,
+        merge=message.merge,
     )
 
 

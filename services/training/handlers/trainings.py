@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from argosy.training.v1 import training_pb2
@@ -15,9 +16,10 @@ from libs.common.rpc.call import Call
 from libs.common.rpc.masks import fields_to_change
 from libs.common.rpc.pagination import PageToken, page_size
 from services.training.clients.dataset import DatasetVersion
-from services.training.domain.estimate import estimate
+from services.training.domain.estimate import Estimate, estimate
 from services.training.domain.preflight import DataFacts, Finding, preflight
 from services.training.domain.trainings import Training, TrainingRun, snapshot
+from services.training.handlers.bases import base_of, fit_to_base, given_numbers
 from services.training.handlers.messages import run_message, spec_from, training_message
 from services.training.store.repositories import ModelProjects, ModelVersions, TrainingRuns, Trainings
 
@@ -73,7 +75,7 @@ async def create_training(request: pb.CreateTrainingRequest, call: Call[App]) ->
         base_model_version=given.base_model_version,
         spec=spec_from(given.spec),
     )
-    await _check(training, call)
+    await _check(training, given_numbers(given.spec.architecture), call)
     await Trainings(call.uow).insert(training)
     call.uow.emit("training.training.created", training)
     return training_message(training)
@@ -84,13 +86,15 @@ async def update_training(request: pb.UpdateTrainingRequest, call: Call[App]) ->
     training = await repository.get(request.training.name)
     training.require_etag(request.training.etag)
     given = request.training
+    numbers = {"sequence_length": training.spec.architecture.sequence_length}
     for field in fields_to_change(given, request.update_mask, _MUTABLE):
         if field == "spec":
             training.spec = spec_from(given.spec)
+            numbers = given_numbers(given.spec.architecture)
         else:
             setattr(training, field, dict(given.labels) if field == "labels" else getattr(given, field))
     training.update_time = call.clock.now()
-    await _check(training, call)
+    await _check(training, numbers, call)
     await repository.save(training)
     call.uow.emit("training.training.updated", training)
     return training_message(training)
@@ -115,9 +119,10 @@ async def undelete_training(request: pb.UndeleteTrainingRequest, call: Call[App]
 
 
 async def run_training(request: pb.RunTrainingRequest, call: Call[App]) -> training_pb2.TrainingRun:
-    training = await _read(request.name, call)
+    training, base_parameters = await _read(request.name, call)
     versions = await _versions(training, call)
-    blocking = [finding for finding in await _findings(training, versions, call) if finding.blocking]
+    found = await _findings(training, versions, estimate(training.spec, base_parameters), call)
+    blocking = [finding for finding in found if finding.blocking]
     if blocking:
         first = blocking[0]
         raise DomainError("PREFLIGHT_FAILED", first.message, check=first.check, detail=first.message)
@@ -151,15 +156,15 @@ async def list_training_runs(request: pb.ListTrainingRunsRequest, call: Call[App
 
 
 async def preflight_training(request: pb.PreflightTrainingRequest, call: Call[App]) -> pb.PreflightTrainingResponse:
-    training = await _read(request.name, call)
+    training, base_parameters = await _read(request.name, call)
+    guess = estimate(training.spec, base_parameters)
     findings: list[Finding] = []
     try:
-        findings = await _findings(training, await _versions(training, call), call)
+        findings = await _findings(training, await _versions(training, call), guess, call)
     except ArgosyError as error:
         if error.reason != "NOT_FOUND":
             raise
         findings = [Finding("schema", True, error.message)]
-    guess = estimate(training.spec)
     return pb.PreflightTrainingResponse(
         findings=[
             pb.PreflightFinding(check=finding.check, blocking=finding.blocking, message=finding.message)
@@ -168,22 +173,30 @@ async def preflight_training(request: pb.PreflightTrainingRequest, call: Call[Ap
         seconds=guess.seconds,
         memory_bytes=guess.memory_bytes,
         parameter_count=guess.parameter_count,
+        trained_parameter_count=guess.trained_parameter_count,
     )
 
 
-async def _check(training: Training, call: Call[App]) -> None:
-    """What a training names in this service must be there; data is looked at by the pre-flight."""
+async def _check(training: Training, given: Mapping[str, int], call: Call[App]) -> None:
+    """What a training names in this service must be there; data is looked at by the pre-flight.
+
+    Args:
+        given: numbers of the architecture that the caller wrote.
+    """
     training.check()
     await ModelProjects(call.uow).get(training.model_project)
-    if training.base_model_version:
-        await ModelVersions(call.uow).get(training.base_model_version)
+    await fit_to_base(training, given, call)
 
 
-async def _read(name: str, call: Call[App]) -> Training:
-    """The training in a transaction of its own: peers are asked next, and no transaction waits for them."""
+async def _read(name: str, call: Call[App]) -> tuple[Training, int]:
+    """The training, and the parameters of its base (0: none), in a transaction of its own: peers are asked next, and
+    no transaction waits for them."""
     uow = call.deps.database.unit_of_work(call.org, call.principal.subject, deadline=call.deadline, read_only=True)
     try:
-        return await Trainings(uow).get(name)
+        training = await Trainings(uow).get(name)
+        if not training.base_model_version:
+            return training, 0
+        return training, (await base_of(training.base_model_version, uow, call.deps.blobs)).parameter_count
     finally:
         await uow.rollback()
 
@@ -195,14 +208,16 @@ async def _versions(training: Training, call: Call[App]) -> list[tuple[str, Data
     return [(field, await datasets.version(getattr(training, field), metadata)) for field in fields]
 
 
-async def _findings(training: Training, versions: list[tuple[str, DatasetVersion]], call: Call[App]) -> list[Finding]:
+async def _findings(
+    training: Training, versions: list[tuple[str, DatasetVersion]], guess: Estimate, call: Call[App]
+) -> list[Finding]:
     first = versions[0][1]
     sample = await call.deps.datasets.sample(first.name, _SAMPLE_ROWS, call.forward()) if first.row_count else []
     facts = [
         DataFacts(field, version.name, version.row_count, version.columns, sample if version is first else ())
         for field, version in versions
     ]
-    return preflight(training.spec, facts, estimate(training.spec), call.deps.memory_bytes)
+    return preflight(training.spec, facts, guess, call.deps.memory_bytes)
 
 
 async def _new_run(
@@ -218,6 +233,9 @@ async def _new_run(
         base = await ModelVersions(call.uow).get(training.base_model_version)
         lineage.append(Parent(base.name, base.manifest_digest, "fine_tuned_from"))
         secrecy = inherit_secrecy(secrecy, base.secrecy)
+        if base.is_adapter:
+            complete = await ModelVersions(call.uow).get(base.base_model_version)
+            lineage.append(Parent(complete.name, complete.manifest_digest, "adapted_from"))
     return TrainingRun(
         uid=uuid7(),
         name=f"{training.name}/runs/{run_id}",

@@ -60,14 +60,18 @@ class RunTasks:
         async with self._database.system(read_only=True) as uow:
             run = await TrainingRuns(uow).get(task.target)
             base = await ModelVersions(uow).get(run.base_model_version) if run.base_model_version else None
+            adapter = None
+            if base is not None and base.is_adapter:
+                adapter, base = base, await ModelVersions(uow).get(base.base_model_version)
         loaded: Json = {"spec": run.spec.to_json(), "train": await self._dataset_grant(run.dataset_version, task)}
         if run.validation_version:
             loaded["validation"] = await self._dataset_grant(run.validation_version, task)
             mesh = asdict(MeshAccess.of(runtime.settings))
             loaded["comparison"] = {"test": run.validation_version, "train": run.dataset_version, "mesh": mesh}
-        if base is not None:
-            grant = await self._blobs.grant(base.manifest_digest, task.name, _GRANT_SECONDS)
-            loaded["base"] = {"grant": grant, "manifest_digest": base.manifest_digest}
+        for part, version in (("base", base), ("base_adapter", adapter)):
+            if version is not None:
+                grant = await self._blobs.grant(version.manifest_digest, task.name, _GRANT_SECONDS)
+                loaded[part] = {"name": version.name, "grant": grant, "manifest_digest": version.manifest_digest}
         return loaded
 
     async def _dataset_grant(self, version: str, task: Task) -> Json:
@@ -102,6 +106,9 @@ class RunTasks:
         projects = ModelProjects(uow)
         project = await projects.get(run.model_project, deleted=True, for_update=True)
         version = self._version(run, project.next_version(), result)
+        if version.is_adapter:
+            earlier = await ModelVersions(uow).get(run.base_model_version, deleted=True)
+            version.base_model_version = earlier.base_model_version if earlier.is_adapter else earlier.name
         version.register(run.creator, version.create_time, f"made by {run.name}")
         project.train_framework = project.train_framework or f"torch {result['framework']['torch']}"
         project.update_time = version.create_time
@@ -123,6 +130,7 @@ class RunTasks:
             result["context_length"],
             result["results"],
             result["framework"],
+            result["architecture"],
         )
         data = [parent for parent in run.lineage if parent.digest]
         return ModelVersion(
