@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import Any, cast
+from typing import Any, TypeVar, cast
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -18,13 +18,14 @@ from libs.common.blobs import BlobStore
 from libs.common.domain import DomainError
 from libs.compute.context import EngineError
 from services.training.domain.adapter import Adapter
-from services.training.domain.bases import ADAPTER_CONFIG, ADAPTER_WEIGHTS, CONFIG, adapter_of
+from services.training.domain.bases import ADAPTER_CONFIG, ADAPTER_WEIGHTS, CONFIG, adapter_of, architecture_of
 from services.training.engines import baichuan
 from services.training.engines.templates import template_fault
 from services.training.engines.tokenizer import SpecialTokens
 
 Json = dict[str, Any]
 Shapes = dict[str, list[int]]
+T = TypeVar("T")
 
 INDEX, WEIGHTS = "model.safetensors.index.json", "model.safetensors"
 TOKENIZER, TOKENIZER_CONFIG = "tokenizer.json", "tokenizer_config.json"
@@ -83,13 +84,18 @@ def read_config(folder: Path) -> PreTrainedConfig:
     kind = document.get("model_type")
     if kind not in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES:
         raise refused(CONFIG, f"has the model_type {str(kind)[:60]!r}, which is no causal language model known here")
+    shapes = _refuse_damage(folder)
+    layers = _told(architecture_of, document, CONFIG).layers
+    # Some configurations write a list with an entry for each layer.
+    if layers > len(shapes):
+        raise refused(CONFIG, f"tells of {layers} layers; the files have {len(shapes)} tensors")
     try:
         config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
     except Exception as error:  # whatever a configuration class says about values that it does not take
         raise refused(CONFIG, f"is not one of {kind}: {_short(error)}") from error
     if not getattr(config, "max_position_embeddings", None):
         raise refused(CONFIG, "has no max_position_embeddings")
-    _check_weights(folder, config)
+    _check_weights(shapes, config)
     return config
 
 
@@ -139,10 +145,7 @@ def read_adapter(folder: Path) -> Adapter:
     Raises:
         EngineError: CONTENT_INVALID; names the file and what is wrong with it.
     """
-    try:
-        adapter = adapter_of(document_of(folder, ADAPTER_CONFIG))
-    except DomainError as error:
-        raise EngineError(error.reason, error.message, detail=ADAPTER_CONFIG) from error
+    adapter = _told(adapter_of, document_of(folder, ADAPTER_CONFIG), ADAPTER_CONFIG)
     _shapes(folder, ADAPTER_WEIGHTS)
     return adapter
 
@@ -164,12 +167,16 @@ def document_of(folder: Path, path: str) -> Json:
     return cast("Json", document)
 
 
-def _check_weights(folder: Path, config: PreTrainedConfig) -> None:
+def _told(rule: Callable[[Json], T], document: Json, path: str) -> T:
+    """What a rule of the domain reads from a document, its refusal as one of the engine."""
+    try:
+        return rule(document)
+    except DomainError as error:
+        raise EngineError(error.reason, error.message, detail=path) from error
+
+
+def _check_weights(shapes: Shapes, config: PreTrainedConfig) -> None:
     """Compares the headers of the weights with the configuration, before a worker takes memory for either."""
-    shapes = _refuse_damage(folder)
-    layers = getattr(config, "num_hidden_layers", 0)
-    if not isinstance(layers, int) or layers > len(shapes):
-        raise refused(CONFIG, f"tells of {layers} layers; the files have {len(shapes)} tensors")
     parameters = dict(empty_model(config).named_parameters())
     for name, shape in shapes.items():
         parameter = parameters.get(name)

@@ -113,25 +113,21 @@ async def test_preflight_counts_what_learns(served: Caller, base: training_pb2.M
     assert lora.memory_bytes > 0
 
 
-@pytest.mark.parametrize(
-    ("spec", "reason", "field"),
-    [
-        ({"architecture": training_pb2.Architecture(hidden_size=64)}, "INVALID_FIELD", "spec.architecture.hidden_size"),
-        ({"architecture": training_pb2.Architecture(sequence_length=65)}, "INVALID_FIELD", "sequence_length"),
-        ({"adapter": training_pb2.Adapter()}, "INVALID_FIELD", "adapter.method"),
-        ({"adapter": adapter_of(rank=2000)}, "INVALID_FIELD", "adapter.rank"),
-        ({"adapter": adapter_of(dropout=1)}, "INVALID_FIELD", "adapter.dropout"),
-        ({"adapter": adapter_of(quantize_base_bits=3)}, "INVALID_FIELD", "quantize_base_bits"),
-        ({"adapter": adapter_of(quantize_base_bits=4)}, "INVALID_FIELD", "spec.adapter.quantize_base_bits"),
-        ({"adapter": adapter_of(target_modules=["a b"])}, "INVALID_FIELD", "target_modules"),
-    ],
-)
-async def test_impossible_adapters_name_their_field(
-    served: Caller, base: training_pb2.ModelVersion, spec: dict[str, Any], reason: str, field: str
-) -> None:
-    error = await refusal(create(served, base.name, **spec))
-    assert error.reason == reason
-    assert field in error.metadata["field"]
+async def test_impossible_adapters_name_their_field(served: Caller, base: training_pb2.ModelVersion) -> None:
+    impossible: list[tuple[dict[str, Any], str]] = [
+        ({"architecture": training_pb2.Architecture(hidden_size=64)}, "spec.architecture.hidden_size"),
+        ({"architecture": training_pb2.Architecture(sequence_length=65)}, "spec.architecture.sequence_length"),
+        ({"adapter": training_pb2.Adapter()}, "adapter.method"),
+        ({"adapter": adapter_of(rank=2000)}, "adapter.rank"),
+        ({"adapter": adapter_of(dropout=1)}, "adapter.dropout"),
+        ({"adapter": adapter_of(quantize_base_bits=3)}, "adapter.quantize_base_bits"),
+        ({"adapter": adapter_of(quantize_base_bits=4)}, "spec.adapter.quantize_base_bits"),
+        ({"adapter": adapter_of(target_modules=["a b"])}, "adapter.target_modules"),
+    ]
+    for spec, field in impossible:
+        error = await refusal(create(served, base.name, **spec))
+        assert error.reason == "INVALID_FIELD"
+        assert field in error.metadata["field"]
 
 
 async def test_adapter_without_a_base_is_refused(served: Caller, base: training_pb2.ModelVersion) -> None:
@@ -139,25 +135,21 @@ async def test_adapter_without_a_base_is_refused(served: Caller, base: training_
     assert (error.reason, error.metadata["field"]) == ("INVALID_FIELD", "spec.adapter")
 
 
-@pytest.mark.parametrize(
-    ("files", "message"),
-    [
+async def test_bases_that_tell_nothing_are_refused(served: Caller, base: training_pb2.ModelVersion) -> None:
+    await create(served, base.name)
+    silent: list[tuple[dict[str, bytes], str]] = [
         ({"model.safetensors": b"x"}, "config.json of orgs/acme/modelProjects/packages/versions/2 is missing"),
         ({"config.json": b"{"}, "is not JSON"),
         ({"config.json": b"[]"}, "is no JSON object"),
         ({"config.json": b"{}"}, "has no vocab_size"),
         ({"config.json": b" " * (1 << 21)}, "1,048,576 at most"),
         ({"adapter_config.json": b'{"peft_type": "IA3"}'}, "is of type IA3, not LORA"),
-    ],
-)
-async def test_bases_that_tell_nothing_are_refused(
-    served: Caller, base: training_pb2.ModelVersion, files: dict[str, bytes], message: str
-) -> None:
-    await create(served, base.name)
-    odd = await made(served, NAME, files)
-    error = await refusal(create(served, odd.name, "other"))
-    assert error.reason == "CONTENT_INVALID"
-    assert message in error.message
+    ]
+    for files, message in silent:
+        odd = await made(served, NAME, files)
+        error = await refusal(create(served, odd.name, "other"))
+        assert error.reason == "CONTENT_INVALID"
+        assert message in error.message
 
 
 async def test_adapter_belongs_on_a_complete_version(served: Caller, base: training_pb2.ModelVersion) -> None:

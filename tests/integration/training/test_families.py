@@ -278,6 +278,14 @@ def test_hostile_and_broken_bases_are_refused_by_name(
     assert caught.value.metadata["detail"]
 
 
+def test_layers_are_counted_before_a_configuration_lists_them(tmp_path: Path) -> None:
+    """Qwen's configuration makes a list with an entry for each layer: gigabytes, were they believed."""
+    folder = write_base(tmp_path, "qwen3")
+    config_with(num_hidden_layers=10**9)(folder)
+    with pytest.raises(EngineError, match="tells of 1000000000 layers"):
+        read_config(folder)
+
+
 def test_paths_that_leave_the_folder_are_refused(store: BlobStore, tmp_path: Path) -> None:
     blob = store.put_sync(b"{}")
     entry = {"path": "../config.json", "sha256": blob.sha256, "size": blob.size}

@@ -93,11 +93,12 @@ async def check_download(caller: Caller, version: training_pb2.ModelVersion, fol
 
 
 async def test_adapter_is_trained_on_a_version(worker: Caller) -> None:
-    """From a version of a run to an adapter on it, with two workers that average the gradients of its matrices."""
+    """From a version of a run to an adapter on it."""
     first = await run(worker, spec=spec_of(pretrain=4, sft=4, workers=1))
     assert (await worker.finish(first.task)).state == task_pb2.Task.STATE_SUCCEEDED
     base = f"{PROJECT}/versions/1"
-    spec = spec_of(architecture=None, adapter=training_pb2.Adapter(method=training_pb2.Adapter.METHOD_LORA, rank=4))
+    lora = training_pb2.Adapter(method=training_pb2.Adapter.METHOD_LORA, rank=4)
+    spec = spec_of(architecture=None, adapter=lora, workers=1)
     del spec.phases[0]
     training = training_pb2.Training(name="orgs/acme/trainings/packages", base_model_version=base, spec=spec)
     mask = FieldMask(paths=["base_model_version", "spec"])
