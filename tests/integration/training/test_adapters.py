@@ -78,7 +78,7 @@ def learned(store: BlobStore, base: str) -> dict[str, Any]:
 
 def test_adapter_learns_the_task(learned: dict[str, Any]) -> None:
     results = learned["results"]
-    # Three labels, evenly: 0.33 by chance. Measured: MEASURED.
+    # Three labels, evenly: 0.33 by chance. Measured: from 0.33 to 1.00, the loss from 0.47 to 0.27.
     assert results["sft.heldout_exact_match_before"] < 0.5
     assert results["sft.heldout_exact_match_after"] > results["sft.heldout_exact_match_before"] + 0.4
     assert results["sft.heldout_loss_after"] < results["sft.heldout_loss_before"] - 0.1
