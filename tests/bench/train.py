@@ -44,7 +44,7 @@ from services.training.engines.loop import seed_worker
 from services.training.engines.model import llama_config, new_model
 from services.training.engines.optimise import BETAS, CLIP_NORM, learning_rate
 from services.training.engines.order import Order
-from services.training.engines.tokenizer import tokenizer_files, train_tokenizer
+from services.training.engines.tokenizer import SpecialTokens, chat_template, tokenizer_files, train_tokenizer
 from tests.bench.peers import install
 from tests.bench.report import FOLDER, ROOT, save
 from tests.unit.training.samples import write_version
@@ -99,7 +99,8 @@ class Start:
         self.folder.mkdir()
         model = new_model(self.config, SEED)
         model.save_pretrained(self.folder)
-        files = config_files(self.config) | tokenizer_files(self.tokenizer, ARCHITECTURE.sequence_length, "{text}\n")
+        template = chat_template("{text}\n")
+        files = config_files(self.config) | tokenizer_files(self.tokenizer, ARCHITECTURE.sequence_length, template)
         for name, content in files.items():
             (self.folder / name).write_bytes(content)
         self.base = self._commit()
@@ -130,7 +131,11 @@ def plain(start: Start) -> float:
     seed_worker(SEED, THREADS)
     rows = AnswerRows(
         encode_examples(
-            start.tokenizer, [(row["package"], row["text"]) for row in start.rows], PHASE, ARCHITECTURE.sequence_length
+            start.tokenizer,
+            SpecialTokens(),
+            [(row["package"], row["text"]) for row in start.rows],
+            PHASE,
+            ARCHITECTURE.sequence_length,
         )
     )
     order = Order(len(rows), BATCH, SEED, 0, rows.lengths)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from services.training.domain.adapter import Adapter
 from services.training.domain.spec import Method, Phase, TrainingSpec
 from services.training.domain.trainings import TrainingRun
 
@@ -20,19 +21,22 @@ def model_card(
     context_length: int,
     results: Mapping[str, float],
     framework: Mapping[str, str],
+    architecture: str = "llama",
 ) -> str:
     """The card.
 
     Args:
         run: that made the version.
         name: of the version.
+        parameter_count: of its files.
         context_length: tokens.
         results: figures of the run by name.
         framework: versions by name.
+        architecture: family, as in config.json.
     """
     sections = [
         f"# {name.split('/')[3]}, version {name.rsplit('/', 1)[1]}",
-        _summary(run, parameter_count, context_length, manifest_digest),
+        _summary(run, architecture, parameter_count, context_length, manifest_digest),
         _data(run, results),
         _method(run.spec, framework),
         _losses(run.spec, results),
@@ -50,10 +54,16 @@ _LIMITS = """## Limits
 - Whatever is in the data, errors and prejudice included, may be in its answers."""
 
 
-def _summary(run: TrainingRun, parameter_count: int, context_length: int, manifest_digest: str) -> str:
+def _summary(
+    run: TrainingRun, architecture: str, parameter_count: int, context_length: int, manifest_digest: str
+) -> str:
     start = f"fine-tuned from `{run.base_model_version}`" if run.base_model_version else "trained from nothing"
+    adapter = run.spec.adapter
+    what = f"decoder of the architecture `{architecture}`"
+    if adapter is not None and not adapter.merge:
+        what = f"LoRA adapter of rank {adapter.rank} for a {what}"
     return (
-        f"A Llama-architecture decoder with {parameter_count:,} parameters and a context of {context_length} tokens, "
+        f"A {what} with {parameter_count:,} parameters and a context of {context_length} tokens, "
         f"{start} by `{run.name}`.\n\nManifest: `{manifest_digest}`"
     )
 
@@ -75,8 +85,17 @@ def _method(spec: TrainingSpec, framework: Mapping[str, str]) -> str:
             f"| {name} | {phase.steps} | {phase.batch_size} | {phase.learning_rate:g} | {', '.join(phase.columns)} |"
         )
     versions = ", ".join(f"{name} {version}" for name, version in sorted(framework.items()))
+    if spec.adapter is not None:
+        lines += ["", _adapter(spec.adapter)]
     lines += ["", f"{spec.workers} workers, seed {spec.seed}; {versions}."]
     return "\n".join(lines)
+
+
+def _adapter(adapter: Adapter) -> str:
+    targets = ", ".join(f"`{name}`" for name in adapter.target_modules) or "all linear layers"
+    end = "added to the weights of the base in the end" if adapter.merge else "kept beside the base"
+    base = f", the base at {adapter.quantize_base_bits} bits meanwhile" if adapter.quantize_base_bits else ""
+    return f"LoRA of rank {adapter.rank}, alpha {adapter.alpha:g}, beside {targets}{base}; {end}."
 
 
 def _losses(spec: TrainingSpec, results: Mapping[str, float]) -> str:

@@ -251,14 +251,17 @@ class HyperparameterSearch(Resource):
         self.best_trial, self.best_value = (best.number, best.value) if best else (None, None)
 
 
-def trial_spec(spec: TrainingSpec, parameters: Point) -> TrainingSpec:
+def trial_spec(spec: TrainingSpec, parameters: Point, based: bool) -> TrainingSpec:
     """The training's specification with the values of a trial.
+
+    Args:
+        based: whether the training has a base model version.
 
     Raises:
         DomainError: INVALID_FIELD, the values do not fit each other.
     """
     changed = TrainingSpec.from_json(with_values(spec.to_json(), parameters))
-    changed.check()
+    changed.check(based)
     return changed
 
 

@@ -7,6 +7,7 @@ from enum import StrEnum
 from typing import Any
 
 from libs.common.domain import DomainError
+from services.training.domain.adapter import Adapter
 from services.training.domain.divergence import OnDivergence
 
 PLACEHOLDER = "{text}"
@@ -102,6 +103,7 @@ class TrainingSpec:
         on_divergence: what happens when the loss has run away.
         heldout_at: shares of each phase's steps after which held-out rows are asked too; a search sets its rungs here.
         probe: whether the effect of pre-training is measured beside the run; a search turns it off.
+        adapter: what is trained beside the weights of the base; None: all weights.
     """
 
     phases: tuple[Phase, ...]
@@ -114,6 +116,7 @@ class TrainingSpec:
     on_divergence: OnDivergence = OnDivergence.ALERT
     heldout_at: tuple[float, ...] = ()
     probe: bool = True
+    adapter: Adapter | None = None
 
     @property
     def steps(self) -> int:
@@ -129,11 +132,18 @@ class TrainingSpec:
             names.append(phase.method.value if not earlier else f"{phase.method.value}_{earlier + 1}")
         return tuple(names)
 
-    def check(self) -> None:
-        """Raises INVALID_FIELD for what no data could make right."""
+    def check(self, based: bool = False) -> None:
+        """Raises INVALID_FIELD for what no data could make right.
+
+        Args:
+            based: whether there is a base model version; the architecture is then that of a model that works.
+        """
         if not self.phases:
             raise invalid("spec.phases", "must have at least one phase")
-        self.architecture.check()
+        if not based:
+            self.architecture.check()
+        if self.adapter is not None:
+            self._check_adapter(self.adapter, based)
         for index, phase in enumerate(self.phases):
             where = f"spec.phases[{index}]"
             if phase.messages_column and phase.method is not Method.SFT:
@@ -143,6 +153,12 @@ class TrainingSpec:
             if phase.batch_size < self.workers:
                 raise invalid(f"{where}.batch_size", f"must be at least the number of workers, {self.workers}")
 
+    def _check_adapter(self, adapter: Adapter, based: bool) -> None:
+        if not based:
+            raise invalid("spec.adapter", "needs a training.base_model_version")
+        if adapter.quantize_base_bits and not self.gpus_per_worker:
+            raise invalid("spec.adapter.quantize_base_bits", "needs spec.gpus_per_worker of at least 1")
+
     def to_json(self) -> dict[str, Any]:
         """For task rows and engines; `from_json` reads it back."""
         return asdict(self)
@@ -151,9 +167,15 @@ class TrainingSpec:
     def from_json(cls, data: dict[str, Any]) -> TrainingSpec:
         """What `to_json` wrote."""
         phases = tuple(_phase(phase) for phase in data["phases"])
-        rest: dict[str, Any] = {**data, "phases": phases, "architecture": Architecture(**data["architecture"])}
-        rest["on_divergence"] = OnDivergence(data.get("on_divergence", OnDivergence.ALERT))
-        rest["heldout_at"] = tuple(data.get("heldout_at", ()))
+        adapter = Adapter.from_json(data["adapter"]) if data.get("adapter") else None
+        rest: dict[str, Any] = {
+            **data,
+            "phases": phases,
+            "architecture": Architecture(**data["architecture"]),
+            "on_divergence": OnDivergence(data.get("on_divergence", OnDivergence.ALERT)),
+            "heldout_at": tuple(data.get("heldout_at", ())),
+            "adapter": adapter,
+        }
         return cls(**rest)
 
 

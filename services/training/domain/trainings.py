@@ -47,7 +47,7 @@ class Training(Resource):
         if self.runs_algorithm:
             self._check_algorithm()
         else:
-            self.spec.check()
+            self.spec.check(based=bool(self.base_model_version))
             if self.parameters:
                 raise invalid("training.parameters", "are those of an algorithm, and there is no algorithm_version")
         # An algorithm that acts in an environment of its own reads no data; what it reads is in the catalogue.

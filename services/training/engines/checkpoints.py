@@ -1,4 +1,4 @@
-"""Checkpoints: weights, optimiser and random state under one manifest, written by the leading worker."""
+"""Checkpoints: trained weights, optimiser and random state under one manifest, written by the leading worker."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from typing import Any
 import torch
 from safetensors.torch import load as load_safetensors
 from safetensors.torch import save as save_safetensors
-from transformers import LlamaForCausalLM
+from torch import nn
 
 from libs.common.blobs import BlobStore
-from services.training.engines.model import load_weights, weights
+from services.training.engines.model import load_weights, trained_weights
 
 Json = dict[str, Any]
 
@@ -39,9 +39,9 @@ class Progress:
 
 
 def write_checkpoint(
-    store: BlobStore, model: LlamaForCausalLM, optimiser: torch.optim.Optimizer | None, progress: Progress, phase: str
+    store: BlobStore, model: nn.Module, optimiser: torch.optim.Optimizer | None, progress: Progress, phase: str
 ) -> Json:
-    """Writes and commits a checkpoint.
+    """Writes and commits a checkpoint. Weights that are frozen are not in it: the base has them.
 
     Args:
         optimiser: None between two phases, as each has its own.
@@ -49,7 +49,8 @@ def write_checkpoint(
     Returns:
         What to keep as the task's checkpoint: `manifest_digest`, `phase`, `step` (of that phase) and `progress`.
     """
-    files = {"model.safetensors": save_safetensors(weights(model))}
+    tensors = {name: tensor.cpu().contiguous() for name, tensor in trained_weights(model).items()}
+    files = {"model.safetensors": save_safetensors(tensors)}
     if optimiser is not None:
         buffer = io.BytesIO()
         torch.save({"optimiser": optimiser.state_dict(), "random": torch.get_rng_state()}, buffer)
@@ -67,7 +68,7 @@ def read_progress(checkpoint: Json | None) -> Progress:
     return Progress(**checkpoint["progress"]) if checkpoint and "progress" in checkpoint else Progress()
 
 
-def read_weights(store: BlobStore, checkpoint: Json, model: LlamaForCausalLM) -> None:
+def read_weights(store: BlobStore, checkpoint: Json, model: nn.Module) -> None:
     """Puts the weights of a checkpoint into the model."""
     load_weights(model, load_safetensors(_read(store, checkpoint, "model.safetensors")))
 

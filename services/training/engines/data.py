@@ -16,6 +16,7 @@ from services.training.domain.spec import Method, Phase, TrainingSpec
 from services.training.engines.encode import encode_examples, pack
 from services.training.engines.heldout import ANSWER_ROWS, PACKED_ROWS
 from services.training.engines.prepared import Arrays, phase_arrays
+from services.training.engines.tokenizer import SpecialTokens
 
 Columns = dict[str, list[str]]
 
@@ -55,7 +56,13 @@ def _texts(batch: pa.RecordBatch, name: str) -> Iterator[str]:
 
 
 def encode_phase(
-    tokenizer: Tokenizer, columns: Columns, spec: TrainingSpec, number: int, *, heldout: bool = False
+    tokenizer: Tokenizer,
+    special: SpecialTokens,
+    columns: Columns,
+    spec: TrainingSpec,
+    number: int,
+    *,
+    heldout: bool = False,
 ) -> Arrays | None:
     """Encodes as many random rows as the phase will read, no more: a fixed number of steps rarely needs all of them.
 
@@ -72,15 +79,17 @@ def encode_phase(
     order = np.random.default_rng([spec.seed & 0xFFFFFFFFFFFFFFFF, number, int(heldout)]).permutation(len(texts))
     if phase.method is Method.PRETRAIN:
         wanted = PACKED_ROWS if heldout else phase.steps * phase.batch_size
-        sequences = _pack_enough(tokenizer, texts, order, length, wanted)
+        sequences = _pack_enough(tokenizer, special, texts, order, length, wanted)
         return phase_arrays(sequences, None) if len(sequences) else None
     wanted = ANSWER_ROWS if heldout else phase.steps * phase.batch_size
     rows = _answered(columns, phase, order, wanted)
-    examples = encode_examples(tokenizer, rows, phase, length)
+    examples = encode_examples(tokenizer, special, rows, phase, length)
     return phase_arrays(None, examples) if len(examples) else None
 
 
-def _pack_enough(tokenizer: Tokenizer, texts: list[str], order: np.ndarray, length: int, wanted: int) -> np.ndarray:
+def _pack_enough(
+    tokenizer: Tokenizer, special: SpecialTokens, texts: list[str], order: np.ndarray, length: int, wanted: int
+) -> np.ndarray:
     """Sequences from texts in the given order until there are `wanted` or the texts end."""
     # A token stands for two to five characters: three is a first guess, and the loop takes more where that was low.
     parts: list[np.ndarray] = []
@@ -90,7 +99,7 @@ def _pack_enough(tokenizer: Tokenizer, texts: list[str], order: np.ndarray, leng
         while end < len(order) and characters < (wanted - found) * length * 3:
             characters += len(texts[order[end]])
             end += 1
-        sequences = pack(tokenizer, (texts[index] for index in order[start:end]), length)
+        sequences = pack(tokenizer, special, (texts[index] for index in order[start:end]), length)
         parts.append(sequences)
         # The rest of a part that fills no sequence is dropped.
         found, start = found + len(sequences), end

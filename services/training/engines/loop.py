@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
@@ -68,6 +69,7 @@ class PhaseLoop:
         self._phase = phase
         self._rows = rows
         self._order = Order(len(rows), phase.batch_size, seed, number, rows.lengths)
+        self._entropy = (seed & 0xFFFFFFFFFFFFFFFF, number)
         self._group = group
         self._forward: nn.Module = objective if group.world == 1 else DistributedDataParallel(objective)
 
@@ -92,6 +94,9 @@ class PhaseLoop:
         rate = learning_rate(step, phase.steps, phase.learning_rate, phase.warmup_fraction)
         for options in self.optimiser.param_groups:
             options["lr"] = rate
+        # Dropout, where a model has it, is a function of the step like the rows, so that resuming stays exact.
+        random = np.random.SeedSequence([*self._entropy, step, group.rank])
+        torch.manual_seed(int(random.generate_state(1, np.uint64)[0]))
         all_rows = self._order.batch(step)
         batch = self._rows.batch(all_rows[group.rank :: group.world]).to(group.device)
         summed, _ = self._forward(batch.inputs, batch.places, batch.targets)
@@ -125,6 +130,6 @@ def diverged(phase: Phase, step: int, what: str) -> EngineError:
 
 
 def seed_worker(seed: int, threads: int) -> None:
-    """One seed for every worker: nothing in the model is random but its first weights."""
+    """One seed for every worker, whose first weights are then equal; what else is random has a seed of its own."""
     torch.manual_seed(seed)
     torch.set_num_threads(max(1, threads))

@@ -4,20 +4,24 @@ from __future__ import annotations
 
 import io
 from collections.abc import Callable
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 import numpy as np
-from transformers import LlamaConfig
+from transformers import AutoConfig, PreTrainedConfig
 
 from libs.common.blobs import BlobStore
 from services.training.domain.spec import Method, Phase, TrainingSpec
 from services.training.engines.batches import AnswerRows, PackedRows
+from services.training.engines.checkpoints import Json
 from services.training.engines.encode import Array, Examples
 from services.training.engines.loop import PhaseData
 from services.training.engines.turn_rows import TurnRows
 from services.training.engines.worker import Job
 
 Arrays = dict[str, Array]
+
+# Where the files of a base model lie in prepared data.
+BASE = "base"
 
 
 def phase_arrays(sequences: Array | None, examples: Examples | None) -> Arrays:
@@ -42,8 +46,8 @@ class Preparation:
             np.save(buffer, array, allow_pickle=False)
             self.add_file(f"{phase}/{part}/{name}.npy", buffer.getvalue())
 
-    def add_file(self, path: str, content: bytes) -> None:
-        """Stores a file."""
+    def add_file(self, path: str, content: bytes | Path) -> None:
+        """Stores bytes, or what is in a file."""
         blob = self._store.put_sync(content)
         self._blobs.append({"path": path, "sha256": blob.sha256, "size": blob.size})
 
@@ -52,12 +56,19 @@ class Preparation:
         return self._store.commit_sync({"kind": "training.prepared", "blobs": self._blobs})
 
 
-def load_job(store: BlobStore, digest: str, spec: TrainingSpec, config: LlamaConfig, folder: Path) -> Job:
+def config_of(plan: Json) -> PreTrainedConfig:
+    """The configuration of the model that a plan is for."""
+    return AutoConfig.for_model(**plan["config"])
+
+
+def load_job(store: BlobStore, plan: Json, spec: TrainingSpec, folder: Path) -> Job:
     """Reads prepared data for one worker. Arrays are mapped from files, so that their size does not count as memory.
 
     Args:
+        plan: see `train.prepare`.
         folder: for the files; must live as long as the job.
     """
+    digest = plan["prepared"]
     paths = {entry["path"]: entry["sha256"] for entry in store.load_manifest_sync(digest)["blobs"]}
 
     def array(path: str) -> Array:
@@ -75,8 +86,26 @@ def load_job(store: BlobStore, digest: str, spec: TrainingSpec, config: LlamaCon
         )
         for number, phase in enumerate(spec.phases)
     ]
-    base = store.read_sync(paths["base.safetensors"]) if "base.safetensors" in paths else None
-    return Job(spec, config, data, store, base)
+    base = bring_base(store, digest, folder)
+    return Job(spec, config_of(plan), data, store, base, plan.get("base", ""))
+
+
+def bring_base(store: BlobStore, digest: str, folder: Path, weights: bool = True) -> Path | None:
+    """Writes the base model of prepared data below a folder.
+
+    Args:
+        weights: whether its weights are wanted, or only its small files.
+
+    Returns:
+        Where it lies; None if the run starts from nothing.
+    """
+    base = folder / BASE
+    for entry in store.load_manifest_sync(digest)["blobs"]:
+        path = PurePosixPath(str(entry["path"]))
+        if path.parts[0] == BASE and (weights or path.suffix != ".safetensors"):
+            (folder / path).parent.mkdir(parents=True, exist_ok=True)
+            store.export_sync(str(entry["sha256"]), folder / path)
+    return base if base.exists() else None
 
 
 def _rows(phase: Phase, array: Callable[[str], Array]) -> PackedRows | AnswerRows | TurnRows:

@@ -5,14 +5,13 @@ from __future__ import annotations
 import time
 from collections import deque
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import psutil
 import torch
-from safetensors.torch import load as load_safetensors
-from safetensors.torch import save as save_safetensors
 from torch.optim import Optimizer
-from transformers import LlamaConfig
+from transformers import PreTrainedConfig
 
 from libs.common.blobs import BlobStore
 from libs.compute.context import EnginePaused
@@ -28,9 +27,10 @@ from services.training.engines.checkpoints import (
 from services.training.engines.group import Group
 from services.training.engines.heldout import evaluate
 from services.training.engines.loop import PhaseData, PhaseLoop, Step, check_loss
-from services.training.engines.model import Objective, load_weights, new_model, weights
+from services.training.engines.model import Objective, sequence_length, trained_weights
 from services.training.engines.probe import pretraining_effect
 from services.training.engines.reports import Reports
+from services.training.engines.start import bare, finished_files, starting_model
 
 METRICS_EVERY = 10
 # Asking costs a message to the carrier.
@@ -50,14 +50,16 @@ class Job:
         config: of the model.
         data: of each phase.
         store: the task's own blobs.
-        base_weights: safetensors bytes to start from; None: fresh weights.
+        base: folder with the model to start from; None: fresh weights.
+        base_name: resource name of its complete version.
     """
 
     spec: TrainingSpec
-    config: LlamaConfig
+    config: PreTrainedConfig
     data: list[PhaseData]
     store: BlobStore
-    base_weights: bytes | None = None
+    base: Path | None = None
+    base_name: str = ""
 
 
 class Worker:
@@ -74,9 +76,10 @@ class Worker:
         # The first checkpoint of a task has only the prepared data.
         self._checkpoint = checkpoint if checkpoint and "manifest_digest" in checkpoint else None
         self._progress = read_progress(checkpoint)
+        self._model = starting_model(job.spec, job.config, job.base)
         self._objective = self._new_objective()
         self._weight_of_phases = [
-            phase.steps * phase.batch_size * _mean_length(data, job.config) * _COST[phase.method]
+            phase.steps * phase.batch_size * _mean_length(data, job) * _COST[phase.method]
             for phase, data in zip(job.spec.phases, job.data, strict=True)
         ]
         self._recent: deque[tuple[float, float]] = deque(maxlen=50)
@@ -86,7 +89,8 @@ class Worker:
         """All phases from where the checkpoint stands.
 
         Returns:
-            `results`, `tokens`, `cpu_seconds` and, from the leading worker, `weights`: the blob with the safetensors.
+            `results`, `tokens`, `cpu_seconds` and, from the leading worker, `weights` (SHA-256 of the written files by
+            path) and the `parameter_count` of these files.
 
         Raises:
             EngineError: It diverged.
@@ -102,25 +106,25 @@ class Worker:
             self._write_checkpoint(None, name)
             if progress.phase < len(spec.phases):
                 self._pause_if_asked()
-        digest = ""
+        # Writing merges an adapter into its base and takes the model apart: the figures come first.
+        figures = self._figures()
+        job = self._job
+        files, parameters = {}, 0
         if self._group.leads:
-            content = save_safetensors(weights(self._objective.model), metadata={"format": "pt"})
-            digest = self._job.store.put_sync(content).sha256
+            files, parameters = finished_files(job.store, self._model, spec, job.config, job.base, job.base_name)
         return {
-            "results": self._figures(),
+            "results": figures,
             "tokens": progress.tokens,
             "cpu_seconds": progress.cpu_seconds,
-            "weights": digest,
+            "weights": files,
+            "parameter_count": parameters,
         }
 
     def _new_objective(self) -> Objective:
-        job = self._job
-        model = new_model(job.config, job.spec.seed)
+        model = bare(self._model)
         if self._checkpoint is not None:
-            read_weights(job.store, self._checkpoint, model)
-        elif job.base_weights is not None:
-            load_weights(model, load_safetensors(job.base_weights))
-        return Objective(model).to(self._group.device)
+            read_weights(self._job.store, self._checkpoint, model)
+        return Objective(model).to(self._group.device).train()
 
     def _run_phase(self, number: int, phase: Phase, name: str) -> None:
         progress, data = self._progress, self._job.data[number]
@@ -180,6 +184,9 @@ class Worker:
             self._asked = (0.0, False)
 
     def _probe(self, number: int, phase: Phase, data: PhaseData) -> None:
+        if self._job.spec.adapter is not None:
+            # Fresh weights under an adapter would be frozen: there is nothing to compare with.
+            return
         results, phases = self._progress.results, self._job.spec.phases
         first = (
             self._job.spec.probe
@@ -284,9 +291,11 @@ class Worker:
         results["tokens_per_second"] = progress.tokens / max(progress.train_seconds, 1e-9)
         results["cpu_seconds"] = progress.cpu_seconds
         results["train_seconds"] = progress.train_seconds
+        trained = trained_weights(self._objective.model)
+        results["trained_parameters"] = float(sum(tensor.numel() for tensor in trained.values()))
         return results
 
 
-def _mean_length(data: PhaseData, config: LlamaConfig) -> float:
+def _mean_length(data: PhaseData, job: Job) -> float:
     lengths: Any = data.train.lengths
-    return float(lengths.mean()) if lengths is not None else float(config.max_position_embeddings)
+    return float(lengths.mean()) if lengths is not None else float(sequence_length(job.spec, job.config))

@@ -6,6 +6,7 @@ from argosy.training.v1 import model_registry_service_pb2 as registry_pb
 from argosy.training.v1 import training_pb2 as pb
 
 from libs.common.db.mapping import timestamp, to_proto
+from services.training.domain.adapter import Adapter
 from services.training.domain.divergence import OnDivergence
 from services.training.domain.models import Gate, ModelAlias, ModelProject, ModelVersion, Signature, Transition
 from services.training.domain.spec import PLACEHOLDER, Architecture, Method, Phase, TrainingSpec, invalid
@@ -143,6 +144,7 @@ def transition_message(transition: Transition) -> pb.ModelVersionTransition:
 def spec_message(spec: TrainingSpec) -> pb.TrainingSpec:
     shape = spec.architecture
     return pb.TrainingSpec(
+        adapter=_adapter_message(spec.adapter) if spec.adapter else None,
         phases=[_phase_message(phase) for phase in spec.phases],
         architecture=pb.Architecture(
             vocabulary_size=shape.vocabulary_size,
@@ -159,6 +161,18 @@ def spec_message(spec: TrainingSpec) -> pb.TrainingSpec:
         seed=spec.seed,
         checkpoint_every=spec.checkpoint_every,
         on_divergence=_ON_DIVERGENCE[spec.on_divergence],
+    )
+
+
+def _adapter_message(adapter: Adapter) -> pb.Adapter:
+    return pb.Adapter(
+        method=pb.Adapter.METHOD_LORA,
+        rank=adapter.rank,
+        alpha=adapter.alpha,
+        dropout=adapter.dropout,
+        target_modules=adapter.target_modules,
+        quantize_base_bits=adapter.quantize_base_bits,
+        merge=adapter.merge,
     )
 
 
@@ -193,6 +207,19 @@ def spec_from(message: pb.TrainingSpec) -> TrainingSpec:
         seed=message.seed,
         checkpoint_every=message.checkpoint_every or 200,
         on_divergence=_stop_or_alert(message),
+        adapter=_adapter_from(message.adapter) if message.HasField("adapter") else None,
+    )
+
+
+def _adapter_from(message: pb.Adapter) -> Adapter:
+    """As it was given: what is left out depends on the base, and `bases.fitted` puts it in."""
+    return Adapter(
+        rank=message.rank,
+        alpha=message.alpha,
+        dropout=message.dropout,
+        target_modules=tuple(message.target_modules),
+        quantize_base_bits=message.quantize_base_bits,
+        merge=message.merge,
     )
 
 

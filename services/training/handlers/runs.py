@@ -15,10 +15,14 @@ from libs.common.ids import resource_id, uuid7
 from libs.common.rpc.call import Call
 from libs.common.rpc.interceptors.validate import require_valid
 from libs.common.rpc.pagination import PageToken, page_size
+from services.training.domain import schemas
 from services.training.domain.runs import EventKind, RunEvent, RunState, Value, parameters, require
 from services.training.domain.trainings import Training, snapshot
+from services.training.handlers.bases import given_numbers
 from services.training.handlers.messages import run_message, spec_from, training_message
-from services.training.store.repositories import ModelProjects, ModelVersions, TrainingRuns, Trainings
+from services.training.handlers.trainings import require_named
+from services.training.store.algorithms import entry_of
+from services.training.store.repositories import TrainingRuns, Trainings
 from services.training.store.run_events import RunEvents
 
 if TYPE_CHECKING:
@@ -83,15 +87,17 @@ async def clone_training(request: pb.CloneTrainingRequest, call: Call[App]) -> t
         secrecy=run.secrecy,
         **snapshot(run),
     )
+    if run.algorithm_version:
+        entry, _ = await entry_of(call.uow, run.algorithm_version)
+        # A run keeps those that its version has fixed too, which no training may set.
+        training.parameters = schemas.fill(entry.parameters, run.parameters)
     wanted = training_message(training)
     _merge(request, wanted)
     training.labels, training.spec = dict(wanted.labels), spec_from(wanted.spec)
     for name in _CLONED - {"labels", "spec"}:
         setattr(training, name, getattr(wanted, name))
-    training.check()
-    await ModelProjects(call.uow).get(training.model_project)
-    if training.base_model_version:
-        await ModelVersions(call.uow).get(training.base_model_version)
+    own = {"sequence_length": wanted.spec.architecture.sequence_length}
+    await require_named(training, own | given_numbers(request.training.spec.architecture), call)
     await Trainings(call.uow).insert(training)
     call.uow.emit("training.training.created", training)
     return training_message(training)
