@@ -54,7 +54,7 @@ START = 1_790_000_000_000_000
 RUNS, KEYS, STEPS = 4, 10, 2_000
 # Of a round. The peer gets a tenth of it.
 CALLS = 50
-PEER_RUNS = 2_000
+PEER_RUNS = 1_000
 _TRAININGS = 20
 
 
@@ -227,7 +227,7 @@ async def list_runs(caller: Caller, calls: int) -> dict[str, float]:
         "by_result": ("", "results.sft.last_loss"),
         "by_parameter": ("", "spec.sft.learning_rate desc"),
         "half_by_result": ("results.sft.last_loss < 2", "results.sft.heldout_loss_after"),
-        "few_by_result": ("results.sft.last_loss < 1.001 AND labels.team = t42", "results.pretrain.tokens desc"),
+        "few_by_result": ("results.sft.last_loss < 1.5 AND labels.team = t42", "results.pretrain.tokens desc"),
         "three_conditions": ("state = SUCCEEDED AND spec.seed > 500 AND results.sft.tokens > 4.2", "create_time"),
         "not_failed": ("state != FAILED AND training = t7", "results.pretrain.last_loss desc"),
     }
@@ -276,7 +276,7 @@ async def measure(folder: Path, arguments: argparse.Namespace, python: Path) -> 
                 print(f"round {number + 1}: {ours:,.0f} points/s, MLflow {theirs:,.0f}", flush=True)
             median, worst = await read_curve(caller, arguments.points, arguments.calls)
             pages = await list_runs(caller, arguments.calls)
-            peer_points = arguments.points // 10
+            peer_points = arguments.points // 50
             figures: dict[str, Any] = {"curve_1e6_ms": median, "curve_1e6_p99_ms": worst, **pages}
             figures["runs_page_p99_ms"] = max(pages.values())
             figures |= {"runs": arguments.runs, "curve_points": arguments.points}

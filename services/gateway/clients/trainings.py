@@ -25,7 +25,12 @@ _SECONDS = 10.0
 _RUN_SECONDS = 30.0
 _PAGE = 1000
 _METRICS_PAGE = 10_000
-_ACTIVE = (task_pb2.Task.STATE_RUNNING, task_pb2.Task.STATE_QUEUED, task_pb2.Task.STATE_CREATED)
+_ACTIVE = (
+    task_pb2.Task.STATE_RUNNING,
+    task_pb2.Task.STATE_PAUSED,
+    task_pb2.Task.STATE_QUEUED,
+    task_pb2.Task.STATE_CREATED,
+)
 # On the training, and so on its run, its task and its model version: what OpenAI says of a job, and training does not.
 JOB_LABEL = "openai-job"
 MODEL_LABEL, BASE_LABEL, SUFFIX_LABEL = "openai-model", "openai-base", "openai-suffix"

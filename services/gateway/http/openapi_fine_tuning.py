@@ -100,7 +100,7 @@ FINE_TUNING_SCHEMAS: dict[str, Schema] = {
         fine_tuned_model={"type": ["string", "null"]},
         status={
             "type": "string",
-            "enum": ["validating_files", "queued", "running", "succeeded", "failed", "cancelled"],
+            "enum": ["validating_files", "queued", "running", "paused", "succeeded", "failed", "cancelled"],
         },
         training_file=_TEXT,
         validation_file={"type": ["string", "null"]},

@@ -15,12 +15,11 @@ from libs.common.ids import resource_id, uuid7
 from libs.common.rpc.call import Call
 from libs.common.rpc.interceptors.validate import require_valid
 from libs.common.rpc.pagination import PageToken, page_size
-from services.training.domain import schemas
 from services.training.domain.runs import EventKind, RunEvent, RunState, Value, parameters, require
 from services.training.domain.trainings import Training, snapshot
 from services.training.handlers.bases import given_numbers
 from services.training.handlers.messages import run_message, spec_from, training_message
-from services.training.handlers.trainings import require_named
+from services.training.handlers.trainings import MUTABLE, check_parts, parameters_from
 from services.training.store.algorithms import entry_of
 from services.training.store.repositories import TrainingRuns, Trainings
 from services.training.store.run_events import RunEvents
@@ -30,18 +29,6 @@ if TYPE_CHECKING:
 
 # Of a parameter in a comparison: texts of pages help nobody there.
 _MOST_CHARACTERS = 200
-_CLONED = frozenset(
-    {
-        "display_name",
-        "description",
-        "labels",
-        "dataset_version",
-        "validation_version",
-        "model_project",
-        "base_model_version",
-        "spec",
-    }
-)
 
 
 async def pause_training_run(request: pb.PauseTrainingRunRequest, call: Call[App]) -> training_pb2.TrainingRun:
@@ -74,8 +61,8 @@ async def retry_training_run(request: pb.RetryTrainingRunRequest, call: Call[App
 async def clone_training(request: pb.CloneTrainingRequest, call: Call[App]) -> training_pb2.Training:
     run = await TrainingRuns(call.uow).get(request.name)
     for path in request.update_mask.paths:
-        if path.split(".")[0] not in _CLONED:
-            raise invalid("update_mask", f"{path} is not one of {', '.join(sorted(_CLONED))}")
+        if path.split(".")[0] not in MUTABLE:
+            raise invalid("update_mask", f"{path} is not one of {', '.join(sorted(MUTABLE))}")
     now = call.clock.now()
     training = Training(
         uid=uuid7(),
@@ -89,15 +76,16 @@ async def clone_training(request: pb.CloneTrainingRequest, call: Call[App]) -> t
     )
     if run.algorithm_version:
         entry, _ = await entry_of(call.uow, run.algorithm_version)
-        # A run keeps those that its version has fixed too, which no training may set.
-        training.parameters = schemas.fill(entry.parameters, run.parameters)
+        # Those that the version fixes are no training's to set.
+        training.parameters = {name: run.parameters[name] for name in entry.parameters.get("properties", {})}
     wanted = training_message(training)
     _merge(request, wanted)
     training.labels, training.spec = dict(wanted.labels), spec_from(wanted.spec)
-    for name in _CLONED - {"labels", "spec"}:
+    training.parameters = parameters_from(wanted)
+    for name in MUTABLE - {"labels", "spec", "parameters"}:
         setattr(training, name, getattr(wanted, name))
     own = {"sequence_length": wanted.spec.architecture.sequence_length}
-    await require_named(training, own | given_numbers(request.training.spec.architecture), call)
+    await check_parts(training, own | given_numbers(request.training.spec.architecture), call)
     await Trainings(call.uow).insert(training)
     call.uow.emit("training.training.created", training)
     return training_message(training)

@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from services.training.app import App
 
 KIND = "training.run"
-_MUTABLE = frozenset(
+MUTABLE = frozenset(
     {
         "display_name",
         "description",
@@ -87,10 +87,10 @@ async def create_training(request: pb.CreateTrainingRequest, call: Call[App]) ->
         base_model_version=given.base_model_version,
         spec=spec_from(given.spec),
         algorithm_version=given.algorithm_version,
-        parameters=_parameters(given),
+        parameters=parameters_from(given),
         task=given.task,
     )
-    await require_named(training, given_numbers(given.spec.architecture), call)
+    await check_parts(training, given_numbers(given.spec.architecture), call)
     await Trainings(call.uow).insert(training)
     call.uow.emit("training.training.created", training)
     return training_message(training)
@@ -102,15 +102,15 @@ async def update_training(request: pb.UpdateTrainingRequest, call: Call[App]) ->
     training.require_etag(request.training.etag)
     given = request.training
     numbers = {"sequence_length": training.spec.architecture.sequence_length}
-    for field in fields_to_change(given, request.update_mask, _MUTABLE):
+    for field in fields_to_change(given, request.update_mask, MUTABLE):
         if field == "spec":
             training.spec = spec_from(given.spec)
         elif field == "parameters":
-            training.parameters = _parameters(given)
+            training.parameters = parameters_from(given)
         else:
             setattr(training, field, dict(given.labels) if field == "labels" else getattr(given, field))
     training.update_time = call.clock.now()
-    await require_named(training, numbers, call)
+    await check_parts(training, numbers, call)
     await repository.save(training)
     call.uow.emit("training.training.updated", training)
     return training_message(training)
@@ -217,7 +217,7 @@ async def checked_training(name: str, call: Call[App]) -> tuple[Training, list[t
     return training, versions, looked_at
 
 
-async def require_named(training: Training, given: Mapping[str, int], call: Call[App]) -> None:
+async def check_parts(training: Training, given: Mapping[str, int], call: Call[App]) -> None:
     """What a training names in this service must be there; data is looked at by the pre-flight. An alias becomes the
     version that it stands for, and the spec gets the shape of its base.
 
@@ -253,7 +253,7 @@ async def _versions(training: Training, call: Call[App]) -> list[tuple[str, Data
     return [(field, await datasets.version(getattr(training, field), metadata)) for field in fields]
 
 
-def _parameters(given: training_pb2.Training) -> dict[str, Any]:
+def parameters_from(given: training_pb2.Training) -> dict[str, Any]:
     return from_struct(given.parameters, "training.parameters", MOST_BYTES)
 
 

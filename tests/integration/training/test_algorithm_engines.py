@@ -212,6 +212,17 @@ def test_columns_may_have_the_names_of_provenance(store: BlobStore) -> None:
     assert run(ctx)["results"]["accuracy"] > 0.8
 
 
+def test_lists_in_a_column_come_as_json(store: BlobStore) -> None:
+    rows = [{"text": ["我", "喜欢", str(number)]} for number in range(20)]
+    assert "f1" in run(algorithm_context(store, "chinese-word-segmentation", rows, epochs=1, channels=8))["results"]
+
+
+def test_an_agent_gets_no_rows(store: BlobStore) -> None:
+    ctx = algorithm_context(store, "policy-gradient", [{"a": 1}], iterations=1, copies=2, horizon=8)
+    del ctx.spec["train"]
+    assert "mean_return" in run(ctx)["results"]
+
+
 def test_rows_without_an_answer_are_left_out_and_named(store: BlobStore) -> None:
     rows = wine()
     for number in (2, 8):

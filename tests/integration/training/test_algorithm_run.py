@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 from argosy.common.v1 import resource_pb2
-from argosy.training.v1 import algorithm_pb2, model_service_pb2, training_pb2
+from argosy.training.v1 import algorithm_pb2, model_service_pb2, run_service_pb2, training_pb2
 from argosy.training.v1 import algorithm_service_pb2 as catalogue
 from argosy.training.v1 import training_service_pb2 as pb
 from google.protobuf.struct_pb2 import Struct
@@ -89,11 +89,15 @@ async def test_an_own_version_learns_from_a_table(worker: Caller, dataset: FakeD
             algorithm_version=algorithm_pb2.AlgorithmVersion(
                 base_version="orgs/system/algorithms/tabular-classification/versions/1",
                 fixed=struct(label_column="grower", iterations=20),
+                parameters=struct(type="object", properties={"l2": {"type": "number", "default": 1}}),
             ),
         )
     )
-    done = await run(worker, "wines", dataset_version=WINES, algorithm_version=own.name)
+    done = await run(worker, "wines", dataset_version=WINES, algorithm_version=own.name, parameters=struct(l2=2))
     assert done.parameters["iterations"] == 20
+    clone = await worker.CloneTraining(run_service_pb2.CloneTrainingRequest(name=done.name, training_id="again"))
+    assert clone.algorithm_version == own.name
+    assert clone.parameters == struct(l2=2)
     assert done.results["accuracy"] > done.results["baseline.accuracy"] + 0.4
     assert set(done.framework) == {"scikit-learn", "onnx", "onnxruntime"}
 

@@ -180,6 +180,7 @@ def test_statuses_are_those_of_openai() -> None:
         task_pb2.Task.STATE_CREATED: "queued",
         task_pb2.Task.STATE_QUEUED: "queued",
         task_pb2.Task.STATE_RUNNING: "running",
+        task_pb2.Task.STATE_PAUSED: "paused",
         task_pb2.Task.STATE_SUCCEEDED: "succeeded",
         task_pb2.Task.STATE_FAILED: "failed",
         task_pb2.Task.STATE_CANCELLED: "cancelled",
