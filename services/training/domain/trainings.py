@@ -7,7 +7,7 @@ from datetime import datetime
 from typing import Any
 
 from libs.common.domain import DomainError, Resource
-from services.training.domain.spec import TrainingSpec, invalid
+from services.training.domain.spec import Method, TrainingSpec, invalid
 
 
 @dataclass(kw_only=True)
@@ -37,8 +37,14 @@ class Training(Resource):
         for name in ("dataset_version", "model_project"):
             if not getattr(self, name):
                 raise invalid(f"training.{name}", "must be set")
-        for name in ("dataset_version", "validation_version", "model_project", "base_model_version"):
-            value: str = getattr(self, name)
+        first = self.spec.phases[0].method
+        if first in (Method.DPO, Method.GRPO) and not self.base_model_version:
+            message = (
+                f"must not be {first}: a new model has no answers; set base_model_version or begin with another phase"
+            )
+            raise invalid("spec.phases[0].method", message)
+        names = ("dataset_version", "validation_version", "model_project", "base_model_version")
+        for value in (*(getattr(self, name) for name in names), *self.spec.frozen_versions):
             if value and value.split("/")[1] != self.org:
                 # Another organization's resources are not there for this one.
                 raise DomainError("NOT_FOUND", f"{value} does not exist.", name=value)

@@ -3,28 +3,22 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import numpy as np
+from tokenizers import Tokenizer
+from torch import nn
 from transformers import LlamaConfig
 
 from libs.common.blobs import BlobStore
-from services.training.domain.spec import Method, TrainingSpec
-from services.training.engines.batches import AnswerRows, PackedRows
-from services.training.engines.encode import Array, Examples
-from services.training.engines.loop import PhaseData
-from services.training.engines.worker import Job
-
-Arrays = dict[str, Array]
-
-
-def phase_arrays(sequences: Array | None, examples: Examples | None) -> Arrays:
-    """The arrays of one set of rows, by name."""
-    if sequences is not None:
-        return {"sequences": sequences}
-    assert examples is not None
-    return {"tokens": examples.tokens, "starts": examples.starts, "answers": examples.answers}
+from services.training.domain.spec import Phase, TrainingSpec
+from services.training.engines.batches import Rows
+from services.training.engines.encode import Array
+from services.training.engines.frozen import frozen_model
+from services.training.engines.methods import METHODS
+from services.training.engines.methods.method import Arrays
+from services.training.engines.worker import Job, PhaseData
 
 
 class Preparation:
@@ -65,20 +59,26 @@ def load_job(store: BlobStore, digest: str, spec: TrainingSpec, config: LlamaCon
         mapped: Array = np.load(local, mmap_mode="r", allow_pickle=False)
         return mapped
 
+    def rows(phase: Phase, part: str) -> Rows:
+        return METHODS[phase.method].rows(lambda name: array(f"{part}/{name}.npy"))
+
+    def frozen(number: int) -> nn.Module:
+        config, weights = (store.read_sync(paths[path]) for path in frozen_paths(number))
+        return frozen_model(config, weights)
+
     data = [
         PhaseData(
-            _rows(phase.method, lambda name, part=f"{number}/train": array(f"{part}/{name}.npy")),
-            _rows(phase.method, lambda name, part=f"{number}/heldout": array(f"{part}/{name}.npy"))
-            if any(path.startswith(f"{number}/heldout/") for path in paths)
-            else None,
+            rows(phase, f"{number}/train"),
+            rows(phase, f"{number}/heldout") if any(path.startswith(f"{number}/heldout/") for path in paths) else None,
+            partial(frozen, number),
         )
         for number, phase in enumerate(spec.phases)
     ]
     base = store.read_sync(paths["base.safetensors"]) if "base.safetensors" in paths else None
-    return Job(spec, config, data, store, base)
+    tokenizer = Tokenizer.from_str(store.read_sync(paths["tokenizer.json"]).decode())
+    return Job(spec, config, data, store, tokenizer, base)
 
 
-def _rows(method: Method, array: Callable[[str], Array]) -> PackedRows | AnswerRows:
-    if method is Method.PRETRAIN:
-        return PackedRows(array("sequences"))
-    return AnswerRows(Examples(array("tokens"), array("starts"), array("answers")))
+def frozen_paths(number: int) -> tuple[str, str]:
+    """Where configuration and weights of the version that a phase asks are among the prepared files."""
+    return f"{number}/frozen/config.json", f"{number}/frozen/model.safetensors"

@@ -13,13 +13,22 @@ from tokenizers import Tokenizer
 from transformers import LlamaConfig
 
 from libs.compute.context import EngineContext, EngineError
-from services.training.domain.spec import Method, TrainingSpec
-from services.training.engines.data import Columns, Source, encode_phase, read_columns
+from services.training.domain.spec import Phase, TrainingSpec
+from services.training.engines.data import Source, encode_phase, nothing_to_learn, read_columns
+from services.training.engines.frozen import (
+    Teacher,
+    model_files,
+    read_frozen,
+    require_vocabulary,
+    vocabulary_source,
+)
 from services.training.engines.launch import run_here, run_on_ray
 from services.training.engines.layout import commit_model, config_files
 from services.training.engines.leakage import leaked_share
+from services.training.engines.methods.method import Answers, Columns
 from services.training.engines.model import llama_config
-from services.training.engines.prepared import Preparation
+from services.training.engines.prepared import Preparation, frozen_paths
+from services.training.engines.scorer import is_scorer, scorer_config
 from services.training.engines.tokenizer import tokenizer_files, train_tokenizer
 
 Json = dict[str, Any]
@@ -32,7 +41,8 @@ def run(ctx: EngineContext) -> Json:
 
     Args:
         ctx: its `spec` has `spec` (`TrainingSpec.to_json`), `train` and optionally `validation` and `base`, each
-            `{"grant": ..., "manifest_digest": ...}`; in a mesh also `comparison` (see `leaked_share`).
+            `{"grant": ..., "manifest_digest": ...}`, and the same by name of each model version that a phase asks in
+            `frozen`; in a mesh also `comparison` (see `leaked_share`).
 
     Returns:
         `manifest_digest` and `files` of the model, `parameter_count`, `context_length`, `architecture`, `rows`,
@@ -120,27 +130,30 @@ def _start_point(
 ) -> tuple[Tokenizer, LlamaConfig]:
     """Tokenizer and configuration: new ones, or those of the base model, whose weights then go along."""
     if ctx.spec.get("base"):
-        files = _base_files(ctx)
+        files = model_files(ctx, ctx.spec["base"], "The base model")
+        config = LlamaConfig(**json.loads(files["config.json"]))
+        if is_scorer(config):
+            message = "The base model is a reward model: it scores answers and cannot learn to write any."
+            raise EngineError("CONTENT_INVALID", message, detail="base_model_version")
         preparation.add_file("tokenizer.json", files["tokenizer.json"])
         preparation.add_file("base.safetensors", files["model.safetensors"])
-        return Tokenizer.from_str(files["tokenizer.json"].decode()), LlamaConfig(**json.loads(files["config.json"]))
-    ctx.progress(0.0, "learning the tokenizer")
-    texts = train[spec.phases[0].text_column]
-    tokenizer = train_tokenizer((text for text in texts if text), spec.architecture.vocabulary_size)
+        return Tokenizer.from_str(files["tokenizer.json"].decode()), config
+    tokenizer = _new_tokenizer(ctx, spec, train)
     preparation.add_file("tokenizer.json", tokenizer.to_str().encode())
-    ctx.log(f"tokenizer: {tokenizer.get_vocab_size()} tokens from {len(texts)} rows")
     return tokenizer, llama_config(spec.architecture, tokenizer.get_vocab_size())
 
 
-def _base_files(ctx: EngineContext) -> dict[str, bytes]:
-    source = _source(ctx, "base")
-    entries = source.store.load_manifest_sync(source.manifest_digest)["blobs"]
-    wanted = ("config.json", "model.safetensors", "tokenizer.json")
-    files = {entry["path"]: source.store.read_sync(entry["sha256"]) for entry in entries if entry["path"] in wanted}
-    missing = [path for path in wanted if path not in files]
-    if missing:
-        raise EngineError("CONTENT_INVALID", f"The base model has no {', '.join(missing)}.", detail=missing[0])
-    return files
+def _new_tokenizer(ctx: EngineContext, spec: TrainingSpec, train: Columns) -> Tokenizer:
+    """One that is learned from the first phase's texts, unless a phase asks a model whose tokens must be the same."""
+    source = vocabulary_source(ctx, spec)
+    if source is not None:
+        ctx.log(f"tokenizer: that of {source.version}")
+        return source.tokenizer
+    ctx.progress(0.0, "learning the tokenizer")
+    texts = train[spec.phases[0].text_column]
+    tokenizer = train_tokenizer((text for text in texts if text), spec.architecture.vocabulary_size)
+    ctx.log(f"tokenizer: {tokenizer.get_vocab_size()} tokens from {len(texts)} rows")
+    return tokenizer
 
 
 def _encode_phase(
@@ -153,19 +166,32 @@ def _encode_phase(
     preparation: Preparation,
 ) -> None:
     name, phase = spec.phase_names[number], spec.phases[number]
-    arrays = encode_phase(tokenizer, train, spec, number)
+    teacher = _frozen(ctx, number, phase, tokenizer, preparation) if phase.frozen_version else None
+    arrays = encode_phase(tokenizer, train, spec, number, teacher=teacher)
     if arrays is None:
-        detail = f"no row has text in {phase.text_column!r}"
-        if phase.method is Method.SFT:
-            wanted = f" among the {len(phase.answers)} listed answers" if phase.answers else ""
-            detail = f"no row has an answer in {phase.answer_column!r}{wanted} beside {phase.text_column!r}"
+        detail = nothing_to_learn(phase)
         raise EngineError("CONTENT_INVALID", f"Nothing to learn from in phase {name}: {detail}.", detail=detail)
     preparation.add_arrays(number, "train", arrays)
-    held = encode_phase(tokenizer, heldout, spec, number, heldout=True) if heldout is not None else None
+    held = None
+    if heldout is not None:
+        held = encode_phase(tokenizer, heldout, spec, number, heldout=True, teacher=teacher)
     if held is not None:
         preparation.add_arrays(number, "heldout", held)
     elif heldout is not None:
         ctx.log(f"{name}: the validation version has no row for this phase", "WARNING")
+
+
+def _frozen(
+    ctx: EngineContext, number: int, phase: Phase, tokenizer: Tokenizer, preparation: Preparation
+) -> Answers | None:
+    """Puts the version that a phase asks beside its rows; one whose answers are copied answers them here."""
+    frozen = read_frozen(ctx, phase)
+    if phase.copies_answers:
+        return Teacher(ctx, frozen, phase).answers
+    require_vocabulary(frozen, tokenizer)
+    for path, file in zip(frozen_paths(number), ("config.json", "model.safetensors"), strict=True):
+        preparation.add_file(path, frozen.files[file])
+    return None
 
 
 def _finish(ctx: EngineContext, spec: TrainingSpec, plan: Json, outcome: Json) -> Json:
@@ -173,8 +199,8 @@ def _finish(ctx: EngineContext, spec: TrainingSpec, plan: Json, outcome: Json) -
     store, config = ctx.blobs_write, LlamaConfig(**plan["config"])
     prepared = {entry["path"]: entry["sha256"] for entry in store.load_manifest_sync(plan["prepared"])["blobs"]}
     tokenizer = Tokenizer.from_str(store.read_sync(prepared["tokenizer.json"]).decode())
-    templates = [phase.prompt_template for phase in spec.phases if phase.method is Method.SFT]
-    files = config_files(config) | tokenizer_files(
+    templates = [phase.prompt_template for phase in spec.phases if phase.prompts]
+    files = config_files(scorer_config(config) if spec.scores else config) | tokenizer_files(
         tokenizer, config.max_position_embeddings, templates[-1] if templates else None
     )
     digest, entries = commit_model(store, outcome["weights"], files)
@@ -182,7 +208,7 @@ def _finish(ctx: EngineContext, spec: TrainingSpec, plan: Json, outcome: Json) -
     return {
         "manifest_digest": digest,
         "files": entries,
-        "parameter_count": replace(spec.architecture, vocabulary_size=config.vocab_size).parameter_count,
+        "parameter_count": _parameter_count(spec, config),
         "context_length": config.max_position_embeddings,
         "architecture": config.model_type,
         "rows": plan["rows"],
@@ -191,3 +217,8 @@ def _finish(ctx: EngineContext, spec: TrainingSpec, plan: Json, outcome: Json) -
         "cpu_seconds": outcome["cpu_seconds"],
         "framework": {name: importlib.metadata.version(name) for name in _FRAMEWORK},
     }
+
+
+def _parameter_count(spec: TrainingSpec, config: LlamaConfig) -> int:
+    decoder = replace(spec.architecture, vocabulary_size=config.vocab_size).parameter_count
+    return decoder + config.hidden_size if spec.scores else decoder

@@ -6,10 +6,9 @@ from argosy.training.v1 import training_pb2 as pb
 
 from libs.common.db.mapping import timestamp, to_proto
 from services.training.domain.models import Gate, ModelProject, ModelVersion, Transition
-from services.training.domain.spec import PLACEHOLDER, Architecture, Method, Phase, TrainingSpec
+from services.training.domain.spec import Architecture, TrainingSpec
 from services.training.domain.trainings import Training, TrainingRun
-
-_METHODS = {Method.PRETRAIN: pb.Phase.METHOD_PRETRAIN, Method.SFT: pb.Phase.METHOD_SFT}
+from services.training.handlers.phases import phase_from, phase_message
 
 
 def training_message(training: Training) -> pb.Training:
@@ -106,7 +105,7 @@ def transition_message(transition: Transition) -> pb.ModelVersionTransition:
 def spec_message(spec: TrainingSpec) -> pb.TrainingSpec:
     shape = spec.architecture
     return pb.TrainingSpec(
-        phases=[_phase_message(phase) for phase in spec.phases],
+        phases=[phase_message(phase) for phase in spec.phases],
         architecture=pb.Architecture(
             vocabulary_size=shape.vocabulary_size,
             hidden_size=shape.hidden_size,
@@ -124,47 +123,16 @@ def spec_message(spec: TrainingSpec) -> pb.TrainingSpec:
     )
 
 
-def _phase_message(phase: Phase) -> pb.Phase:
-    return pb.Phase(
-        method=_METHODS[phase.method],
-        steps=phase.steps,
-        batch_size=phase.batch_size,
-        learning_rate=phase.learning_rate,
-        warmup_fraction=phase.warmup_fraction,
-        weight_decay=phase.weight_decay,
-        text_column=phase.text_column,
-        answer_column=phase.answer_column,
-        prompt_template=phase.prompt_template,
-        answers=phase.answers,
-    )
-
-
 def spec_from(message: pb.TrainingSpec) -> TrainingSpec:
     """A spec with its defaults written out."""
     return TrainingSpec(
-        phases=tuple(_phase_from(phase) for phase in message.phases),
+        phases=tuple(phase_from(phase) for phase in message.phases),
         architecture=_architecture_from(message.architecture),
         workers=message.workers or 1,
         threads_per_worker=message.threads_per_worker or 1,
         gpus_per_worker=message.gpus_per_worker,
         seed=message.seed,
         checkpoint_every=message.checkpoint_every or 200,
-    )
-
-
-def _phase_from(message: pb.Phase) -> Phase:
-    methods = {number: method for method, number in _METHODS.items()}
-    return Phase(
-        method=methods[message.method],
-        steps=message.steps,
-        batch_size=message.batch_size,
-        learning_rate=message.learning_rate,
-        warmup_fraction=message.warmup_fraction,
-        weight_decay=message.weight_decay,
-        text_column=message.text_column or "text",
-        answer_column=message.answer_column or "label",
-        prompt_template=message.prompt_template or PLACEHOLDER,
-        answers=tuple(message.answers),
     )
 
 

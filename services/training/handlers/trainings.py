@@ -175,8 +175,9 @@ async def _check(training: Training, call: Call[App]) -> None:
     """What a training names in this service must be there; data is looked at by the pre-flight."""
     training.check()
     await ModelProjects(call.uow).get(training.model_project)
-    if training.base_model_version:
-        await ModelVersions(call.uow).get(training.base_model_version)
+    for version in (training.base_model_version, *training.spec.frozen_versions):
+        if version:
+            await ModelVersions(call.uow).get(version)
 
 
 async def _read(name: str, call: Call[App]) -> Training:
@@ -218,6 +219,10 @@ async def _new_run(
         base = await ModelVersions(call.uow).get(training.base_model_version)
         lineage.append(Parent(base.name, base.manifest_digest, "fine_tuned_from"))
         secrecy = inherit_secrecy(secrecy, base.secrecy)
+    for name in training.spec.frozen_versions:
+        frozen = await ModelVersions(call.uow).get(name)
+        lineage.append(Parent(frozen.name, frozen.manifest_digest, "learned_from"))
+        secrecy = inherit_secrecy(secrecy, frozen.secrecy)
     return TrainingRun(
         uid=uuid7(),
         name=f"{training.name}/runs/{run_id}",

@@ -60,15 +60,20 @@ class RunTasks:
         async with self._database.system(read_only=True) as uow:
             run = await TrainingRuns(uow).get(task.target)
             base = await ModelVersions(uow).get(run.base_model_version) if run.base_model_version else None
+            frozen = [await ModelVersions(uow).get(name) for name in run.spec.frozen_versions]
         loaded: Json = {"spec": run.spec.to_json(), "train": await self._dataset_grant(run.dataset_version, task)}
         if run.validation_version:
             loaded["validation"] = await self._dataset_grant(run.validation_version, task)
             mesh = asdict(MeshAccess.of(runtime.settings))
             loaded["comparison"] = {"test": run.validation_version, "train": run.dataset_version, "mesh": mesh}
         if base is not None:
-            grant = await self._blobs.grant(base.manifest_digest, task.name, _GRANT_SECONDS)
-            loaded["base"] = {"grant": grant, "manifest_digest": base.manifest_digest}
+            loaded["base"] = await self._model_grant(base, task)
+        loaded["frozen"] = {version.name: await self._model_grant(version, task) for version in frozen}
         return loaded
+
+    async def _model_grant(self, version: ModelVersion, task: Task) -> Json:
+        grant = await self._blobs.grant(version.manifest_digest, task.name, _GRANT_SECONDS)
+        return {"grant": grant, "manifest_digest": version.manifest_digest}
 
     async def _dataset_grant(self, version: str, task: Task) -> Json:
         granted = await self._datasets.grant_read(version, task.name, _GRANT_SECONDS)
