@@ -32,10 +32,11 @@ UNIT_LARGE := tests/unit/dataset tests/unit/common
 # Two at a time, file by file; those of few long tests first, so that none is left over at the end.
 TESTS_LONG := tests/integration/training tests/integration/deploy
 TESTS_SPREAD := $(TESTS_LONG) $(filter-out $(TESTS_LONG) %__pycache__,$(wildcard tests/integration/*)) tests/security tests/fuzz
-TESTS_ALONE := $(wildcard tests/e2e tests/chaos)
+# Each on a mesh of its own, beside each other.
+TESTS_MESHES := $(wildcard tests/e2e tests/chaos)
 
 .PHONY: help setup check test chaos demo up down status logs doctor bench bench-rpc bench-gateway bench-dedup bench-import bench-clean bench-paging bench-annotate \
-	fmt notices clean prerequisites check-format check-lint check-types check-protos check-imports check-unit \
+	bench-train fmt notices clean prerequisites check-format check-lint check-types check-protos check-imports check-unit \
 	check-unit-dataset check-unit-common check-contract
 
 help: ## list the commands
@@ -48,7 +49,7 @@ demo: setup ## install, run the main job from raw text to a served, watched mode
 
 test: check ## every test that CI runs
 	$(BIN)/python -m pytest --numprocesses=2 --dist=loadfile --no-loadscope-reorder --durations=25 $(TESTS_SPREAD)
-	$(BIN)/python -m pytest --durations=25 $(TESTS_ALONE)
+	$(BIN)/python -m pytest --numprocesses=2 --dist=loadgroup --durations=25 $(TESTS_MESHES)
 
 chaos: setup ## the full main job while everything is killed in turn; ARGOSY_CHAOS_SEED repeats a run
 	ARGOSY_CHAOS=full $(BIN)/python -m pytest tests/chaos -s
@@ -97,7 +98,7 @@ logs: setup ## follow the logs of all processes
 doctor: setup ## what is missing on this machine, and how to get it
 	@$(BIN)/argosy doctor
 
-bench: bench-rpc bench-gateway bench-dedup bench-import bench-clean bench-paging bench-annotate ## all benchmarks, into build/bench
+bench: bench-rpc bench-gateway bench-dedup bench-import bench-clean bench-paging bench-annotate bench-train ## all benchmarks, into build/bench
 
 bench-rpc: setup ## echo through the interceptor chain against bare grpc.aio
 	$(BIN)/python -m tests.bench.rpc
@@ -119,6 +120,9 @@ bench-paging: setup ## lists, searches, pages of rows and items of work at size
 
 bench-annotate: setup ## the built-in detector on pairs it never saw, against colour and contour rules
 	$(BIN)/python -m tests.bench.annotate
+
+bench-train: setup ## fine-tuning beside a plain PyTorch loop and TRL
+	$(BIN)/python -m tests.bench.train
 
 fmt: setup ## format the code and repair what the linter can
 	$(BIN)/ruff check --fix --quiet . || true

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 import subprocess
@@ -11,6 +10,7 @@ import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
+from deploy.demo.access import people
 from deploy.local import processes
 from deploy.local.layout import Home, Ports, is_free
 
@@ -68,9 +68,8 @@ class Mesh:
         )
 
     def administrator_login(self) -> str:
-        """The command that logs the first administrator in: another test may have spent the one-time token."""
-        kept = self.home.root / "secrets" / "demo-admin.json"
-        return f"argosy login --key {json.loads(kept.read_text())['key']}" if kept.exists() else "argosy bootstrap"
+        """The command that logs the first administrator in; the one-time token is spent by the first test that asks."""
+        return f"argosy login --key {people(self.url, self.home.root)[0].admin}"
 
     def up(self) -> subprocess.CompletedProcess[str]:
         """Starts what is missing."""
@@ -96,8 +95,12 @@ def remove(mesh: Mesh) -> None:
 
 
 def _free_ports() -> Ports:
-    """A base whose hundred ports nobody uses; below the ports that the kernel gives to clients."""
-    for base in range(21_000, 32_000, 200):
+    """A base whose hundred ports nobody uses; below the ports that the kernel gives to clients. Processes that look for
+    one at the same moment begin at different places.
+    """
+    bases = range(21_000, 32_000, 200)
+    for number in range(len(bases)):
+        base = bases[(os.getpid() + number) % len(bases)]
         ports = Ports(base=base, http=base + 99)
         if all(is_free(port) for _, port in ports.named()):
             return ports

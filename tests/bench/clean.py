@@ -30,7 +30,6 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -46,9 +45,9 @@ from services.dataset.engines import cleaning, importing
 from services.dataset.engines.quality import LANGUAGES
 from services.dataset.engines.rules import WORD
 from tests.bench.import_rows import Peak, uploaded
+from tests.bench.peers import install
 from tests.bench.report import FOLDER, ROOT, save
 
-PEERS = ROOT / "build" / "peers"
 DATATROVE = ("datatrove[processing,io]==0.10.1", "spacy==3.8.18")
 DATA_JUICER = ("py-data-juicer==1.6.1", "aiohttp")  # which it imports without asking for it
 WORKERS = 2
@@ -127,24 +126,6 @@ def _page(rng: random.Random, sentences: list[str], rows: list[str], pages: list
     if kind < 0.46:
         paragraphs[1:1] = ["Home", "About us", "Read our privacy policy.", rng.choice(sentences)[:25]]
     return "\n".join(paragraphs)
-
-
-def install(name: str, requirements: Iterable[str]) -> Path:
-    """A peer's environment, made if it is not there. Exits with pip's words if it cannot be made."""
-    folder = PEERS / name
-    python = folder / "bin" / "python"
-    marker = folder / ".installed"
-    wanted = "\n".join(requirements)
-    if not marker.exists() or marker.read_text() != wanted:
-        print(f"installing {wanted.splitlines()[0]} into {folder.relative_to(ROOT)} (minutes)", flush=True)
-        subprocess.run([sys.executable, "-m", "venv", str(folder)], check=True)
-        done = subprocess.run(
-            [str(python), "-m", "pip", "install", "--quiet", *requirements], capture_output=True, text=True
-        )
-        if done.returncode:
-            sys.exit(f"{name} cannot be installed:\n{done.stderr[-2000:]}")
-        marker.write_text(wanted)
-    return python
 
 
 def peer(python: Path, script: str, options: dict[str, Any]) -> float:

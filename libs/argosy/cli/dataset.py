@@ -14,12 +14,15 @@ from argosy.cli.export import export_version, fetch_media
 from argosy.cli.live import watch
 from argosy.cli.options import DATASET, PATIENCE, JsonOption, WatchOption, follow_task, newest, upload_file
 from argosy.cli.reports import follow_to_report, show_recall, show_report
-from argosy.client.errors import Conflict
+from argosy.client import Client
+from argosy.client.errors import Conflict, NotFound
 from argosy.dataset.v1 import dataset_pb2
 from google.protobuf.json_format import MessageToDict, ParseDict
 from google.protobuf.struct_pb2 import Value
 from rich.markup import escape
 from rich.table import Table
+
+_ARCHIVES = (".zip", ".tar", ".tgz", ".tar.gz", ".tar.zst")
 
 dataset = typer.Typer(help="Datasets: import, clean, split, look at.", no_args_is_help=True)
 dataset.command("export")(export_version)
@@ -55,7 +58,9 @@ def import_rows(
             "sharegpt, dpo, coco, label-studio, yolo, voc."
         ),
     ] = "",
-    type: Annotated[DatasetKind, typer.Option(help="Of a dataset that is made.")] = DatasetKind.text,
+    type: Annotated[
+        DatasetKind | None, typer.Option(help="Of a dataset that is made; text, where the file is no archive.")
+    ] = None,
     follow: WatchOption = True,
     as_json: JsonOption = False,
 ) -> None:
@@ -63,12 +68,7 @@ def import_rows(
     with session.session(PATIENCE) as client:
         _require_one(source, secret)
         full = session.full_name(name, DATASET)
-        with suppress(Conflict):
-            client.dataset.create_dataset(
-                parent=session.organization(),
-                dataset_id=full.split("/")[-1],
-                dataset={"type": f"DATASET_TYPE_{type.name.upper()}"},
-            )
+        _make_dataset(client, full, source, type)
         if secret:
             given = {"secret": session.full_name(secret, "orgs/*/secrets/*"), "query": query}
         elif "://" in source:
@@ -84,6 +84,22 @@ def _require_one(source: str, secret: str) -> None:
         raise session.Misuse("give either a file or a link, or --secret")
     if source and "://" not in source and not Path(source).is_file():
         raise session.Misuse(f"there is no file {source}")
+
+
+def _make_dataset(client: Client, name: str, source: str, kind: DatasetKind | None) -> None:
+    """Unless it is there. What an archive holds is not guessed: a dataset keeps its type."""
+    if kind is None and source.lower().endswith(_ARCHIVES):
+        try:
+            client.dataset.get_dataset(name=name)
+        except NotFound:
+            raise session.Misuse("say what the archive holds: --type image, audio or video") from None
+        return
+    with suppress(Conflict):
+        client.dataset.create_dataset(
+            parent=session.organization(),
+            dataset_id=name.split("/")[-1],
+            dataset={"type": f"DATASET_TYPE_{(kind or DatasetKind.text).name.upper()}"},
+        )
 
 
 @dataset.command()

@@ -48,7 +48,8 @@ dataset_terms = Table(
     Column("uid", uid_type(), ForeignKey("datasets.uid", ondelete="CASCADE"), primary_key=True),
     Column("terms", ARRAY(Integer), nullable=False),
 )
-Index(None, dataset_terms.c.terms, postgresql_using="gin")
+# Not updated later: a list of pending entries, up to 4 MiB, would be read in every search (34 ms instead of 0.1 ms).
+Index(None, dataset_terms.c.terms, postgresql_using="gin", postgresql_with={"fastupdate": "off"})
 
 dataset_versions = resource_table(
     metadata,

@@ -204,6 +204,15 @@ def test_an_import_without_one_source_is_refused_here(gateway: FakeGateway, argu
     assert (code, gateway.requests) == (session.MISUSED, [])
 
 
+def test_an_archive_makes_no_dataset_of_text(gateway: FakeGateway, tmp_path: Path) -> None:
+    gateway.respond = lambda _request: failure(404, "NOT_FOUND", "NOT_FOUND")
+    (tmp_path / "photos.zip").write_bytes(b"PK")
+    code, output = _run("dataset", "import", str(tmp_path / "photos.zip"), "-d", "photos")
+    assert code == session.MISUSED
+    assert "--type image, audio or video" in output
+    assert [(request.verb, request.path) for request in gateway.requests] == [("GET", "/v1/orgs/acme/datasets/photos")]
+
+
 def test_leakage_is_told_in_a_line_and_shown_as_pairs(gateway: FakeGateway) -> None:
     task = {"name": "orgs/acme/dataset/tasks/t", "state": "STATE_SUCCEEDED"}
     pair = {"test_row_id": "a" * 64, "train_row_id": "b" * 64, "test_text": "seen before", "similarity": 0.9}

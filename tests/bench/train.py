@@ -1,0 +1,235 @@
+"""Supervised fine-tuning of a Llama with 20 million parameters: ours, a plain PyTorch loop, TRL's SFTTrainer.
+
+    python -m tests.bench.train            # writes build/bench/train.json
+
+The rows are docstrings to be written from the name of their package, so the loss counts at nearly every token; what
+ours saves elsewhere, where it computes logits at the answers alone, does not show here. All three train the same model
+on the same rows in single precision with AdamW, clipped gradients and a cosine, on both cores, and count the tokens
+that are no padding. Ours is the engine with everything on: order that can be resumed, metrics, checkpoints. The plain
+loop takes the very batches of ours from memory; TRL, in an environment of its own, orders and pads its rows by itself,
+in groups of like length as ours. Rounds are interleaved; the clocks run from the first step to the last.
+"""
+
+from __future__ import annotations
+
+import argparse
+import datetime
+import importlib.metadata
+import json
+import math
+import os
+import platform
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import orjson
+import torch
+from torch import nn
+from transformers import LlamaForCausalLM
+
+from deploy.demo import corpus
+from libs.common.blobs import BlobStore
+from libs.compute.context import LocalContext
+from services.training.domain.spec import Architecture, Method, Phase, TrainingSpec
+from services.training.engines import train
+from services.training.engines.batches import AnswerRows
+from services.training.engines.encode import encode_examples
+from services.training.engines.layout import config_files
+from services.training.engines.loop import seed_worker
+from services.training.engines.model import llama_config, new_model
+from services.training.engines.optimise import BETAS, CLIP_NORM, learning_rate
+from services.training.engines.order import Order
+from services.training.engines.tokenizer import tokenizer_files, train_tokenizer
+from tests.bench.peers import install
+from tests.bench.report import FOLDER, ROOT, save
+from tests.unit.training.samples import write_version
+
+# torch and transformers as in the lock: the same kernels and the same model code on every side.
+TRL = ("trl==1.16.0", "datasets==5.2.0", "torch==2.13.0", "transformers==5.19.0", "accelerate==1.15.0")
+ARCHITECTURE = Architecture(
+    vocabulary_size=8192,
+    hidden_size=384,
+    intermediate_size=1024,
+    layers=10,
+    heads=6,
+    key_value_heads=6,
+    sequence_length=128,
+)
+STEPS, BATCH, ROUNDS, THREADS, SEED = 30, 16, 3, 2, 1
+PHASE = Phase(
+    Method.SFT,
+    STEPS,
+    BATCH,
+    learning_rate=3e-4,
+    warmup_fraction=0.1,
+    weight_decay=0.01,
+    text_column="package",
+    answer_column="text",
+    prompt_template="{text}\n",
+)
+
+
+def pairs() -> list[dict[str, Any]]:
+    """Packages and their docstrings, as many as the steps read, none longer than the context."""
+    built = corpus.build(FOLDER / "corpus", 100_000, 1)
+    rows = [orjson.loads(line) for line in Path(built.path).read_bytes().splitlines()]
+    short = [{"package": row["package"], "text": row["text"]} for row in rows if 120 <= len(row["text"]) <= 300]
+    return short[: STEPS * BATCH]
+
+
+class Start:
+    """The same beginning for all: a model version with fresh weights, its tokenizer, and the rows.
+
+    Args:
+        folder: for the store and for the layout that TRL reads.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.store = BlobStore(f"file://{folder}/blobs")
+        self.rows = pairs()
+        self.version = write_version(self.store, self.rows)
+        self.tokenizer = train_tokenizer((row["text"] for row in self.rows * 20), ARCHITECTURE.vocabulary_size)
+        self.config = llama_config(ARCHITECTURE, self.tokenizer.get_vocab_size())
+        self.folder = folder / "model"
+        self.folder.mkdir()
+        model = new_model(self.config, SEED)
+        model.save_pretrained(self.folder)
+        files = config_files(self.config) | tokenizer_files(self.tokenizer, ARCHITECTURE.sequence_length, "{text}\n")
+        for name, content in files.items():
+            (self.folder / name).write_bytes(content)
+        self.base = self._commit()
+        (folder / "rows.jsonl").write_bytes(b"".join(orjson.dumps(row) + b"\n" for row in self.rows))
+
+    def _commit(self) -> str:
+        blobs = []
+        for path in sorted(self.folder.iterdir()):
+            blob = self.store.put_sync(path.read_bytes())
+            blobs.append({"path": path.name, "sha256": blob.sha256, "size": blob.size})
+        return self.store.commit_sync({"blobs": blobs})
+
+
+def ours(start: Start) -> float:
+    """Tokens a second of the engine."""
+    spec = TrainingSpec((PHASE,), ARCHITECTURE, threads_per_worker=THREADS, seed=SEED, checkpoint_every=STEPS // 2)
+    given = {
+        "spec": spec.to_json(),
+        "train": {"grant": "", "manifest_digest": start.version},
+        "base": {"grant": "", "manifest_digest": start.base},
+    }
+    result = train.run(LocalContext(given, blobs_write=start.store, blobs_read=start.store))
+    return float(result["results"]["sft.tokens_per_second"])
+
+
+def plain(start: Start) -> float:
+    """Tokens a second of the loop that everybody writes: forward with labels, backward, clip, step."""
+    seed_worker(SEED, THREADS)
+    rows = AnswerRows(
+        encode_examples(
+            start.tokenizer, [(row["package"], row["text"]) for row in start.rows], PHASE, ARCHITECTURE.sequence_length
+        )
+    )
+    order = Order(len(rows), BATCH, SEED, 0, rows.lengths)
+    model = LlamaForCausalLM.from_pretrained(start.folder, dtype=torch.float32)
+    model.train()
+    optimiser = torch.optim.AdamW(model.parameters(), lr=PHASE.learning_rate, betas=BETAS, weight_decay=0.01)
+    batches = [rows.batch(order.batch(step)) for step in range(STEPS)]
+    tokens, began = 0, time.perf_counter()
+    for step, batch in enumerate(batches):
+        for group in optimiser.param_groups:
+            group["lr"] = learning_rate(step, STEPS, PHASE.learning_rate, PHASE.warmup_fraction)
+        labels = torch.full((batch.inputs.numel(),), -100)
+        labels[batch.places] = batch.targets
+        logits = model(input_ids=batch.inputs, use_cache=False).logits
+        loss = nn.functional.cross_entropy(logits.flatten(0, 1).float(), labels)
+        optimiser.zero_grad()
+        loss.backward()
+        nn.utils.clip_grad_norm_(model.parameters(), CLIP_NORM)
+        optimiser.step()
+        assert math.isfinite(loss.item())
+        tokens += batch.tokens
+    return tokens / (time.perf_counter() - began)
+
+
+def trl(python: Path, start: Start, folder: Path) -> float:
+    """Tokens a second of SFTTrainer."""
+    options = {
+        "model": str(start.folder),
+        "rows": str(folder / "rows.jsonl"),
+        "output": str(folder / "trl"),
+        "steps": STEPS,
+        "batch_size": BATCH,
+        "threads": THREADS,
+        "seed": SEED,
+        "sequence_length": ARCHITECTURE.sequence_length,
+        "learning_rate": PHASE.learning_rate,
+    }
+    done = subprocess.run(
+        [str(python), str(ROOT / "tests" / "bench" / "train_trl.py"), json.dumps(options)],
+        capture_output=True,
+        text=True,
+        env={**os.environ, "HF_HUB_OFFLINE": "1", "PYTHONPATH": "", "OMP_NUM_THREADS": str(THREADS)},
+        cwd=folder,
+    )
+    if done.returncode:
+        sys.exit(f"train_trl.py failed:\n{done.stderr[-3000:]}")
+    return float(json.loads((folder / "trl" / "figures.json").read_text())["tokens_per_second"])
+
+
+def measure(folder: Path, rounds: int) -> dict[str, Any]:
+    """The whole benchmark."""
+    python = install("trl", TRL)
+    start = Start(folder)
+    parameters = sum(parameter.numel() for parameter in new_model(start.config, SEED).parameters())
+    print(f"{parameters:,} parameters, {len(start.rows):,} rows, {STEPS} steps of {BATCH}", flush=True)
+    found: list[dict[str, float]] = []
+    for number in range(rounds):
+        one = {"ours": ours(start), "plain_loop": plain(start), "trl": trl(python, start, folder)}
+        found.append({name: round(value, 1) for name, value in one.items()})
+        print(f"round {number + 1}: {found[-1]}", flush=True)
+    medians = {name: statistics.median(one[name] for one in found) for name in found[0]}
+    ratios = {
+        f"ratio_{name}": round(statistics.median(one["ours"] / one[name] for one in found), 3)
+        for name in ("plain_loop", "trl")
+    }
+    packages = ("torch", "transformers", "tokenizers")
+    return {
+        "name": "train",
+        "unit": "tokens/s",
+        "ours": medians["ours"],
+        "peer": medians["plain_loop"],
+        "ratio": ratios["ratio_plain_loop"],
+        "peer_name": "a plain PyTorch loop; TRL's SFTTrainer among the figures",
+        "rounds": found,
+        "figures": {**ratios, "trl": medians["trl"], "parameters": parameters},
+        "on": {
+            "ours": "order that can be resumed, metrics every 10 steps, 1 checkpoint of all state",
+            "peer": "batches of ours from memory, nothing else",
+            "trl": "groups of like length, no checkpoint, no log",
+        },
+        "versions": {name: importlib.metadata.version(name) for name in packages}
+        | {"python": platform.python_version(), "peers": list(TRL)},
+        "time": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+    }
+
+
+def main() -> None:
+    """Measures and writes the report."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--rounds", type=int, default=ROUNDS)
+    arguments = parser.parse_args()
+    with tempfile.TemporaryDirectory(prefix="argosy-bench-") as name:
+        report = measure(Path(name), arguments.rounds)
+    figures = report["figures"]
+    print(
+        f"{report['ours']:,} tokens/s, {figures['ratio_plain_loop']} of the plain loop, {figures['ratio_trl']} of TRL: "
+        f"{save(report)}"
+    )
+
+
+if __name__ == "__main__":
+    main()
