@@ -112,7 +112,7 @@ def test_dpo_is_equation_7(model: LlamaForCausalLM) -> None:
         wanted -= math.log(1 / (1 + math.exp(-0.3 * (better - worse))))
         assert float(seen[pair, 0]) == pytest.approx(0.3 * (better - worse), rel=1e-4)
         assert float(seen[pair, 1]) == pytest.approx(likely[2 * pair] - likely[2 * pair + 1], rel=1e-4)
-    assert float(loss) == pytest.approx(wanted, rel=1e-5)
+    assert loss.item() == pytest.approx(wanted, rel=1e-5)
 
 
 def test_grpo_is_equation_3(model: LlamaForCausalLM) -> None:
@@ -137,7 +137,7 @@ def test_grpo_is_equation_3(model: LlamaForCausalLM) -> None:
             number += 1
         wanted -= total / len(values)
         assert float(divergence[row]) == pytest.approx(far / len(values), rel=1e-4, abs=1e-6)
-    assert float(loss) == pytest.approx(wanted, rel=1e-5)
+    assert loss.item() == pytest.approx(wanted, rel=1e-5)
 
 
 def test_advantages_are_of_the_group_alone() -> None:
@@ -158,7 +158,7 @@ def test_distillation_weighs_teacher_and_answer(model: LlamaForCausalLM) -> None
         return (theirs * (theirs.log() - ours.log())).sum(-1)
 
     hard = -sum(value for row in one_by_one(model, inputs, places, targets) for value in row)
-    assert float(loss) == pytest.approx(0.7 * 4 * float(divergence(2.0).sum()) + 0.3 * hard, rel=1e-4)
+    assert loss.item() == pytest.approx(0.7 * 4 * float(divergence(2.0).sum()) + 0.3 * hard, rel=1e-4)
     torch.testing.assert_close(seen[:, 0], divergence(1.0), rtol=1e-4, atol=1e-5)
 
 
