@@ -17,7 +17,15 @@ from pathlib import Path
 from typing import Any
 
 from libs.common.domain import DomainError
-from libs.compute.context import EngineCancelled, EngineContext, EngineError, EngineInterrupted, Json, load_entrypoint
+from libs.compute.context import (
+    EngineCancelled,
+    EngineContext,
+    EngineError,
+    EngineInterrupted,
+    EnginePaused,
+    Json,
+    load_entrypoint,
+)
 
 # Events wait here while no service polls. Beyond that the oldest go: curves and logs may have a hole, results never.
 _MOST_EVENTS = 20_000
@@ -58,7 +66,9 @@ class CarrierContext(EngineContext):
         self._add({"kind": "log", "severity": severity, "body": body})
 
     def metrics(self, phase: str, step: int, **values: float) -> None:
-        self._add({"kind": "metrics", "phase": phase, "step": int(step), "values": _finite(values)})
+        self._add(
+            {"kind": "metrics", "phase": phase, "step": int(step), "values": {k: float(v) for k, v in values.items()}}
+        )
 
     def checkpoint(self, data: Json) -> None:
         _require_json(data)
@@ -107,6 +117,10 @@ class TaskCarrier:
         """Asks the engine to stop."""
         self._context.request_cancel()
 
+    def pause(self) -> None:
+        """Asks the engine to stop at its next checkpoint."""
+        self._context.request_pause()
+
     def _work(self) -> None:
         telemetry = _telemetry()
         outcome = self._traced()
@@ -142,6 +156,8 @@ class TaskCarrier:
             return {"state": "succeeded", "result": result}
         except EngineCancelled:
             return {"state": "cancelled"}
+        except EnginePaused:
+            return {"state": "paused"}
         except EngineInterrupted as error:
             return _failed("interrupted", "COMPUTE_UNAVAILABLE", str(error), True)
         except EngineError as error:

@@ -37,7 +37,7 @@ class CarrierReport:
 
     Attributes:
         state: `pending` (not yet answering), `running`, `succeeded`, `failed`, `interrupted` (worth another attempt),
-            `cancelled` or `lost` (no such actor).
+            `cancelled`, `paused` or `lost` (no such actor).
         events: Log lines and metrics after the acknowledged one: `{"cursor", "kind": "log"|"metrics", "time", ...}`.
         progress: `{"fraction", "message", "cost"}` or None.
         checkpoint: The newest checkpoint, or None.
@@ -131,6 +131,10 @@ class RayDriver:
     async def cancel(self, name: str) -> None:
         """Asks the engine to stop."""
         await self._ask("cancel", name=name)
+
+    async def pause(self, name: str) -> None:
+        """Asks the engine to stop at its next checkpoint."""
+        await self._ask("pause", name=name)
 
     async def dismiss(self, name: str) -> None:
         """Ends the carrier, whatever it does. Nothing happens when it is gone."""

@@ -41,6 +41,10 @@ class EngineCancelled(Exception):
     """Raised by `EngineContext.stop_if_cancelled`; the task becomes cancelled."""
 
 
+class EnginePaused(Exception):
+    """Raised behind a checkpoint by an engine that was asked to pause; a resumed task goes on from there."""
+
+
 class EngineInterrupted(Exception):
     """Something below the engine was lost (a worker, a peer): run it again from its checkpoint."""
 
@@ -80,6 +84,7 @@ class EngineContext(ABC):
         self._write_grant = write_grant
         self._cancel = threading.Event()
         self._saw_cancel = False
+        self._pause = threading.Event()
 
     @abstractmethod
     def progress(self, fraction: float, message: str = "", **cost: float) -> None:
@@ -117,6 +122,19 @@ class EngineContext(ABC):
     def request_cancel(self) -> None:
         """Makes `cancelled()` true."""
         self._cancel.set()
+
+    def pausing(self) -> bool:
+        """Whether somebody asked the task to pause. An engine that has checkpoints asks behind each of them."""
+        return self._pause.is_set()
+
+    def pause_if_asked(self) -> None:
+        """Raises `EnginePaused` when `pausing()`. Only behind a checkpoint: whatever came after it is done again."""
+        if self.pausing():
+            raise EnginePaused()
+
+    def request_pause(self) -> None:
+        """Makes `pausing()` true."""
+        self._pause.set()
 
     @property
     def saw_cancel(self) -> bool:
@@ -167,11 +185,13 @@ class LocalContext(EngineContext):
         blobs_write: BlobStore | None = None,
         blobs_read: BlobStore | None = None,
         cancel_when: Callable[[Recorded], bool] | None = None,
+        pause_when: Callable[[Recorded], bool] | None = None,
     ) -> None:
         super().__init__(spec, attempt=attempt, resume=resume)
         self.recorded = Recorded()
         self._read = blobs_read
         self._cancel_when = cancel_when
+        self._pause_when = pause_when
         if blobs_write is not None:
             self.blobs_write = blobs_write
 
@@ -192,6 +212,11 @@ class LocalContext(EngineContext):
         if self._cancel_when is not None and self._cancel_when(self.recorded):
             self.request_cancel()
         return super().cancelled()
+
+    def pausing(self) -> bool:
+        if self._pause_when is not None and self._pause_when(self.recorded):
+            self.request_pause()
+        return super().pausing()
 
     def blobs_read(self, grant: str) -> BlobStore:
         return self._read if self._read is not None else super().blobs_read(grant)

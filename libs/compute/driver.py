@@ -113,6 +113,12 @@ class Driver:
         except _Failure:
             return
 
+    def pause(self, name: str) -> None:
+        try:
+            self._handle(name).pause.remote()
+        except _Failure:
+            return
+
     def start_actor(self, name: str, class_path: str, kwargs: Json, resources: Json) -> None:
         from libs.compute.actor import ActorHost
 
@@ -204,7 +210,7 @@ class Driver:
                 _end("the cluster does not answer")
 
 
-_OPERATIONS = frozenset({"submit", "poll", "cancel", "start_actor", "call", "kill", "alive", "list"})
+_OPERATIONS = frozenset({"submit", "poll", "cancel", "pause", "start_actor", "call", "kill", "alive", "list"})
 
 
 def serve(driver: Driver, requests: BinaryIO, answers: BinaryIO) -> None:

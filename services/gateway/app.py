@@ -10,14 +10,19 @@ from libs.common.service import Runtime, ServiceDefinition
 from libs.inference.replicas import Replicas
 from services.gateway.clients.applications import Applications
 from services.gateway.clients.backends import Backends
+from services.gateway.clients.datasets import Datasets
 from services.gateway.clients.deployments import Deployments
 from services.gateway.clients.identity import Keys
 from services.gateway.clients.ledger import Ledger
 from services.gateway.clients.reporter import Reporter
+from services.gateway.clients.trainings import Trainings
 from services.gateway.config import Settings
 from services.gateway.http.door import Door
 from services.gateway.http.methods import Methods
+from services.gateway.http.openai.base_models import BaseModels
+from services.gateway.http.openai.files import Files
 from services.gateway.http.openai.handlers import OpenAi
+from services.gateway.http.openai.jobs import Jobs
 from services.gateway.http.pages import Pages
 from services.gateway.http.routes import default_table
 from services.gateway.http.server import HttpServer
@@ -57,15 +62,19 @@ async def build(runtime: Runtime) -> App:
     runtime.resources.push_async_callback(replicas.close)
     ledger = Ledger(runtime.channels, settings.journal / "usage", clock)
     reporter = Reporter(_sender(settings), settings.access_log)
-    openai = OpenAi(keys, replicas, Applications(runtime.channels), Deployments(runtime.channels), ledger.add)
+    deployments, trainings = Deployments(runtime.channels), Trainings(runtime.channels)
+    datasets = Datasets(runtime.channels, clock)
+    openai = OpenAi(keys, replicas, Applications(runtime.channels), deployments, trainings, ledger.add)
+    files = Files(keys, datasets, trainings)
+    jobs = Jobs(keys, datasets, trainings, BaseModels(trainings, replicas, deployments))
     pages = Pages(table, lambda: True, reporter.prometheus)
     door = Door(
         table=table,
         methods=Methods(backends),
         uploads=Uploads(backends),
         authenticator=keys,
-        fixed={**openai.handlers(), **pages.handlers()},
-        prefixed=openai.prefixed(),
+        fixed={**openai.handlers(), **files.handlers(), **jobs.handlers(), **pages.handlers()},
+        prefixed={**openai.prefixed(), **files.prefixed(), **jobs.prefixed()},
         record=reporter.record,
         max_requests=settings.max_requests,
         clock=clock,

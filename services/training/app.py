@@ -6,19 +6,31 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import psutil
-from argosy.training.v1 import model_service_pb2, training_service_pb2
+from argosy.training.v1 import model_registry_service_pb2, model_service_pb2, run_service_pb2, training_service_pb2
 
 from libs.common.blobs import BlobStore
 from libs.common.clock import Clock
 from libs.common.db.uow import Database
+from libs.common.secrets import Keyring
 from libs.common.service import Runtime, ServiceDefinition
-from libs.common.tasks import Tasks
+from libs.common.tasks import TaskKind, Tasks
 from services.training.clients.dataset import Datasets
 from services.training.config import TrainingSettings
 from services.training.events.subscribers import LIVE, STOPPED, LiveVersions
-from services.training.handlers import model_projects, model_versions, trainings
+from services.training.handlers import (
+    model_aliases,
+    model_imports,
+    model_projects,
+    model_registry,
+    model_versions,
+    run_metrics,
+    runs,
+    trainings,
+)
+from services.training.jobs.import_model import ImportTasks
 from services.training.jobs.run import RunTasks
 from services.training.jobs.sweep import sweep_forever
+from services.training.store.signing import ModelSigner
 
 NAME = "training"
 
@@ -29,6 +41,7 @@ class App:
 
     Attributes:
         memory_bytes: of this machine, for the pre-flight.
+        signer: signs model versions.
     """
 
     database: Database
@@ -37,12 +50,15 @@ class App:
     datasets: Datasets
     tasks: Tasks
     memory_bytes: int
+    signer: ModelSigner
+    settings: TrainingSettings
 
 
 async def build(runtime: Runtime) -> App:
     """Makes the service's own parts, and sweeps the blob store where calls are served."""
     if runtime.role != "jobs":
         runtime.background.start(sweep_forever(runtime.database, runtime.blobs, runtime.clock), name="sweep")
+    settings: TrainingSettings = runtime.settings
     return App(
         database=runtime.database,
         blobs=runtime.blobs,
@@ -50,7 +66,16 @@ async def build(runtime: Runtime) -> App:
         datasets=Datasets(runtime.channels),
         tasks=Tasks(NAME),
         memory_bytes=psutil.virtual_memory().total,
+        signer=await ModelSigner.load(runtime.database, Keyring.create_file(settings.key_path), runtime.clock),
+        settings=settings,
     )
+
+
+def _task_kinds(app: App) -> list[TaskKind]:
+    return [
+        RunTasks(app.database, app.blobs, app.datasets, app.signer, app.clock).kind(),
+        ImportTasks(app.database, app.datasets, app.signer, app.settings, app.clock).kind(),
+    ]
 
 
 def _subscriptions(app: App) -> dict[str, object]:
@@ -63,11 +88,22 @@ DEFINITION: ServiceDefinition[App] = ServiceDefinition(
     build=build,
     protos=[
         training_service_pb2.DESCRIPTOR.services_by_name["TrainingService"],
+        run_service_pb2.DESCRIPTOR.services_by_name["RunService"],
         model_service_pb2.DESCRIPTOR.services_by_name["ModelService"],
+        model_registry_service_pb2.DESCRIPTOR.services_by_name["ModelRegistryService"],
     ],
-    handlers=[trainings, model_projects, model_versions],
+    handlers=[
+        trainings,
+        runs,
+        run_metrics,
+        model_projects,
+        model_versions,
+        model_registry,
+        model_aliases,
+        model_imports,
+    ],
     settings=TrainingSettings,
     migrations=Path(__file__).parent / "migrations",
     subscriptions=_subscriptions,
-    task_kinds=lambda app: [RunTasks(app.database, app.blobs, app.datasets, app.clock).kind()],
+    task_kinds=_task_kinds,
 )

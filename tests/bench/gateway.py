@@ -96,7 +96,7 @@ class Upstream:
 
 def _start_ours(folder: Path, places: dict[str, int], port: int, stack: ExitStack) -> psutil.Process:
     peers = {name: f"127.0.0.1:{places[name]}" for name in ("identity", "deploy")}
-    peers |= {"app": "127.0.0.1:1", "dataset": "127.0.0.1:1"}
+    peers |= dict.fromkeys(("app", "dataset", "training"), "127.0.0.1:1")
     environment = {
         **os.environ,
         "ARGOSY_HOME": str(folder),

@@ -11,7 +11,7 @@ from argosy.common.v1 import options_pb2
 
 from tests.security.world import World
 
-# A read, a list, a change, a stream, an OpenAI route.
+# A read, a list, a change, a stream, OpenAI routes.
 ROUTES = (
     ("GET", "/v1/orgs/acme/datasets/thing"),
     ("GET", "/v1/orgs/acme/datasets"),
@@ -19,6 +19,10 @@ ROUTES = (
     ("GET", "/v1/orgs/acme/dataset/tasks/thing:watch"),
     ("POST", "/v1/chat/completions"),
     ("GET", "/v1/models"),
+    ("POST", "/v1/files"),
+    ("GET", "/v1/files/file-0123456789abcdef/content"),
+    ("POST", "/v1/fine_tuning/jobs"),
+    ("GET", "/v1/fine_tuning/jobs/ftjob-0123456789abcdef/events"),
 )
 CHAT = {"model": "llm", "messages": [{"role": "user", "content": "Hi"}]}
 

@@ -79,6 +79,8 @@ def _placed(verb: str, rest: str, area: str, nouns: set[str]) -> tuple[str, str]
 def _singular(noun: str) -> str:
     if noun.endswith("ies"):
         return noun[:-3] + "y"
+    if noun.endswith(("alias", "aliases")):
+        return noun.removesuffix("es")
     return noun[:-1] if noun.endswith("s") and noun not in ("logs", "metrics", "stats") else noun
 
 

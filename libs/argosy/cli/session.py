@@ -26,7 +26,8 @@ errors_console = Console(stderr=True, highlight=False)
 
 # Exit codes: 1 the platform refused, 2 the command line is wrong (as click has it), 3 a task failed, 4 nobody answered.
 REFUSED, MISUSED, TASK_FAILED, NO_ANSWER = 1, 2, 3, 4
-_SEGMENT = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?")
+# An id, or `-` for any (AIP-159).
+_SEGMENT = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?|-")
 
 
 class Misuse(Exception):

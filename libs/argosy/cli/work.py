@@ -7,8 +7,10 @@ from typing import Annotated, Any
 
 import typer
 from argosy.cli import session
+from argosy.cli.curves import curves, line
 from argosy.cli.dataset import dataset
 from argosy.cli.live import finished_evaluation, watch
+from argosy.cli.models import import_model
 from argosy.cli.options import PATIENCE, JsonOption, WatchOption, newest
 from argosy.client import Client, contract
 from argosy.client.errors import Conflict
@@ -22,6 +24,8 @@ model = typer.Typer(help="Model versions and their gates.", no_args_is_help=True
 evaluation = typer.Typer(help="Evaluations and gates.", no_args_is_help=True)
 deploy = typer.Typer(help="Work orders and deployments.", no_args_is_help=True)
 application = typer.Typer(help="Applications.", no_args_is_help=True)
+
+training.command("curves")(curves)
 
 
 @training.command("run")
@@ -46,17 +50,13 @@ def run_training(
 
 def _curve(metrics: list[Any]) -> None:
     """The loss over the steps as a line of blocks, a phase a line."""
-    blocks = "▁▂▃▄▅▆▇█"
     phases: dict[str, list[float]] = {}
     for point in metrics:
         if "loss" in point.values:
             phases.setdefault(point.phase, []).append(point.values["loss"])
     for phase, losses in phases.items():
-        kept = losses[:: max(1, len(losses) // 60)]
-        low, high = min(kept), max(kept)
-        scale = (len(blocks) - 1) / ((high - low) or 1.0)
-        line = "".join(blocks[round((loss - low) * scale)] for loss in kept)
-        session.console.print(f"{phase:<10} {losses[0]:.3f} {line} {losses[-1]:.3f}")
+        drawn = line(losses[:: max(1, len(losses) // 60)])
+        session.console.print(f"{phase:<10} {losses[0]:.3f} {drawn} {losses[-1]:.3f}")
 
 
 @task.command("watch")
@@ -101,8 +101,11 @@ def list_models(
         versions = [
             version for name in projects for version in client.pages(methods["list_model_versions"], {"parent": name})
         ]
-        columns = ("name", "state", "architecture", "parameter_count", "training_run", "create_time")
+        columns = ("name", "stage", "state", "architecture", "parameter_count", "training_run", "create_time")
         session.show_list(versions, as_json, columns)
+
+
+model.command("import")(import_model)
 
 
 @model.command("show")

@@ -2,7 +2,7 @@
 
 from libs.common.tasks.handlers import TaskServiceHandlers
 from libs.common.tasks.kinds import Driver, TaskKind
-from libs.common.tasks.tables import create_task_tables
+from libs.common.tasks.tables import add_pause_to_tasks, create_task_tables
 from libs.common.tasks.task import Task, TaskError
 from libs.common.tasks.tasks import Tasks
 from libs.common.tasks.worker import TaskWorker
@@ -15,5 +15,6 @@ __all__ = [
     "TaskServiceHandlers",
     "TaskWorker",
     "Tasks",
+    "add_pause_to_tasks",
     "create_task_tables",
 ]

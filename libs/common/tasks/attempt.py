@@ -19,7 +19,7 @@ from libs.common.errors import ArgosyError, reason_of
 from libs.common.obs import extract, traceparent, tracer
 from libs.common.tasks import store
 from libs.common.tasks.kinds import Driver, Report, TaskKind
-from libs.common.tasks.store import LeaseLost
+from libs.common.tasks.store import LeaseLost, Wishes
 from libs.common.tasks.task import Json, Task, TaskError, storable
 
 _POLL_SECONDS = 0.25
@@ -36,7 +36,7 @@ T = TypeVar("T")
 
 
 class _End(Exception):
-    """The task ends as failed or cancelled."""
+    """The task ends as failed or cancelled, or this worker's part of it as paused."""
 
     def __init__(self, state: str, error: TaskError) -> None:
         super().__init__(error.message)
@@ -45,6 +45,7 @@ class _End(Exception):
 
 
 _CANCELLED = _End("CANCELLED", TaskError("CANCELLED", "The task was cancelled."))
+_PAUSED = _End("PAUSED", TaskError("STATE_CONFLICT", "The task was paused."))
 
 
 class Attempt:
@@ -86,6 +87,8 @@ class Attempt:
         self._holds_until = clock.monotonic() + seconds
         self._cancel_since: float | None = None
         self._cancel_sent = False
+        self._pause_wanted = task.pause_requested
+        self._pause_sent = False
         # Once the end is being written the lease may go: the guard of that write decides alone.
         self._ending = False
         self._last_error = TaskError("COMPUTE_UNAVAILABLE", "The work was lost too often; see its log.", retryable=True)
@@ -120,6 +123,8 @@ class Attempt:
                 return
             if report.state == "cancelled":
                 raise _CANCELLED
+            if report.state == "paused":
+                raise _PAUSED
             if report.state == "failed":
                 raise _End("FAILED", _task_error(report.error))
             await self._lost(report)
@@ -135,6 +140,8 @@ class Attempt:
     async def _start(self) -> None:
         if self._task.cancel_requested:
             raise _CANCELLED
+        if self._pause_wanted:
+            raise _PAUSED
         if self._task.attempt >= self._task.max_attempts:
             raise _End("FAILED", self._last_error)
         number = self._task.attempt + 1
@@ -191,6 +198,9 @@ class Attempt:
             if self._cancel_since is not None and not self._cancel_sent:
                 await self._patiently("cancel", lambda: self._driver.cancel(self._task.carrier))
                 self._cancel_sent = True
+            if self._pause_wanted and not self._pause_sent:
+                await self._patiently("pause", lambda: self._driver.pause(self._task.carrier))
+                self._pause_sent = True
             await self._pause(_POLL_SECONDS)
 
     async def _show(self, message: str) -> None:
@@ -213,12 +223,19 @@ class Attempt:
             values["checkpoint"] = report.checkpoint
         if not values and not report.events:
             return
-        hook = self._checkpoint_hook(report.checkpoint) if new_checkpoint and report.checkpoint is not None else None
-        await self._write(hook, report.events, **values)
+        verdict: TaskError | None = None
 
-    def _checkpoint_hook(self, checkpoint: Json) -> Callable[[Task, UnitOfWork], Awaitable[None]] | None:
-        on_checkpoint = self._kind.checkpoint
-        return None if on_checkpoint is None else lambda task, uow: on_checkpoint(task, checkpoint, uow)
+        async def tell(task: Task, uow: UnitOfWork) -> None:
+            nonlocal verdict
+            kind, metrics = self._kind, [event for event in report.events if event["kind"] == "metrics"]
+            if metrics and kind.metrics is not None:
+                verdict = await kind.metrics(task, metrics, uow)
+            if new_checkpoint and report.checkpoint is not None and kind.checkpoint is not None:
+                await kind.checkpoint(task, report.checkpoint, uow)
+
+        await self._write(tell, report.events, **values)
+        if verdict is not None:
+            raise _End("FAILED", verdict)
 
     def _eta(self, fraction: float) -> datetime | None:
         """As much time again as the share of the work done so far by this worker needed."""
@@ -252,12 +269,16 @@ class Attempt:
             self._ending = True
             async with self._unit_of_work() as uow:
                 task = await store.lock(uow, self._lease)
-                if self._kind.on_failure is not None:
-                    await self._kind.on_failure(task, end.error, uow)
-                error = None if end.state == "CANCELLED" else end.error.to_row()
-                self._task = await store.record(
-                    uow, self._lease, task, (), 0.0, state=end.state, error=error, **store.FINISHED
-                )
+                ending = _CANCELLED if end is _PAUSED and task.cancel_requested else end
+                if ending is _PAUSED:
+                    values: Json = {"pause_requested": False, "message": "", "eta": None}
+                    if self._kind.on_pause is not None:
+                        await self._kind.on_pause(task, uow)
+                else:
+                    values = {"error": None if ending is _CANCELLED else ending.error.to_row(), **store.FINISHED}
+                    if self._kind.on_failure is not None:
+                        await self._kind.on_failure(task, ending.error, uow)
+                self._task = await store.record(uow, self._lease, task, (), 0.0, state=ending.state, **values)
                 await store.release(uow, self._lease)
 
         faults = 0
@@ -289,7 +310,9 @@ class Attempt:
             "time": self._clock.now().isoformat(),
             "cursor": self._task.carrier_cursor,
         }
-        await self._write(None, [event], message="interrupted, starts again")
+        told = self._kind.on_interruption
+        hook = None if told is None else lambda task, uow: told(task, storable(why), uow)
+        await self._write(hook, [event], message="interrupted, starts again")
         self._last_error = _task_error(report.error) if report.error else self._last_error
         await self._pause(min(2.0 ** (self._task.attempt - 2), _MOST_BACKOFF_SECONDS))
 
@@ -328,7 +351,7 @@ class Attempt:
                 if hook is not None:
                     await hook(changed, uow)
             self._task = changed
-            self._renewed(asked, changed.cancel_requested)
+            self._renewed(asked, Wishes(changed.cancel_requested, changed.pause_requested))
 
         await self._patiently("write", write)
 
@@ -341,10 +364,10 @@ class Attempt:
             try:
                 if asked < renew_at:
                     async with self._database.system(read_only=True) as uow:
-                        self._noticed(await store.cancel_requested(uow, self._lease))
+                        self._noticed(await store.wishes(uow, self._lease))
                     continue
                 async with self._database.system() as uow:
-                    cancel = await store.renew(uow, self._lease, self._seconds)
+                    wishes = await store.renew(uow, self._lease, self._seconds)
             except LeaseLost:
                 if self._ending:
                     return
@@ -353,16 +376,17 @@ class Attempt:
                 _log.warning("cannot renew the lease of %s: %s", self._task.name, error.message)
                 self._fence()
                 continue
-            self._renewed(asked, cancel)
+            self._renewed(asked, wishes)
             renew_at = asked + self._seconds / 3
 
-    def _renewed(self, asked: float, cancel: bool) -> None:
+    def _renewed(self, asked: float, wishes: Wishes) -> None:
         """Counted from before the question, so that the fence falls before the database's lease ends."""
         self._holds_until = max(self._holds_until, asked + self._seconds)
-        self._noticed(cancel)
+        self._noticed(wishes)
 
-    def _noticed(self, cancel: bool) -> None:
-        if cancel and self._cancel_since is None:
+    def _noticed(self, wishes: Wishes) -> None:
+        self._pause_wanted = wishes.pause
+        if wishes.cancel and self._cancel_since is None:
             self._cancel_since = self._clock.monotonic()
 
     async def _pause(self, seconds: float) -> None:

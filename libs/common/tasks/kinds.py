@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -18,8 +18,9 @@ _GRANT_SECONDS = 24 * 3600.0
 class TaskKind:
     """One kind of long work: load, compute, apply.
 
-    `on_start`, `checkpoint`, `apply` and `on_failure` run inside the transaction that changes the task's row, guarded
-    by its lease: they happen exactly once, or not at all. They may run again after a roll-back, so no network calls.
+    The hooks (`on_start`, `checkpoint`, `metrics`, `apply`, `on_...`) run in the transaction that changes the task's
+    row, guarded by its lease: they happen exactly once, or not at all. They may run again after a roll-back, so no
+    network calls.
 
     Args:
         name: `<area>.<verb>`, such as `dataset.clean`.
@@ -30,7 +31,11 @@ class TaskKind:
         resources: For Ray: `num_cpus`, `num_gpus`, `memory`, ...
         on_start: (task, uow): an attempt begins.
         checkpoint: (task, checkpoint, uow): the engine has a new checkpoint.
+        metrics: (task, events, uow): the engine reported numbers; each event has `phase`, `step`, `values` and `time`.
+            An error that it returns ends the task as failed, after everything that was reported has been stored.
         on_failure: (task, error, uow): the task failed for good or was cancelled (reason CANCELLED).
+        on_pause: (task, uow): the engine stopped at a checkpoint as it was asked to, or had not begun.
+        on_interruption: (task, why, uow): an attempt was lost; the next one follows.
         grant_seconds: Life of the write grant of one attempt.
         driver: What carries it; None: Ray. A roll-out, for example, is carried by rows that a reconciler works on.
     """
@@ -43,6 +48,9 @@ class TaskKind:
     on_start: Callable[[Task, UnitOfWork], Awaitable[None]] | None = None
     checkpoint: Callable[[Task, Json, UnitOfWork], Awaitable[None]] | None = None
     on_failure: Callable[[Task, TaskError, UnitOfWork], Awaitable[None]] | None = None
+    metrics: Callable[[Task, Sequence[Json], UnitOfWork], Awaitable[TaskError | None]] | None = None
+    on_pause: Callable[[Task, UnitOfWork], Awaitable[None]] | None = None
+    on_interruption: Callable[[Task, str, UnitOfWork], Awaitable[None]] | None = None
     grant_seconds: float = _GRANT_SECONDS
     driver: Driver | None = None
 
@@ -86,6 +94,8 @@ class Driver(Protocol):
     async def poll(self, name: str, cursor: int = 0) -> Report: ...
 
     async def cancel(self, name: str) -> None: ...
+
+    async def pause(self, name: str) -> None: ...
 
     async def dismiss(self, name: str) -> None: ...
 

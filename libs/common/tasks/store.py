@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from datetime import datetime
-from typing import Any
+from typing import Any, NamedTuple
 
 from sqlalchemy import ColumnElement, RowMapping, and_, func, insert, literal, or_, select, update
 
@@ -28,6 +28,13 @@ _CHANGED = {"version": tasks.c.version + 1, "update_time": _NOW}
 
 class LeaseLost(Exception):
     """Somebody else has the task; this worker must not touch it any more."""
+
+
+class Wishes(NamedTuple):
+    """What somebody asked of a task: to stop for good, or to stop at its next checkpoint until it is resumed."""
+
+    cancel: bool
+    pause: bool
 
 
 # For callers, within the organization of the unit of work.
@@ -152,8 +159,8 @@ async def record(
     return changed
 
 
-async def renew(uow: UnitOfWork, lease: Lease, seconds: float) -> bool:
-    """Renews the lease; whether somebody asked the task to stop.
+async def renew(uow: UnitOfWork, lease: Lease, seconds: float) -> Wishes:
+    """Renews the lease; what somebody asked of the task.
 
     Raises:
         LeaseLost: Somebody else has it.
@@ -161,20 +168,20 @@ async def renew(uow: UnitOfWork, lease: Lease, seconds: float) -> bool:
     connection = await uow.connection()
     if not await leases.renew(connection, tasks, lease, seconds):
         raise LeaseLost
-    return bool(await connection.scalar(select(tasks.c.cancel_requested).where(tasks.c.uid == lease.uid)))
+    return await wishes(uow, lease)
 
 
-async def cancel_requested(uow: UnitOfWork, lease: Lease) -> bool:
-    """Whether somebody asked the task to stop.
+async def wishes(uow: UnitOfWork, lease: Lease) -> Wishes:
+    """What somebody asked of the task.
 
     Raises:
         LeaseLost: Somebody else has it.
     """
-    connection = await uow.connection()
-    asked = await connection.scalar(select(tasks.c.cancel_requested).where(leases.held(tasks, lease)))
-    if asked is None:
+    columns = select(tasks.c.cancel_requested, tasks.c.pause_requested)
+    row = (await (await uow.connection()).execute(columns.where(leases.held(tasks, lease)))).one_or_none()
+    if row is None:
         raise LeaseLost
-    return asked
+    return Wishes(row.cancel_requested, row.pause_requested)
 
 
 async def release(uow: UnitOfWork, lease: Lease) -> None:

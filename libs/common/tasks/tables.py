@@ -39,6 +39,7 @@ tasks = Table(
     Column("attempt", Integer, nullable=False, server_default=text("0")),
     Column("max_attempts", Integer, nullable=False),
     Column("cancel_requested", Boolean, nullable=False, server_default=text("false")),
+    Column("pause_requested", Boolean, nullable=False, server_default=text("false")),
     Column("error", JSONB),
     Column("result", JSONB),
     # The newest checkpoint of any attempt.
@@ -128,3 +129,8 @@ def create_task_tables(op: Operations) -> None:
         op.execute(statement)
     for table in ("tasks", "task_events"):
         enable_row_level_security(op, table)
+
+
+def add_pause_to_tasks(op: Operations) -> None:
+    """Tasks can be paused from now on. For a migration of each service that has task kinds. Frozen."""
+    op.execute("ALTER TABLE tasks ADD COLUMN pause_requested boolean NOT NULL DEFAULT false")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from datetime import datetime
@@ -65,6 +66,7 @@ class Task:
     attempt: int
     max_attempts: int
     cancel_requested: bool
+    pause_requested: bool
     error: Json | None
     result: Json | None
     checkpoint: Json | None
@@ -96,6 +98,7 @@ class Task:
             max_attempts=self.max_attempts,
             cost=self.cost,
             cancel_requested=self.cancel_requested,
+            pause_requested=self.pause_requested,
             traceparent=self.traceparent,
             labels=self.labels,
         )
@@ -119,8 +122,9 @@ def log_payload(event: Mapping[str, Any]) -> Json:
 
 
 def metrics_payload(event: Mapping[str, Any]) -> Json:
-    """The stored form of a carrier's metrics."""
-    return {"phase": event["phase"], "step": event["step"], "values": event["values"]}
+    """The stored form of a carrier's metrics. PostgreSQL's JSON has no NaN and no infinity: they are stored as text."""
+    values = {name: value if math.isfinite(value) else str(value) for name, value in event["values"].items()}
+    return {"phase": event["phase"], "step": event["step"], "values": values}
 
 
 def storable(text: str) -> str:
@@ -146,7 +150,7 @@ def metrics_to_proto(row: RowMapping) -> task_pb2.TaskMetrics:
     return task_pb2.TaskMetrics(
         step=payload["step"],
         phase=payload["phase"],
-        values=payload["values"],
+        values={name: float(value) for name, value in payload["values"].items()},
         time=timestamp(row["time"]),
         sequence=row["sequence"],
     )

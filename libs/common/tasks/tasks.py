@@ -80,13 +80,43 @@ class Tasks:
             error=None,
             end_time=None,
             cancel_requested=False,
+            pause_requested=False,
             message="",
             max_attempts=task.attempt + DEFAULT_MAX_ATTEMPTS,
         )
         return changed.to_proto()
 
+    async def pause(self, uow: UnitOfWork, name: str) -> task_pb2.Task:
+        """Asks a task to stop at its next checkpoint, until `resume`. For kinds whose engine asks `ctx.pausing()`.
+
+        Raises:
+            DomainError: NOT_FOUND; STATE_CONFLICT when it is neither waiting nor running.
+        """
+        task = await store.get(uow, name, for_update=True)
+        if task.state not in ("QUEUED", "RUNNING"):
+            message = f"{name} is {task.state}; only a waiting or running task can be paused."
+            raise DomainError("STATE_CONFLICT", message, name=name, state=task.state, wanted="RUNNING")
+        if task.pause_requested:
+            return task.to_proto()
+        return (await store.change(uow, task, pause_requested=True)).to_proto()
+
+    async def resume(self, uow: UnitOfWork, name: str) -> task_pb2.Task:
+        """Queues a paused task again; it goes on from its checkpoint.
+
+        Raises:
+            DomainError: NOT_FOUND; STATE_CONFLICT when it is not paused.
+        """
+        task = await store.get(uow, name, for_update=True)
+        if task.state != "PAUSED":
+            message = f"{name} is {task.state}; only a paused task can be resumed."
+            raise DomainError("STATE_CONFLICT", message, name=name, state=task.state, wanted="PAUSED")
+        attempts = task.attempt + DEFAULT_MAX_ATTEMPTS
+        return (await store.change(uow, task, state="QUEUED", max_attempts=attempts)).to_proto()
+
     async def _cancel(self, uow: UnitOfWork, name: str) -> Task:
         task = await store.get(uow, name, for_update=True)
         if task.state in ENDED or task.cancel_requested:
             return task
-        return await store.change(uow, task, cancel_requested=True)
+        # Nobody works on a paused task: it waits again, for the worker that ends it.
+        state = "QUEUED" if task.state == "PAUSED" else task.state
+        return await store.change(uow, task, state=state, cancel_requested=True)

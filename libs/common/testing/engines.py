@@ -11,7 +11,7 @@ from libs.compute.context import EngineContext, EngineError, EngineInterrupted
 
 
 def steps(ctx: EngineContext) -> dict[str, Any]:
-    """Counts to `steps`, `seconds` each; resumes behind the checkpoint; hears a cancel unless it is `deaf`."""
+    """Counts to `steps`, `seconds` each; resumes behind the checkpoint; hears cancel and pause unless it is `deaf`."""
     spec = ctx.spec
     first = ctx.resume["step"] + 1 if ctx.resume else 0
     for step in range(first, spec["steps"]):
@@ -24,6 +24,8 @@ def steps(ctx: EngineContext) -> dict[str, Any]:
         ctx.metrics("count", step, value=float(step))
         ctx.checkpoint({"step": step})
         ctx.progress((step + 1) / spec["steps"], f"step {step}", rows=step + 1)
+        if not spec.get("deaf"):
+            ctx.pause_if_asked()
     blob = ctx.blobs_write.put_sync(b"counted") if "blobs" in spec else None
     return {"steps": spec["steps"], "first": first, "pid": os.getpid(), "blob": blob.sha256 if blob else ""}
 

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import sys
+from collections.abc import Sequence
 from typing import Any
 
 from alembic.operations import Operations
@@ -14,7 +16,7 @@ from libs.common.blobs import BlobStore
 from libs.common.db.engine import create_engine
 from libs.common.db.infrastructure import create_infrastructure
 from libs.common.db.uow import Database, UnitOfWork
-from libs.common.tasks import Task, TaskError, TaskKind, TaskWorker, create_task_tables
+from libs.common.tasks import Task, TaskError, TaskKind, TaskWorker, add_pause_to_tasks, create_task_tables
 from libs.compute.client import RayDriver
 
 # Short, so that adoption is quick; long enough for two busy cores.
@@ -26,6 +28,7 @@ def migrate(op: Operations) -> None:
     """The tables of the test service: one row a result that was applied, or a failure that was told."""
     create_infrastructure(op)
     create_task_tables(op)
+    add_pause_to_tasks(op)
     op.execute("CREATE TABLE effects (task uuid, effect text, detail text)")
 
 
@@ -41,6 +44,27 @@ async def _load(task: Task, runtime: Any) -> dict[str, Any]:
 async def _apply(task: Task, result: dict[str, Any], uow: UnitOfWork) -> dict[str, Any]:
     await _effect(uow, task, "applied", str(result))
     return result
+
+
+async def _paused(task: Task, uow: UnitOfWork) -> None:
+    await _effect(uow, task, "paused", str(task.checkpoint))
+
+
+async def _interrupted(task: Task, why: str, uow: UnitOfWork) -> None:
+    if task.input.get("tell"):
+        await _effect(uow, task, "interrupted", why)
+
+
+async def _metrics(task: Task, events: Sequence[dict[str, Any]], uow: UnitOfWork) -> TaskError | None:
+    """Where the task wants it told, each value is kept; one above its `limit` is the end."""
+    if not task.input.get("tell"):
+        return None
+    for event in events:
+        for name, value in event["values"].items():
+            await _effect(uow, task, "metric", f"{event['step']} {name} {value}")
+            if value > task.input.get("limit", math.inf):
+                return TaskError("TRAINING_DIVERGED", f"{name} is {value}")
+    return None
 
 
 async def _failed(task: Task, error: TaskError, uow: UnitOfWork) -> None:
@@ -62,6 +86,9 @@ def kinds() -> list[TaskKind]:
             resources={"num_cpus": 0.1},
             on_start=_started,
             on_failure=_failed,
+            metrics=_metrics,
+            on_pause=_paused,
+            on_interruption=_interrupted,
         )
         for name in ("steps", "refuse", "crash", "interrupted")
     ]

@@ -3,14 +3,9 @@
 from __future__ import annotations
 
 import hashlib
-import tempfile
-from collections.abc import Generator
-from contextlib import contextmanager
 from functools import lru_cache
-from typing import BinaryIO
 
 from libs.common.blobs import BlobStore
-from libs.common.blobs.folder import storage_errors
 from libs.common.domain import DomainError
 from libs.compute.versions import VersionReader, load_index
 
@@ -80,16 +75,3 @@ def open_version(store: BlobStore, manifest: str, blobs: StoreBlobs | None = Non
 def granted_version(grant: str, version: str) -> VersionReader:
     """The version with this manifest, opened in a Ray worker by its grant."""
     return open_version(BlobStore.from_grant(grant), version)
-
-
-@contextmanager
-def joined_file(store: BlobStore, digests: list[str]) -> Generator[BinaryIO]:
-    """Blobs in order as one local file: Parquet is read from its end, and a file system read is the cheapest
-    stream."""
-    with tempfile.TemporaryFile() as file:
-        with storage_errors("the file that is imported"):
-            for digest in digests:
-                for chunk in store.get_sync(digest):
-                    file.write(chunk)
-            file.seek(0)
-        yield file  # type: ignore[misc]

@@ -8,7 +8,8 @@ Null fields are left out. All other columns travel beside them.
   `instruction` and `input` by a line feed.
 - ShareGPT: `conversations` of `from` and `value` as FastChat, Axolotl and LLaMA-Factory read them, with LLaMA-Factory's
   `function_call` and `observation` for tools.
-- DPO: the preference formats of TRL, https://huggingface.co/docs/trl/dataset_formats, plain and conversational.
+- DPO: the preference formats of TRL, https://huggingface.co/docs/trl/dataset_formats, plain and conversational; that of
+  OpenAI, https://platform.openai.com/docs/guides/direct-preference-optimization, is read.
 """
 
 from __future__ import annotations
@@ -321,7 +322,10 @@ def _tool_changes(messages: list[Message]) -> Iterator[str]:
 
 
 def read_dpo(row: Row) -> Row:
-    """A record as a row: plain, or conversational with the prompt apart or as the common beginning of both answers."""
+    """A record as a row: plain, or conversational with the prompt apart or as the common beginning of both answers, or
+    OpenAI's.
+    """
+    row = _openai_preference(row) if "preferred_output" in row else row
     chosen, rejected = (_answer(row.get(name), name) for name in ("chosen", "rejected"))
     prompt = row.get("prompt")
     if prompt is None:
@@ -334,6 +338,20 @@ def read_dpo(row: Row) -> Row:
     if not prompt or not chosen or not rejected:
         raise Inexpressible("prompt, chosen or rejected is empty")
     return {**row, "prompt": prompt, "chosen": chosen, "rejected": rejected}
+
+
+def _openai_preference(row: Row) -> Row:
+    """OpenAI's names of a preference in ours; what `input` says beside its messages travels beside them."""
+    given = row.get("input")
+    if not isinstance(given, dict):
+        raise Inexpressible("input: not an object with messages")
+    renamed = {
+        "prompt": _messages(given.get("messages"), "input.messages"),
+        "chosen": _messages(row.get("preferred_output"), "preferred_output"),
+        "rejected": _messages(row.get("non_preferred_output"), "non_preferred_output"),
+    }
+    beside = _beside(row, "input", "preferred_output", "non_preferred_output")
+    return _with(renamed, {**_beside(given, "messages"), **beside})
 
 
 def _answer(value: Any, field: str) -> list[Message]:

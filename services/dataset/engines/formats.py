@@ -11,17 +11,18 @@ from typing import Any, BinaryIO, cast
 
 import orjson
 
+from libs.archives.errors import BrokenOff, UnreadableFile
+from libs.archives.unpacking import unpacked
 from services.dataset.engines.annotations.beside import read_zipped
 from services.dataset.engines.annotations.coco import read_coco
 from services.dataset.engines.annotations.label_studio import read_task
 from services.dataset.engines.annotations.voc import read_voc
 from services.dataset.engines.annotations.yolo import read_yolo
 from services.dataset.engines.conversations import READERS
-from services.dataset.engines.lines import BOM, TOO_LONG, BrokenOff, Line, PhysicalLines, UnreadableFile, column_names
+from services.dataset.engines.lines import BOM, TOO_LONG, Line, PhysicalLines, column_names
 from services.dataset.engines.losses import Inexpressible
 from services.dataset.engines.rows import MAX_ROW_BYTES, Row
 from services.dataset.engines.tables import read_parquet, read_xlsx
-from services.dataset.engines.unpacking import unpacked
 
 # Read at once.
 _JSON_BYTES = 64 * 1024

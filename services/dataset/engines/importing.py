@@ -9,19 +9,20 @@ from contextlib import closing
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, BinaryIO
 
+from libs.archives.errors import UnreadableFile
+from libs.archives.unpacking import codec_of
 from libs.common.blobs import BlobStore, Json, manifest_digests
 from libs.compute.context import EngineContext, EngineError
+from libs.compute.files import joined_file
 from libs.compute.versions import VersionIndex, load_index
 from services.dataset.domain.formats import ARCHIVES
-from services.dataset.engines.access import StoreBlobs, joined_file
+from services.dataset.engines.access import StoreBlobs
 from services.dataset.engines.formats import read_lines
 from services.dataset.engines.index import save
 from services.dataset.engines.intake import Intake
-from services.dataset.engines.lines import UnreadableFile
 from services.dataset.engines.media_import import import_archive
 from services.dataset.engines.report import version_result
 from services.dataset.engines.sharded_import import SHARDED, import_shards
-from services.dataset.engines.unpacking import codec_of
 from services.dataset.engines.writing import VersionWriter
 
 if TYPE_CHECKING:

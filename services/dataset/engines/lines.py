@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import BinaryIO
 
+from libs.archives.errors import UnreadableFile
 from services.dataset.engines.rows import MAX_ROW_BYTES, Row
 
 TOO_LONG = f"longer than {MAX_ROW_BYTES} bytes"
@@ -28,14 +29,6 @@ class Line:
     number: int
     row: Row | None
     error: str = ""
-
-
-class UnreadableFile(Exception):
-    """The file as a whole is not of its format."""
-
-
-class BrokenOff(Exception):
-    """From here on the file cannot be read; the message says why, for people."""
 
 
 def column_names(header: Sequence[str]) -> list[str]:

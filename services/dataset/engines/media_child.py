@@ -7,14 +7,14 @@ environment and, where the kernel lets a process give up its network, no network
 
 from __future__ import annotations
 
-import ctypes
 import json
-import os
 import resource
 import sys
 import time
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
+
+from libs.compute import confine
 
 # Address space. 0.9 GB are taken by the libraries themselves.
 MEMORY_BYTES = 3 * 1024**3
@@ -22,31 +22,11 @@ MEMORY_BYTES = 3 * 1024**3
 CPU_SECONDS = 60
 _OPEN_FILES = 64
 _FILE_BYTES = 2 * 1024**3
-# <linux/sched.h>
-_CLONE_NEWUSER, _CLONE_NEWNET = 0x10000000, 0x40000000
 
 
 def limit_resources() -> None:
     """Limits that hold for the whole life of the process."""
-    resource.setrlimit(resource.RLIMIT_AS, (MEMORY_BYTES, MEMORY_BYTES))
-    resource.setrlimit(resource.RLIMIT_NOFILE, (_OPEN_FILES, _OPEN_FILES))
-    resource.setrlimit(resource.RLIMIT_FSIZE, (_FILE_BYTES, _FILE_BYTES))
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-
-
-def leave_network() -> bool:
-    """Moves into a network of nothing; says whether the kernel allowed it."""
-    unshare = ctypes.CDLL(None, use_errno=True).unshare
-    return unshare(_CLONE_NEWNET) == 0 or unshare(_CLONE_NEWUSER | _CLONE_NEWNET) == 0
-
-
-def _private_output() -> BinaryIO:
-    """Standard output for answers alone: what libraries print goes nowhere."""
-    answers = os.fdopen(os.dup(1), "wb")
-    nowhere = os.open(os.devnull, os.O_WRONLY)
-    os.dup2(nowhere, 1)
-    os.dup2(nowhere, 2)
-    return answers
+    confine.limit_resources(MEMORY_BYTES, _OPEN_FILES, _FILE_BYTES)
 
 
 def _answer(request: dict[str, Any]) -> dict[str, Any]:
@@ -75,8 +55,8 @@ def _answer(request: dict[str, Any]) -> dict[str, Any]:
 
 def main() -> None:
     """Answers until standard input ends."""
-    answers = _private_output()
-    leave_network()
+    answers = confine.private_output()
+    confine.leave_network()
     limit_resources()
     for line in sys.stdin.buffer:
         answers.write(json.dumps(_answer(json.loads(line))).encode() + b"\n")

@@ -17,18 +17,19 @@ from typing import Any, BinaryIO, NamedTuple
 
 import orjson
 
+from libs.archives.entries import BadEntry, Entry
+from libs.archives.errors import BrokenOff, UnreadableFile
+from libs.archives.tar_reader import read_tar
+from libs.archives.zip_reader import read_zip
 from libs.common.blobs.folder import storage_errors
 from libs.compute.context import EngineContext, EngineError
 from services.dataset.engines.annotations.beside import LabelFiles, may_be_labels, text_of
-from services.dataset.engines.archive_entries import BadEntry, Entry
 from services.dataset.engines.formats import read_lines
 from services.dataset.engines.intake import Intake
-from services.dataset.engines.lines import BrokenOff, Line, UnreadableFile
+from services.dataset.engines.lines import Line
 from services.dataset.engines.media import MediaChild, MediaError
 from services.dataset.engines.rows import Row
-from services.dataset.engines.tar_reader import read_tar
 from services.dataset.engines.writing import VersionWriter
-from services.dataset.engines.zip_reader import read_zip
 
 _METADATA = {"metadata.jsonl": "jsonl", "metadata.csv": "csv"}
 _FILE_NAME = "file_name"

@@ -17,8 +17,9 @@ import pyarrow.parquet as pq
 from openpyxl import load_workbook
 from openpyxl.utils.exceptions import InvalidFileException
 
+from libs.archives.errors import BrokenOff, UnreadableFile
 from libs.compute.versions import JSON, KIND
-from services.dataset.engines.lines import BrokenOff, Line, UnreadableFile, column_names
+from services.dataset.engines.lines import Line, column_names
 from services.dataset.engines.rows import MAX_COLUMNS
 
 # Rows of Parquet decoded at once.

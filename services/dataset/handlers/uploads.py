@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+from datetime import timedelta
 from typing import TYPE_CHECKING
 
 from argosy.dataset.v1 import dataset_pb2
@@ -19,6 +20,8 @@ from services.dataset.store.repositories import Uploads
 
 if TYPE_CHECKING:
     from services.dataset.app import App
+
+_GRANT_SECONDS = 3600
 
 
 def message(upload: Upload) -> dataset_pb2.Upload:
@@ -96,6 +99,22 @@ async def commit_upload(request: pb.CommitUploadRequest, call: Call[App]) -> dat
     upload.commit(digest, manifest, now)
     await repository.save(upload)
     return message(upload)
+
+
+async def grant_upload_read(request: pb.GrantUploadReadRequest, call: Call[App]) -> pb.GrantUploadReadResponse:
+    now = call.clock.now()
+    upload = await Uploads(call.uow).alive(request.name, now)
+    upload.require_state(UploadState.COMMITTED)
+    # The store may be far away; the connection goes back before it is asked.
+    await call.uow.rollback()
+    seconds = request.ttl_seconds or _GRANT_SECONDS
+    return pb.GrantUploadReadResponse(
+        manifest_digest=upload.manifest_digest,
+        grant=await call.deps.blobs.grant(upload.manifest_digest, request.holder, seconds),
+        expire_time=timestamp(now + timedelta(seconds=seconds)),
+        file_name=upload.file_name,
+        size=upload.size,
+    )
 
 
 def _digest_mismatch(field: str, expected: str, actual: str) -> ArgosyError:

@@ -83,6 +83,9 @@ class RolloutCarrier:
                 order.cancel(ACTOR, "the task was cancelled", now)
                 await WorkOrders(uow).save(order)
 
+    async def pause(self, name: str) -> None:
+        """A roll-out has no checkpoint to stop at."""
+
     async def dismiss(self, name: str) -> None:
         """There is no process of its own to end."""
 

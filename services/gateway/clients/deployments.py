@@ -41,13 +41,17 @@ class Deployments:
         Raises:
             ArgosyError: PEER_UNAVAILABLE or DEADLINE_EXCEEDED while deploy is away, and nobody knows.
         """
+        found = await self.find(name, caller, metadata)
+        return found is not None and found.state in _SERVING
+
+    async def find(self, name: str, caller: Caller, metadata: Metadata) -> deploy_pb2.Deployment | None:
+        """A deployment, in whatever state; None if there is none. Arguments and errors as for `serves`."""
         request = deploy_service_pb2.GetDeploymentRequest(name=name)
         try:
-            found = await self._deploy.GetDeployment(
+            return await self._deploy.GetDeployment(
                 request, metadata=(caller.authorization, *metadata), timeout=_GET_SECONDS
             )
         except ArgosyError as error:
             if error.is_reason("NOT_FOUND"):
-                return False
+                return None
             raise
-        return found.state in _SERVING

@@ -74,6 +74,7 @@ class Exchange:
     """
 
     __slots__ = (
+        "_body_ended",
         "_receive",
         "_send",
         "attributes",
@@ -109,6 +110,7 @@ class Exchange:
         self.connection: Connection | None = scope.get("argosy.connection")
         self.status = 0
         self.complete = False
+        self._body_ended = False
         self.extra: list[tuple[bytes, bytes]] = []
         self.route = ""
         self.attributes: dict[str, str] = {}
@@ -211,11 +213,8 @@ class Exchange:
         left = _DISCARD_BYTES
         try:
             async with asyncio.timeout(_DISCARD_SECONDS):
-                more = True
-                while more and left > 0:
-                    message = await self._next()
-                    left -= len(message.get("body", b""))
-                    more = message.get("more_body", False)
+                while not self._body_ended and left > 0:
+                    left -= len((await self._next()).get("body", b""))
         except TimeoutError:
             return
 
@@ -223,6 +222,7 @@ class Exchange:
         message = await self._receive()
         if message["type"] != "http.request":
             raise ClientGone
+        self._body_ended = not message.get("more_body", False)
         return message
 
     async def start(self, status: int, content_type: bytes, headers: Headers = (), length: int | None = None) -> None:

@@ -124,12 +124,14 @@ MODEL_SCHEMAS: dict[str, Schema] = {
 }
 
 
-def _reference(name: str) -> Schema:
+def reference(name: str) -> Schema:
+    """To a schema of these routes."""
     return {"$ref": f"#/components/schemas/openai.{name}"}
 
 
-def _operation(name: str, summary: str, answer: str, request: str = "") -> Schema:
-    content: Schema = {"application/json": {"schema": _reference(answer)}}
+def operation(name: str, summary: str, answer: str, request: str = "") -> Schema:
+    """One operation; one with a `request` can answer in events too."""
+    content: Schema = {"application/json": {"schema": reference(answer)}}
     operation: Schema = {
         "operationId": f"OpenAI_{name}",
         "tags": ["OpenAI"],
@@ -138,25 +140,25 @@ def _operation(name: str, summary: str, answer: str, request: str = "") -> Schem
             "200": {"description": "OK", "content": content},
             "default": {
                 "description": "An error.",
-                "content": {"application/json": {"schema": _reference("Error")}},
+                "content": {"application/json": {"schema": reference("Error")}},
             },
         },
     }
     if request:
-        operation["requestBody"] = {"required": True, "content": {"application/json": {"schema": _reference(request)}}}
+        operation["requestBody"] = {"required": True, "content": {"application/json": {"schema": reference(request)}}}
         content["text/event-stream"] = {"schema": {"type": "string"}}
     return operation
 
 
 MODEL_PATHS: dict[str, Schema] = {
     "/v1/chat/completions": {
-        "post": _operation("ChatCompletions", "Answer a conversation", "ChatCompletion", "ChatCompletionRequest")
+        "post": operation("ChatCompletions", "Answer a conversation", "ChatCompletion", "ChatCompletionRequest")
     },
-    "/v1/completions": {"post": _operation("Completions", "Continue a text", "Completion", "CompletionRequest")},
-    "/v1/models": {"get": _operation("ListModels", "What can be asked", "ModelList")},
+    "/v1/completions": {"post": operation("Completions", "Continue a text", "Completion", "CompletionRequest")},
+    "/v1/models": {"get": operation("ListModels", "What can be asked", "ModelList")},
     "/v1/models/{model}": {
         "get": {
-            **_operation("GetModel", "One model", "Model"),
+            **operation("GetModel", "One model", "Model"),
             "parameters": [
                 {
                     "name": "model",

@@ -65,7 +65,7 @@ class Uploads:
     ) -> dataset_pb2.Upload:
         upload: dataset_pb2.Upload | None = None
         end = None if length is None else offset + length
-        async for part in _cut(exchange.stream(), self._part_bytes):
+        async for part in cut(exchange.stream(), self._part_bytes):
             if end is not None and offset + len(part) > end:
                 raise ArgosyError("BODY_INVALID", "The body is longer than Content-Range says.")
             digest = await asyncio.to_thread(_digest, part)
@@ -104,7 +104,7 @@ def _range(exchange: Exchange) -> tuple[int, int | None]:
     return start, length
 
 
-async def _cut(pieces: AsyncIterator[bytes], size: int) -> AsyncIterator[bytes]:
+async def cut(pieces: AsyncIterator[bytes], size: int) -> AsyncIterator[bytes]:
     """The same bytes in parts of `size`, the last one shorter."""
     held = bytearray()
     async for piece in pieces:

@@ -5,9 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from argosy.dataset.v1 import dataset_pb2, dataset_service_pb2, dataset_service_pb2_grpc
+from google.protobuf import json_format
 from google.protobuf.struct_pb2 import Value
 
-from libs.common.domain import Secrecy
+from libs.common.domain import DomainError, Secrecy
 from libs.common.rpc.client import Channels, Metadata
 
 
@@ -32,6 +33,16 @@ class DatasetGrant:
 
     manifest_digest: str
     grant: str
+
+
+@dataclass(frozen=True)
+class UploadGrant:
+    """The right to read the pieces of a committed upload for a while."""
+
+    manifest_digest: str
+    grant: str
+    file_name: str
+    size: int
 
 
 class Datasets:
@@ -90,10 +101,39 @@ class Datasets:
         answer = await self._stub().GrantRead(request)
         return DatasetGrant(answer.manifest_digest, answer.grant)
 
+    async def require_committed(self, upload: str, metadata: Metadata) -> None:
+        """Refuses an upload that is still open.
+
+        Args:
+            metadata: carries the token of whoever may read it.
+
+        Raises:
+            ArgosyError: NOT_FOUND, PEER_UNAVAILABLE.
+            DomainError: STATE_CONFLICT.
+        """
+        request = dataset_service_pb2.GetUploadRequest(name=upload)
+        message: dataset_pb2.Upload = await self._stub().GetUpload(request, metadata=metadata)
+        if message.state != dataset_pb2.Upload.STATE_COMMITTED:
+            text = f"{upload} is not committed."
+            raise DomainError("STATE_CONFLICT", text, name=upload, state="OPEN", wanted="COMMITTED")
+
+    async def grant_upload(self, upload: str, holder: str, seconds: int) -> UploadGrant:
+        """Lets Ray workers read a committed upload.
+
+        Args:
+            holder: the task.
+            seconds: life of the grant, at most a day.
+        """
+        request = dataset_service_pb2.GrantUploadReadRequest(name=upload, holder=holder, ttl_seconds=seconds)
+        answer = await self._stub().GrantUploadRead(request)
+        return UploadGrant(answer.manifest_digest, answer.grant, answer.file_name, answer.size)
+
 
 def _text(value: Value) -> str:
     """A value of a row as the engines read it."""
     kind = value.WhichOneof("kind")
     if kind == "string_value":
         return value.string_value
+    if kind in ("list_value", "struct_value"):
+        return json_format.MessageToJson(value, indent=None)
     return "" if kind in (None, "null_value") else str(getattr(value, kind))

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from services.training.domain.conversations import ConversationError, parse_conversation
 from services.training.domain.estimate import Estimate
 from services.training.domain.spec import PLACEHOLDER, Method, Phase, TrainingSpec
 
@@ -12,6 +13,8 @@ from services.training.domain.spec import PLACEHOLDER, Method, Phase, TrainingSp
 _CHARACTERS_A_TOKEN = 3.5
 _MANY_EPOCHS = 20
 _LONG_SECONDS = 3600.0
+# A preview of rows ends long values so.
+_CUT = "…"
 # Types of columns that can be read as text; `json` is not text but its own notation.
 _TEXT_TYPES = frozenset({"string", "int53", "int64", "double", "bool"})
 
@@ -75,7 +78,7 @@ def _schema(spec: TrainingSpec, facts: DataFacts) -> list[Finding]:
             if kind is None:
                 message = f"Phase {name} reads column {column!r}, which {facts.what} has not; it has {have}."
                 findings.append(Finding("schema", True, message))
-            elif kind not in _TEXT_TYPES:
+            elif kind not in _TEXT_TYPES and not (phase.messages_column and kind == "json"):
                 message = f"Phase {name} reads column {column!r} of {facts.what}, which holds {kind}, not text."
                 findings.append(Finding("schema", True, message))
     return findings
@@ -84,6 +87,8 @@ def _schema(spec: TrainingSpec, facts: DataFacts) -> list[Finding]:
 def _template(spec: TrainingSpec, name: str, phase: Phase, facts: DataFacts) -> list[Finding]:
     if not phase.prompts:
         return []
+    if phase.messages_column:
+        return _conversations(name, phase, facts)
     around = len(phase.prompt_template.replace(PLACEHOLDER, ""))
     room = spec.architecture.sequence_length * _CHARACTERS_A_TOKEN
     if around > room / 2:
@@ -116,6 +121,19 @@ def _unanswered(name: str, phase: Phase, facts: DataFacts) -> Finding | None:
     answers = "two different answers" if phase.compares else "an answer"
     message = f"None of the first {len(facts.sample)} rows has {answers} for {name} in {where}."
     return Finding("template", False, message)
+
+
+def _conversations(name: str, phase: Phase, facts: DataFacts) -> list[Finding]:
+    """The first conversation that cannot be learned."""
+    for number, row in enumerate(facts.sample, 1):
+        text = row.get(phase.messages_column, "")
+        if text.endswith(_CUT):
+            continue
+        try:
+            parse_conversation(text, phase.messages_column)
+        except ConversationError as error:
+            return [Finding("template", True, f"{name} cannot learn row {number} of {facts.what}: {error}.")]
+    return []
 
 
 def _tokens(name: str, phase: Phase, facts: DataFacts) -> list[Finding]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from services.training.domain.divergence import OnDivergence
 from services.training.domain.methods import Distillation, Method, Rollouts, Signal, invalid
 
 __all__ = ["PLACEHOLDER", "Architecture", "Method", "Phase", "TrainingSpec", "invalid"]
@@ -26,6 +27,7 @@ class Phase:
         answer_column: right answer.
         prompt_template: prompt around the input, with `{text}` where it goes.
         answers: only rows whose answer is one of these; empty: all that have one.
+        messages_column: conversations (fine-tuning) instead of the four before; empty: those.
         chosen_column: the better answer of a pair (DPO, reward model).
         rejected_column: the worse one.
         beta: how strongly the model is held to what it was when the phase began (DPO, GRPO).
@@ -43,6 +45,7 @@ class Phase:
     answer_column: str = "label"
     prompt_template: str = PLACEHOLDER
     answers: tuple[str, ...] = ()
+    messages_column: str = ""
     chosen_column: str = "chosen"
     rejected_column: str = "rejected"
     beta: float = 0.0
@@ -51,7 +54,9 @@ class Phase:
 
     @property
     def columns(self) -> tuple[str, ...]:
-        """Columns that it reads."""
+        """Columns that it reads, that of its texts first."""
+        if self.messages_column:
+            return (self.messages_column,)
         if self.compares:
             return (self.text_column, self.chosen_column, self.rejected_column)
         return (self.text_column, self.answer_column) if self.has_answers else (self.text_column,)
@@ -97,6 +102,8 @@ class Phase:
 
     def check(self, where: str) -> None:
         """Raises INVALID_FIELD for what no data could make right."""
+        if self.messages_column and self.method is not Method.SFT:
+            raise invalid(f"{where}.messages_column", "is for supervised fine-tuning")
         if self.prompts and self.prompt_template.count(PLACEHOLDER) != 1:
             raise invalid(f"{where}.prompt_template", f"must have {PLACEHOLDER} exactly once")
         if self.compares and self.chosen_column == self.rejected_column:
@@ -152,6 +159,7 @@ class TrainingSpec:
         gpus_per_worker: GPUs of each; 0 trains on the CPU.
         seed: of the first weights and of the order of the data.
         checkpoint_every: steps between checkpoints.
+        on_divergence: what happens when the loss has run away.
     """
 
     phases: tuple[Phase, ...]
@@ -161,6 +169,7 @@ class TrainingSpec:
     gpus_per_worker: int = 0
     seed: int = 0
     checkpoint_every: int = 200
+    on_divergence: OnDivergence = OnDivergence.ALERT
 
     @property
     def steps(self) -> int:
@@ -208,6 +217,7 @@ class TrainingSpec:
         """What `to_json` wrote."""
         phases = tuple(_phase(phase) for phase in data["phases"])
         rest: dict[str, Any] = {**data, "phases": phases, "architecture": Architecture(**data["architecture"])}
+        rest["on_divergence"] = OnDivergence(data.get("on_divergence", OnDivergence.ALERT))
         return cls(**rest)
 
 

@@ -84,6 +84,7 @@ class TrainingRun(Resource):
     """One execution of a training, with everything that it was given as it was then.
 
     Attributes:
+        state: one of `runs.RunState`.
         task: carries it.
         spec, dataset_version, ...: of the training when the run began.
         dataset_digest, validation_digest: SHA-256 of the manifests.
@@ -106,8 +107,8 @@ class TrainingRun(Resource):
     framework: dict[str, str] = field(default_factory=dict[str, str])
 
 
-def snapshot(training: Training) -> dict[str, Any]:
-    """What a run keeps of its training, as keyword arguments of `TrainingRun`."""
+def snapshot(training: Training | TrainingRun) -> dict[str, Any]:
+    """What a run keeps of its training, and a clone of a run, as keyword arguments."""
     return {
         "spec": replace(training.spec),
         "dataset_version": training.dataset_version,

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from services.training.engines.batches import AnswerRows, Batch, Rows
+from services.training.engines.batches import Batch, PackedRows, Rows
 from services.training.engines.encode import Array
 from services.training.engines.group import Group
 from services.training.engines.model import MethodObjective
@@ -67,7 +67,7 @@ def evaluate(objective: MethodObjective, rows: Rows, group: Group) -> Heldout:
         exact += exact_answers(inputs, places, hits)
         count += len(inputs)
     loss, targets, exact, count = group.sum(loss, targets, exact, count)
-    return Heldout(loss / max(targets, 1), exact / max(count, 1) if isinstance(rows, AnswerRows) else None)
+    return Heldout(loss / max(targets, 1), exact / max(count, 1) if not isinstance(rows, PackedRows) else None)
 
 
 def exact_answers(inputs: Tensor, places: Tensor, hits: Tensor) -> int:

@@ -11,7 +11,7 @@ import torch
 from transformers import LlamaConfig
 
 from libs.common.blobs import BlobStore
-from libs.compute.context import EngineCancelled, EngineContext, EngineError, EngineInterrupted
+from libs.compute.context import EngineCancelled, EngineContext, EngineError, EngineInterrupted, EnginePaused
 from services.training.domain.spec import TrainingSpec
 from services.training.engines.checkpoints import Json
 from services.training.engines.group import Group
@@ -38,6 +38,7 @@ def run_on_ray(ctx: EngineContext, spec: TrainingSpec, plan: Json) -> Json:
 
     Raises:
         EngineCancelled: The task was cancelled.
+        EnginePaused: It stopped at a checkpoint, as it was asked to.
         EngineInterrupted: The workers died too often; another attempt goes on from the newest checkpoint.
         EngineError: What a worker says is wrong with the run.
     """
@@ -62,6 +63,8 @@ def run_on_ray(ctx: EngineContext, spec: TrainingSpec, plan: Json) -> Json:
             outcome = deliver(relay, reports) or outcome
             if ctx.cancelled():
                 relay.cancel.remote()
+            if ctx.pausing():
+                relay.pause.remote()
         outcome = deliver(relay, reports) or outcome
     return _result(outcome, failure)
 
@@ -72,6 +75,8 @@ def _result(outcome: Json | None, failure: list[BaseException]) -> Json:
         raise EngineInterrupted(f"The training workers died: {cause}")
     if "cancelled" in outcome:
         raise EngineCancelled()
+    if "paused" in outcome:
+        raise EnginePaused()
     if "error" in outcome:
         error = outcome["error"]
         raise EngineError(error["reason"], error["message"], retryable=error["retryable"], **error["metadata"])
@@ -141,6 +146,8 @@ def _outcome(worker: Worker) -> Json:
         return {"result": worker.run()}
     except EngineCancelled:
         return {"cancelled": True}
+    except EnginePaused:
+        return {"paused": True}
     except EngineError as error:
         return {
             "error": {

@@ -29,7 +29,7 @@ async def leaked_share(ctx: EngineContext, spec: TrainingSpec, heldout: Columns)
         EngineCancelled: The task was cancelled.
     """
     asked = ctx.spec["comparison"]
-    columns = dict.fromkeys(phase.text_column for phase in spec.phases if any(heldout[phase.text_column]))
+    columns = dict.fromkeys(phase.columns[0] for phase in spec.phases if any(heldout[phase.columns[0]]))
     try:
         async with MeshAccess(**asked["mesh"]).channels("training") as channels:
             found = [

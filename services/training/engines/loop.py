@@ -30,6 +30,7 @@ class Step:
         tokens: read, all workers.
         seconds: from the last step to this one.
         cpu_seconds: all workers.
+        gradient_norm: of the averaged gradients, before they are clipped.
         figures: what else the method saw, as means.
     """
 
@@ -38,6 +39,7 @@ class Step:
     tokens: int
     seconds: float
     cpu_seconds: float
+    gradient_norm: float
     figures: dict[str, float] = field(default_factory=dict[str, float])
 
 
@@ -72,7 +74,7 @@ class PhaseLoop:
         """
         clock, cpu = time.perf_counter(), time.process_time()
         for step in range(first, last):
-            loss, rate, tokens, figures = self._take(step)
+            loss, rate, tokens, norm, figures = self._take(step)
             now, cpu_now = time.perf_counter(), time.process_time()
             loss, tokens, cpu_seconds, stop, *summed = self._group.sum(
                 loss, tokens, cpu_now - cpu, float(should_stop()), *figures.values()
@@ -80,10 +82,10 @@ class PhaseLoop:
             if stop:
                 raise EngineCancelled()
             means = dict(zip(figures, summed, strict=True))
-            yield Step(loss, rate, int(tokens), now - clock, cpu_seconds, means)
+            yield Step(loss, rate, int(tokens), now - clock, cpu_seconds, norm, means)
             clock, cpu = now, cpu_now
 
-    def _take(self, step: int) -> tuple[float, float, int, dict[str, float]]:
+    def _take(self, step: int) -> tuple[float, float, int, float, dict[str, float]]:
         phase, group = self._phase, self._group
         rate = learning_rate(step, phase.steps, phase.learning_rate, phase.warmup_fraction)
         for options in self.optimiser.param_groups:
@@ -91,13 +93,13 @@ class PhaseLoop:
         all_rows = self._order.batch(step)
         batch = self._rows.batch(all_rows[group.rank :: group.world], step).to(group.device)
         count = self._rows.target_count(all_rows)
-        loss, figures = self._update(step, batch, count)
+        loss, norm, figures = self._update(step, batch, count)
         for _ in range(1, phase.updates):
-            _, figures = self._update(step, batch, count)
-        return loss, rate, batch.tokens, figures
+            _, norm, figures = self._update(step, batch, count)
+        return loss, rate, batch.tokens, norm, figures
 
-    def _update(self, step: int, batch: Batch, count: int) -> tuple[float, dict[str, float]]:
-        """One update; this worker's part of the loss before it and of the figures."""
+    def _update(self, step: int, batch: Batch, count: int) -> tuple[float, float, dict[str, float]]:
+        """One update: this worker's part of the loss before it, norm of the gradients, its part of the figures."""
         summed, seen = self._forward(*batch.tensors)
         # Data parallelism averages gradients over workers; a worker with more answer tokens must weigh more.
         share = summed / count
@@ -109,7 +111,7 @@ class PhaseLoop:
             raise diverged(self._phase, step, "the gradients are not finite")
         self.optimiser.step()
         figures = batch.figures | self.objective.figures(seen)
-        return share.item(), {name: value / count for name, value in figures.items()}
+        return share.item(), norm, {name: value / count for name, value in figures.items()}
 
 
 def check_loss(loss: float, worst: float, phase: Phase, step: int) -> None:

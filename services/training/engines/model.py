@@ -35,6 +35,19 @@ def llama_config(architecture: Architecture, vocabulary_size: int) -> LlamaConfi
     )
 
 
+def architecture_of(config: LlamaConfig) -> Architecture:
+    """What a configuration says of the shape of its model."""
+    return Architecture(
+        vocabulary_size=config.vocab_size,
+        hidden_size=config.hidden_size,
+        intermediate_size=config.intermediate_size,
+        layers=config.num_hidden_layers,
+        heads=config.num_attention_heads,
+        key_value_heads=config.num_key_value_heads or config.num_attention_heads,
+        sequence_length=config.max_position_embeddings,
+    )
+
+
 def new_model(config: LlamaConfig, seed: int) -> LlamaForCausalLM:
     """A model with fresh weights, the same for the same seed on every worker."""
     generator_state = torch.get_rng_state()

@@ -18,6 +18,7 @@ from services.training.engines.encode import Array
 from services.training.engines.frozen import frozen_model
 from services.training.engines.methods import METHODS
 from services.training.engines.methods.method import Arrays
+from services.training.engines.turn_rows import TurnRows
 from services.training.engines.worker import Job, PhaseData
 
 
@@ -60,6 +61,8 @@ def load_job(store: BlobStore, digest: str, spec: TrainingSpec, config: LlamaCon
         return mapped
 
     def rows(phase: Phase, part: str) -> Rows:
+        if phase.messages_column:
+            return TurnRows(*(array(f"{part}/{name}.npy") for name in ("tokens", "starts", "counted")))
         return METHODS[phase.method].rows(lambda name: array(f"{part}/{name}.npy"))
 
     def frozen(number: int) -> nn.Module:

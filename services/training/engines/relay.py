@@ -15,12 +15,13 @@ _NAMES = ("progress", "metrics", "log", "checkpoint", "outcome")
 
 
 class RelayState:
-    """What the actor holds: reports not yet drained, the newest checkpoint, whether to stop, how the workers ended."""
+    """What the actor holds: reports not yet drained, the newest checkpoint, what was asked of the workers."""
 
     def __init__(self, checkpoint: Json | None) -> None:
         self._reports: list[tuple[str, tuple[Any, ...]]] = []
         self._checkpoint = checkpoint
         self._cancelled = False
+        self._pausing = False
 
     def push(self, kind: str, arguments: tuple[Any, ...]) -> None:
         """Takes a report from a worker."""
@@ -45,6 +46,14 @@ class RelayState:
         """Whether the workers are to stop."""
         return self._cancelled
 
+    def pause(self) -> None:
+        """From now on `pausing` is true."""
+        self._pausing = True
+
+    def pausing(self) -> bool:
+        """Whether the workers are to stop at their next checkpoint."""
+        return self._pausing
+
 
 def start_relay(checkpoint: Json | None) -> Any:
     """Starts the actor. It takes no CPU from the workers and goes when its owner goes."""
@@ -52,7 +61,7 @@ def start_relay(checkpoint: Json | None) -> Any:
 
 
 class RelayReports:
-    """The task as seen by a worker: sends and goes on; only `cancelled` waits for an answer."""
+    """The task as seen by a worker: sends and goes on; only `cancelled` and `pausing` wait for an answer."""
 
     def __init__(self, relay: Any) -> None:
         self._relay = relay
@@ -73,8 +82,11 @@ class RelayReports:
     def cancelled(self) -> bool:
         return bool(ray.get(self._relay.cancelled.remote()))
 
+    def pausing(self) -> bool:
+        return bool(ray.get(self._relay.pausing.remote()))
+
     def outcome(self, outcome: Json) -> None:
-        """How the workers ended: `{"result": ...}`, `{"error": ...}` or `{"cancelled": True}`."""
+        """How the workers ended: `{"result": ...}`, `{"error": ...}`, `{"cancelled": True}` or `{"paused": True}`."""
         ray.get(self._relay.push.remote("outcome", (outcome,)))
 
 

@@ -22,6 +22,8 @@ class Reports(Protocol):
 
     def cancelled(self) -> bool: ...
 
+    def pausing(self) -> bool: ...
+
 
 class TaskReports:
     """Hands reports straight to the engine's context.
@@ -48,3 +50,6 @@ class TaskReports:
 
     def cancelled(self) -> bool:
         return self._ctx.cancelled()
+
+    def pausing(self) -> bool:
+        return self._ctx.pausing()

@@ -10,6 +10,18 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, 
 PAD, BEGIN, END = "<|pad|>", "<|begin|>", "<|end|>"
 PAD_ID, BEGIN_ID, END_ID = 0, 1, 2
 
+# Each turn behind a line with its role; an answer ends with the end token. The roles are no special tokens: a tokenizer
+# learns them as it learns words.
+CONVERSATION_TEMPLATE = (
+    "{{ bos_token }}"
+    "{% for message in messages %}"
+    "{{ '<|' + message['role'] + '|>\\n' + message['content'] }}"
+    "{% if message['tool_calls'] %}{{ message['tool_calls'] | tojson }}{% endif %}"
+    "{{ eos_token if message['role'] == 'assistant' else '\\n' }}"
+    "{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<|assistant|>\\n' }}{% endif %}"
+)
+
 # Bounds the time: the frequent pairs of bytes, which are what a vocabulary is made of, are known long before.
 TRAINING_CHARACTERS = 16_000_000
 
@@ -49,13 +61,16 @@ def _limited(texts: Iterable[str]) -> Iterable[str]:
             return
 
 
-def tokenizer_files(tokenizer: Tokenizer, context_length: int, prompt_template: str | None) -> dict[str, bytes]:
+def tokenizer_files(
+    tokenizer: Tokenizer, context_length: int, prompt_template: str | None, conversations: str | None = None
+) -> dict[str, bytes]:
     """The tokenizer in the Hugging Face layout.
 
     Args:
         context_length: tokens that the model takes.
         prompt_template: what the model was tuned with. The chat template puts the last message into it, so that a chat
             client asks exactly what the model has learned to answer; None: the last message alone.
+        conversations: the chat template that the model was tuned with, if it was tuned on conversations.
     """
     config = {
         "tokenizer_class": "PreTrainedTokenizerFast",
@@ -67,7 +82,7 @@ def tokenizer_files(tokenizer: Tokenizer, context_length: int, prompt_template: 
         "padding_side": "right",
         "truncation_side": "right",
         "clean_up_tokenization_spaces": False,
-        "chat_template": chat_template(prompt_template or "{text}"),
+        "chat_template": conversations or chat_template(prompt_template or "{text}"),
     }
     special = {"bos_token": BEGIN, "eos_token": END, "pad_token": PAD}
     return {

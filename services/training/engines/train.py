@@ -14,6 +14,7 @@ from transformers import LlamaConfig
 
 from libs.compute.context import EngineContext, EngineError
 from services.training.domain.spec import Phase, TrainingSpec
+from services.training.engines.chat_template import ChatTemplate, own_template, template_of
 from services.training.engines.data import Source, encode_phase, nothing_to_learn, read_columns
 from services.training.engines.frozen import (
     Teacher,
@@ -25,11 +26,12 @@ from services.training.engines.frozen import (
 from services.training.engines.launch import run_here, run_on_ray
 from services.training.engines.layout import commit_model, config_files
 from services.training.engines.leakage import leaked_share
-from services.training.engines.methods.method import Answers, Columns
-from services.training.engines.model import llama_config
+from services.training.engines.methods.method import Answers, Arrays, Columns
+from services.training.engines.model import architecture_of, llama_config
 from services.training.engines.prepared import Preparation, frozen_paths
 from services.training.engines.scorer import is_scorer, scorer_config
 from services.training.engines.tokenizer import tokenizer_files, train_tokenizer
+from services.training.engines.turns import encode_conversations, plain_texts
 
 Json = dict[str, Any]
 
@@ -112,12 +114,24 @@ def _encode(ctx: EngineContext, spec: TrainingSpec, train: Columns, heldout: Col
     preparation = Preparation(ctx.blobs_write)
     tokenizer, config = _start_point(ctx, spec, train, preparation)
     spec = replace(spec, architecture=replace(spec.architecture, sequence_length=config.max_position_embeddings))
+    template = _chat_template(ctx, spec)
     for number, name in enumerate(spec.phase_names):
         ctx.stop_if_cancelled()
         ctx.progress(0.0, f"encoding rows for {name}")
-        _encode_phase(ctx, spec, number, tokenizer, train, heldout, preparation)
+        _encode_phase(ctx, spec, number, tokenizer, template, train, heldout, preparation)
     rows = len(next(iter(train.values())))
-    return {"prepared": preparation.commit(), "config": config.to_diff_dict(), "rows": rows}
+    plan: Json = {"prepared": preparation.commit(), "config": config.to_diff_dict(), "rows": rows}
+    return plan | ({"chat_template": template.source} if template is not None else {})
+
+
+def _chat_template(ctx: EngineContext, spec: TrainingSpec) -> ChatTemplate | None:
+    """What renders conversations: the template of the base model, or the own one; None where there are none."""
+    if not any(phase.messages_column for phase in spec.phases):
+        return None
+    if not ctx.spec.get("base"):
+        return own_template()
+    source = _source(ctx, "base")
+    return template_of(source.store, source.manifest_digest)
 
 
 def _source(ctx: EngineContext, part: str) -> Source:
@@ -150,10 +164,16 @@ def _new_tokenizer(ctx: EngineContext, spec: TrainingSpec, train: Columns) -> To
         ctx.log(f"tokenizer: that of {source.version}")
         return source.tokenizer
     ctx.progress(0.0, "learning the tokenizer")
-    texts = train[spec.phases[0].text_column]
+    texts = _texts(spec.phases[0], train)
     tokenizer = train_tokenizer((text for text in texts if text), spec.architecture.vocabulary_size)
     ctx.log(f"tokenizer: {tokenizer.get_vocab_size()} tokens from {len(texts)} rows")
     return tokenizer
+
+
+def _texts(phase: Phase, columns: Columns) -> list[str]:
+    """What the tokenizer learns from."""
+    texts = columns[phase.columns[0]]
+    return plain_texts(own_template(), texts, phase.messages_column) if phase.messages_column else texts
 
 
 def _encode_phase(
@@ -161,20 +181,29 @@ def _encode_phase(
     spec: TrainingSpec,
     number: int,
     tokenizer: Tokenizer,
+    template: ChatTemplate | None,
     train: Columns,
     heldout: Columns | None,
     preparation: Preparation,
 ) -> None:
     name, phase = spec.phase_names[number], spec.phases[number]
     teacher = _frozen(ctx, number, phase, tokenizer, preparation) if phase.frozen_version else None
-    arrays = encode_phase(tokenizer, train, spec, number, teacher=teacher)
+
+    def encode(columns: Columns, *, heldout: bool = False) -> Arrays | None:
+        if template is not None and phase.messages_column:
+            texts = columns[phase.messages_column]
+            return encode_conversations(ctx, tokenizer, template, texts, spec, number, heldout=heldout)
+        return encode_phase(tokenizer, columns, spec, number, heldout=heldout, teacher=teacher)
+
+    arrays = encode(train)
+    if arrays is None and phase.messages_column:
+        detail = "no conversation fits with an answer that counts"
+        raise EngineError("CONTENT_INVALID", f"Nothing to learn from in phase {name}: {detail}.", detail=detail)
     if arrays is None:
         detail = nothing_to_learn(phase)
         raise EngineError("CONTENT_INVALID", f"Nothing to learn from in phase {name}: {detail}.", detail=detail)
     preparation.add_arrays(number, "train", arrays)
-    held = None
-    if heldout is not None:
-        held = encode_phase(tokenizer, heldout, spec, number, heldout=True, teacher=teacher)
+    held = encode(heldout, heldout=True) if heldout is not None else None
     if held is not None:
         preparation.add_arrays(number, "heldout", held)
     elif heldout is not None:
@@ -199,16 +228,19 @@ def _finish(ctx: EngineContext, spec: TrainingSpec, plan: Json, outcome: Json) -
     store, config = ctx.blobs_write, LlamaConfig(**plan["config"])
     prepared = {entry["path"]: entry["sha256"] for entry in store.load_manifest_sync(plan["prepared"])["blobs"]}
     tokenizer = Tokenizer.from_str(store.read_sync(prepared["tokenizer.json"]).decode())
-    templates = [phase.prompt_template for phase in spec.phases if phase.prompts]
+    tuned = [phase for phase in spec.phases if phase.prompts][-1:]
     files = config_files(scorer_config(config) if spec.scores else config) | tokenizer_files(
-        tokenizer, config.max_position_embeddings, templates[-1] if templates else None
+        tokenizer,
+        config.max_position_embeddings,
+        tuned[0].prompt_template if tuned else None,
+        plan["chat_template"] if tuned and tuned[0].messages_column else None,
     )
     digest, entries = commit_model(store, outcome["weights"], files)
     leaked = {"leaked_share": plan["leaked_share"]} if "leaked_share" in plan else {}
     return {
         "manifest_digest": digest,
         "files": entries,
-        "parameter_count": _parameter_count(spec, config),
+        "parameter_count": architecture_of(config).parameter_count + (config.hidden_size if spec.scores else 0),
         "context_length": config.max_position_embeddings,
         "architecture": config.model_type,
         "rows": plan["rows"],
@@ -217,8 +249,3 @@ def _finish(ctx: EngineContext, spec: TrainingSpec, plan: Json, outcome: Json) -
         "cpu_seconds": outcome["cpu_seconds"],
         "framework": {name: importlib.metadata.version(name) for name in _FRAMEWORK},
     }
-
-
-def _parameter_count(spec: TrainingSpec, config: LlamaConfig) -> int:
-    decoder = replace(spec.architecture, vocabulary_size=config.vocab_size).parameter_count
-    return decoder + config.hidden_size if spec.scores else decoder

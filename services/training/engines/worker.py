@@ -8,6 +8,8 @@ from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from typing import Any
 
+import psutil
+import torch
 from safetensors.torch import load as load_safetensors
 from safetensors.torch import save as save_safetensors
 from tokenizers import Tokenizer
@@ -16,6 +18,7 @@ from torch.optim import Optimizer
 from transformers import LlamaConfig
 
 from libs.common.blobs import BlobStore
+from libs.compute.context import EnginePaused
 from services.training.domain.spec import Method, Phase, TrainingSpec
 from services.training.engines.batches import Rows
 from services.training.engines.checkpoints import (
@@ -110,6 +113,7 @@ class Worker:
         Raises:
             EngineError: It diverged.
             EngineCancelled: The task was cancelled.
+            EnginePaused: It stopped at a checkpoint, as it was asked to.
         """
         spec, progress = self._job.spec, self._progress
         while progress.phase < len(spec.phases):
@@ -118,6 +122,8 @@ class Worker:
             progress.phase, progress.step = progress.phase + 1, 0
             self._checkpoint, self._kept = None, ""
             self._write_checkpoint(None, name)
+            if progress.phase < len(spec.phases):
+                self._pause_if_asked()
         digest = ""
         if self._group.leads:
             content = save_safetensors(weights(self._model), metadata={"format": "pt"})
@@ -159,14 +165,17 @@ class Worker:
             recent.append(step)
             window.append(step)
             done = progress.step == phase.steps
-            if len(window) == METRICS_EVERY or done:
+            due = self._checkpoint_due(number) and not done
+            # At a checkpoint too: a run that goes on from there reports the same steps as one that was left alone.
+            if progress.step % METRICS_EVERY == 0 or due or done:
                 check_loss(step.loss, worst, phase, progress.step - 1)
                 self._report(name, phase, window)
                 window = []
-            if done or self._checkpoint_due(number):
+            if due or done:
                 progress.results |= {f"{name}.last_{key}": value for key, value in _means(recent).items()}
-            if self._checkpoint_due(number) and not done:
+            if due:
                 self._write_checkpoint(loop.optimiser, name)
+                self._pause_if_asked()
         self._measure(f"{name}.heldout", "after", work)
         results = progress.results
         fell = results[f"{name}.last_loss"] < results[f"{name}.first_loss"]
@@ -237,6 +246,8 @@ class Worker:
             **_means(window),
             "learning_rate": window[-1].learning_rate,
             "tokens_per_second": sum(step.tokens for step in window) / max(seconds, 1e-9),
+            "gradient_norm": sum(step.gradient_norm for step in window) / len(window),
+            **self._usage(window, seconds),
         }
         eta = self._eta_seconds()
         if eta is not None:
@@ -250,6 +261,16 @@ class Worker:
         if self._group.leads:
             cost = {"tokens": float(progress.tokens), "cpu_seconds": progress.cpu_seconds}
             self._reports.progress(self._fraction(), message, cost)
+
+    def _usage(self, window: list[Step], seconds: float) -> dict[str, float]:
+        """What the machine gave: the share of the booked CPU threads that was busy, memory of this worker in bytes."""
+        spec, device = self._job.spec, self._group.device
+        threads = spec.workers * max(1, spec.threads_per_worker)
+        usage = {
+            "cpu_share": sum(step.cpu_seconds for step in window) / max(seconds * threads, 1e-9),
+            "resident_bytes": float(psutil.Process().memory_info().rss),
+        }
+        return usage | ({"gpu_bytes": float(torch.cuda.memory_reserved(device))} if device.type == "cuda" else {})
 
     def _fraction(self) -> float:
         """How much of the work is done; a step of a phase counts as much as its tokens cost."""
@@ -274,6 +295,11 @@ class Worker:
             self._reports.checkpoint(
                 write_checkpoint(self._job.store, self._model, optimiser, self._progress, name, self._kept)
             )
+
+    def _pause_if_asked(self) -> None:
+        """Stops behind a checkpoint; the leading worker asks, and all stop at the same step."""
+        if self._group.sum(float(self._group.leads and self._reports.pausing()))[0]:
+            raise EnginePaused()
 
     def _should_stop(self) -> bool:
         """Whether the task was cancelled; asked by the leading worker now and then."""

@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
+from argosy.training.v1 import model_registry_service_pb2 as registry_pb
 from argosy.training.v1 import training_pb2 as pb
 
 from libs.common.db.mapping import timestamp, to_proto
-from services.training.domain.models import Gate, ModelProject, ModelVersion, Transition
+from services.training.domain.divergence import OnDivergence
+from services.training.domain.models import Gate, ModelAlias, ModelProject, ModelVersion, Signature, Transition
 from services.training.domain.spec import Architecture, TrainingSpec
 from services.training.domain.trainings import Training, TrainingRun
+from services.training.handlers.life_cycles import life_cycle_message
 from services.training.handlers.phases import phase_from, phase_message
+
+_ON_DIVERGENCE = {
+    OnDivergence.ALERT: pb.TrainingSpec.ON_DIVERGENCE_ALERT,
+    OnDivergence.STOP: pb.TrainingSpec.ON_DIVERGENCE_STOP,
+}
 
 
 def training_message(training: Training) -> pb.Training:
@@ -58,12 +66,15 @@ def project_message(project: ModelProject) -> pb.ModelProject:
             inference_framework=project.inference_framework,
             live_version=project.live_version,
             code_repo_url=project.code_repo_url,
+            metrics_url=project.metrics_url,
+            model_uri=project.model_uri,
+            life_cycle=life_cycle_message(project.life_cycle),
         ),
     )
 
 
 def version_message(version: ModelVersion) -> pb.ModelVersion:
-    return to_proto(
+    message = to_proto(
         version,
         pb.ModelVersion(
             manifest_digest=version.manifest_digest,
@@ -75,8 +86,25 @@ def version_message(version: ModelVersion) -> pb.ModelVersion:
             context_length=version.context_length,
             model_card=version.model_card,
             gates=[gate_message(gate) for gate in version.gates],
+            stage=version.stage,
+            description=version.description,
+            origin=version.origin,
+            licence=version.licence,
         ),
     )
+    if version.signature is not None:
+        message.signature.CopyFrom(signature_message(version.signature))
+    return message
+
+
+def signature_message(signature: Signature) -> pb.ModelSignature:
+    return pb.ModelSignature(
+        key_id=signature.key_id, algorithm="Ed25519", value=signature.value, time=timestamp(signature.time)
+    )
+
+
+def alias_message(alias: ModelAlias) -> registry_pb.ModelAlias:
+    return to_proto(alias, registry_pb.ModelAlias(model_version=alias.model_version))
 
 
 def gate_message(gate: Gate) -> pb.Gate:
@@ -99,6 +127,8 @@ def transition_message(transition: Transition) -> pb.ModelVersionTransition:
         actor=transition.actor,
         time=timestamp(transition.time),
         reason=transition.reason,
+        from_stage=transition.from_stage,
+        to_stage=transition.to_stage,
     )
 
 
@@ -120,6 +150,7 @@ def spec_message(spec: TrainingSpec) -> pb.TrainingSpec:
         gpus_per_worker=spec.gpus_per_worker,
         seed=spec.seed,
         checkpoint_every=spec.checkpoint_every,
+        on_divergence=_ON_DIVERGENCE[spec.on_divergence],
     )
 
 
@@ -133,7 +164,13 @@ def spec_from(message: pb.TrainingSpec) -> TrainingSpec:
         gpus_per_worker=message.gpus_per_worker,
         seed=message.seed,
         checkpoint_every=message.checkpoint_every or 200,
+        on_divergence=_stop_or_alert(message),
     )
+
+
+def _stop_or_alert(message: pb.TrainingSpec) -> OnDivergence:
+    stops = message.on_divergence == pb.TrainingSpec.ON_DIVERGENCE_STOP
+    return OnDivergence.STOP if stops else OnDivergence.ALERT
 
 
 def _architecture_from(message: pb.Architecture) -> Architecture:

@@ -13,8 +13,11 @@ from libs.common.db.mapping import timestamp
 from libs.common.domain import DomainError
 from libs.common.rpc.call import Call
 from libs.common.rpc.pagination import PageToken, page_size
+from services.training.domain.life_cycle import Event
 from services.training.domain.models import Gate, decided
 from services.training.handlers.messages import transition_message, version_message
+from services.training.store.announcements import emit_moved
+from services.training.store.registry import ModelAliases, ModelDeployments
 from services.training.store.repositories import ModelProjects, ModelVersions
 
 if TYPE_CHECKING:
@@ -40,12 +43,17 @@ async def list_model_versions(request: pb.ListModelVersionsRequest, call: Call[A
 
 async def delete_model_version(request: pb.DeleteModelVersionRequest, call: Call[App]) -> training_pb2.ModelVersion:
     repository = ModelVersions(call.uow)
-    version = await repository.get(request.name)
+    # Locked: no alias may come to stand for it meanwhile.
+    version = await repository.get(request.name, for_update=True)
     version.require_etag(request.etag)
-    project = await ModelProjects(call.uow).find(version.parent, deleted=True)
-    if project is not None and project.live_version == version.name:
+    project = await ModelProjects(call.uow).get(version.parent, deleted=True)
+    if project.live_version == version.name or await ModelDeployments(call.uow).live(version.name):
         message = f"{version.name} is live; stop its deployment first."
-        raise DomainError("IN_USE", message, name=version.name, used_by=project.name)
+        raise DomainError("IN_USE", message, name=version.name, used_by="a deployment")
+    aliases = await ModelAliases(call.uow).of_version(version.parent, version.name)
+    if aliases:
+        message = f"{version.name} is what {aliases[0].name} stands for; move or delete the alias first."
+        raise DomainError("IN_USE", message, name=version.name, used_by=aliases[0].name)
     now = call.clock.now()
     version.archive(call.principal.subject, now)
     await repository.soft_delete(version, now)
@@ -59,7 +67,8 @@ async def undelete_model_version(request: pb.UndeleteModelVersionRequest, call: 
     version.require_etag(request.etag)
     now = call.clock.now()
     if version.delete_time is not None:
-        version.restore(call.principal.subject, now)
+        project = await ModelProjects(call.uow).get(version.parent, deleted=True)
+        version.restore(project.life_cycle, call.principal.subject, now)
     await repository.undelete(version, now)
     call.uow.emit("training.model_version.undeleted", version)
     return version_message(version)
@@ -67,14 +76,21 @@ async def undelete_model_version(request: pb.UndeleteModelVersionRequest, call: 
 
 async def record_gate(request: pb.RecordGateRequest, call: Call[App]) -> training_pb2.ModelVersion:
     repository = ModelVersions(call.uow)
+    # Whoever moves a version locks the project first, so that its life-cycle does not change meanwhile.
+    project = await ModelProjects(call.uow).get(request.name.rpartition("/versions/")[0], deleted=True, for_update=True)
     version = await repository.get(request.name, for_update=True)
     now = call.clock.now()
     gate = decided(_gate(request.gate, call), now)
     version.require_matching(gate)
     if not await repository.keep_decision(version, gate):
         return version_message(version)
-    version.decide(gate, f"services/{call.principal.peer}", now)
+    actor = f"services/{call.principal.peer}"
+    version.decide(gate, project.life_cycle, actor, now)
+    if await ModelDeployments(call.uow).live(version.name):
+        version.happen(Event.WENT_LIVE, project.life_cycle, actor, now, "a deployment answers with it")
+    moved = list(version.new_transitions)
     await repository.save(version)
+    emit_moved(call.uow, version, moved)
     payload = training_events_pb2.ModelVersionGated(
         version=version.name, gate=gate.gate, open=gate.open, evaluation=gate.evaluation
     )

@@ -5,8 +5,10 @@ from __future__ import annotations
 from argosy.training.v1 import training_pb2 as pb
 
 from services.training.domain.methods import Distillation, Method, RewardRule, Rollouts, RuleKind, Signal
-from services.training.domain.spec import PLACEHOLDER, Phase
+from services.training.domain.spec import PLACEHOLDER, Phase, invalid
 
+# What a phase on conversations has no use for.
+_NOT_WITH_MESSAGES = ("text_column", "answer_column", "prompt_template", "answers")
 _METHODS = {
     Method.PRETRAIN: pb.Phase.METHOD_PRETRAIN,
     Method.SFT: pb.Phase.METHOD_SFT,
@@ -41,7 +43,11 @@ def phase_message(phase: Phase) -> pb.Phase:
         answer_column=phase.answer_column,
         prompt_template=phase.prompt_template,
         answers=phase.answers,
+        messages_column=phase.messages_column,
     )
+    if phase.messages_column:
+        for name in _NOT_WITH_MESSAGES:
+            message.ClearField(name)
     if phase.compares:
         message.chosen_column, message.rejected_column = phase.chosen_column, phase.rejected_column
     if phase.method in _BETAS:
@@ -80,6 +86,10 @@ def _rollouts_message(rollouts: Rollouts) -> pb.Rollouts:
 
 def phase_from(message: pb.Phase) -> Phase:
     """A phase with its defaults written out."""
+    if message.messages_column:
+        given = next((name for name in _NOT_WITH_MESSAGES if getattr(message, name)), None)
+        if given is not None:
+            raise invalid(f"spec.phases.{given}", "does not go with messages_column")
     methods = {number: method for method, number in _METHODS.items()}
     method = methods[message.method]
     return Phase(
@@ -93,6 +103,7 @@ def phase_from(message: pb.Phase) -> Phase:
         answer_column=message.answer_column or "label",
         prompt_template=message.prompt_template or PLACEHOLDER,
         answers=tuple(message.answers),
+        messages_column=message.messages_column,
         chosen_column=message.chosen_column or "chosen",
         rejected_column=message.rejected_column or "rejected",
         beta=message.beta if message.HasField("beta") else _BETAS.get(method, 0.0),

@@ -17,9 +17,13 @@ from libs.common.rpc.pagination import PageToken, page_size
 from services.training.clients.dataset import DatasetVersion
 from services.training.domain.estimate import estimate
 from services.training.domain.preflight import DataFacts, Finding, preflight
+from services.training.domain.run_filter import Comparison, Ordering, parse_filter, parse_order
+from services.training.domain.runs import EventKind, RunEvent, RunState
 from services.training.domain.trainings import Training, TrainingRun, snapshot
 from services.training.handlers.messages import run_message, spec_from, training_message
+from services.training.store.registry import ModelAliases
 from services.training.store.repositories import ModelProjects, ModelVersions, TrainingRuns, Trainings
+from services.training.store.run_events import RunEvents
 
 if TYPE_CHECKING:
     from services.training.app import App
@@ -38,6 +42,8 @@ _MUTABLE = frozenset(
     }
 )
 _SAMPLE_ROWS = 100
+# AIP-159: the runs of all trainings.
+ANY_TRAINING = "-"
 
 
 async def get_training(request: pb.GetTrainingRequest, call: Call[App]) -> training_pb2.Training:
@@ -132,6 +138,7 @@ async def run_training(request: pb.RunTrainingRequest, call: Call[App]) -> train
     run.task = task.name
     await repository.save(training)
     await TrainingRuns(call.uow).insert(run)
+    await RunEvents(call.uow).add(run, RunEvent(EventKind.CREATED, run.create_time, f"created by {run.creator}"))
     call.uow.emit("training.run.created", run)
     return run_message(run)
 
@@ -141,10 +148,19 @@ async def get_training_run(request: pb.GetTrainingRunRequest, call: Call[App]) -
 
 
 async def list_training_runs(request: pb.ListTrainingRunsRequest, call: Call[App]) -> pb.ListTrainingRunsResponse:
-    await Trainings(call.uow).get(request.parent, deleted=True)
-    found, position = await TrainingRuns(call.uow).list(
-        request.parent, page_size(request.page_size), PageToken.decode(request), request.show_deleted
-    )
+    conditions, ordering = parse_filter(request.filter), parse_order(request.order_by)
+    size, after = page_size(request.page_size), PageToken.decode(request)
+    _, org, _, training = request.parent.split("/")
+    if training != ANY_TRAINING:
+        await Trainings(call.uow).get(request.parent, deleted=True)
+    if training != ANY_TRAINING and not conditions and ordering == Ordering():
+        found, position = await TrainingRuns(call.uow).list(request.parent, size, after, request.show_deleted)
+    else:
+        if training != ANY_TRAINING:
+            conditions = [Comparison("training", "=", training), *conditions]
+        found, position = await TrainingRuns(call.uow).search(
+            org, conditions, ordering, size, after, request.show_deleted
+        )
     return pb.ListTrainingRunsResponse(
         training_runs=[run_message(run) for run in found], next_page_token=PageToken.encode(request, position)
     )
@@ -175,6 +191,9 @@ async def _check(training: Training, call: Call[App]) -> None:
     """What a training names in this service must be there; data is looked at by the pre-flight."""
     training.check()
     await ModelProjects(call.uow).get(training.model_project)
+    if "/aliases/" in training.base_model_version:
+        # Kept is the version: where the alias leads later changes no training.
+        training.base_model_version = (await ModelAliases(call.uow).get(training.base_model_version)).model_version
     for version in (training.base_model_version, *training.spec.frozen_versions):
         if version:
             await ModelVersions(call.uow).get(version)
@@ -229,6 +248,7 @@ async def _new_run(
         create_time=now,
         update_time=now,
         creator=call.principal.subject,
+        state=RunState.QUEUED,
         labels=dict(training.labels),
         secrecy=secrecy,
         lineage=lineage,

@@ -13,13 +13,18 @@ from libs.common.db.uow import Database, UnitOfWork
 from libs.common.domain import Parent
 from libs.common.ids import uuid7
 from libs.common.service import Runtime
-from libs.common.tasks import Task, TaskError, TaskKind
+from libs.common.tasks import Task, TaskKind
 from libs.compute.mesh import MeshAccess
 from services.training.clients.dataset import Datasets
 from services.training.domain.card import model_card
+from services.training.domain.life_cycle import Event
 from services.training.domain.models import ModelFile, ModelVersion
-from services.training.domain.trainings import Checkpoint, TrainingRun
+from services.training.domain.runs import EventKind, RunEvent, RunState
+from services.training.domain.trainings import TrainingRun
+from services.training.jobs.run_progress import RunProgress
 from services.training.store.repositories import ModelProjects, ModelVersions, TrainingRuns
+from services.training.store.run_events import RunEvents
+from services.training.store.signing import ModelSigner
 
 Json = dict[str, Any]
 
@@ -35,25 +40,34 @@ class RunTasks:
         database: of the service.
         blobs: of the service.
         datasets: gives the right to read rows.
+        signer: signs the versions that runs make.
         clock: gives the times of rows.
     """
 
-    def __init__(self, database: Database, blobs: BlobStore, datasets: Datasets, clock: Clock) -> None:
+    def __init__(
+        self, database: Database, blobs: BlobStore, datasets: Datasets, signer: ModelSigner, clock: Clock
+    ) -> None:
         self._database = database
         self._blobs = blobs
         self._datasets = datasets
+        self._signer = signer
         self._clock = clock
 
     def kind(self) -> TaskKind:
         """For the service's definition. The carrier only waits; the workers that it starts book their own CPUs."""
+        progress = RunProgress(self._clock)
         return TaskKind(
             KIND,
             self._load,
             "services.training.engines.train:run",
             self._apply,
             resources={"num_cpus": 0},
-            checkpoint=self._checkpoint,
-            on_failure=self._failed,
+            on_start=progress.started,
+            checkpoint=progress.checkpoint,
+            metrics=progress.metrics,
+            on_pause=progress.paused,
+            on_interruption=progress.interrupted,
+            on_failure=progress.ended,
         )
 
     async def _load(self, task: Task, runtime: Runtime) -> Json:
@@ -79,35 +93,31 @@ class RunTasks:
         granted = await self._datasets.grant_read(version, task.name, _GRANT_SECONDS)
         return {"grant": granted.grant, "manifest_digest": granted.manifest_digest}
 
-    async def _checkpoint(self, task: Task, checkpoint: Json, uow: UnitOfWork) -> None:
-        """Shows the newest complete checkpoint on the run. The first one has prepared data and no weights yet."""
-        if "manifest_digest" not in checkpoint:
-            return
-        runs = TrainingRuns(uow)
-        run = await runs.get(task.target, deleted=True, for_update=True)
-        now = self._clock.now()
-        run.checkpoint = Checkpoint(checkpoint["step"], checkpoint["phase"], checkpoint["manifest_digest"], now)
-        run.update_time = now
-        await runs.save(run)
-
     async def _apply(self, task: Task, result: Json, uow: UnitOfWork) -> Json:
         runs = TrainingRuns(uow)
         run = await runs.get(task.target, deleted=True, for_update=True)
-        version = await self._publish(run, result, uow)
+        version = await self._publish(task, run, result, uow)
         run.model_version = version.name
         run.results = result["results"]
         run.framework = result["framework"]
-        run.update_time = version.create_time
+        run.state, run.update_time = RunState.SUCCEEDED, version.create_time
         await runs.save(run)
+        event = RunEvent(EventKind.SUCCEEDED, run.update_time, f"made {version.name}", {"model_version": version.name})
+        await RunEvents(uow).add(run, event)
         uow.emit("training.run.succeeded", run)
         return {"model_version": version.name, "manifest_digest": version.manifest_digest, "results": run.results}
 
-    async def _publish(self, run: TrainingRun, result: Json, uow: UnitOfWork) -> ModelVersion:
+    async def _publish(self, task: Task, run: TrainingRun, result: Json, uow: UnitOfWork) -> ModelVersion:
         """Makes what the engine wrote the newest version of the project."""
         projects = ModelProjects(uow)
         project = await projects.get(run.model_project, deleted=True, for_update=True)
         version = self._version(run, project.next_version(), result)
-        version.register(run.creator, version.create_time, f"made by {run.name}")
+        began, cycle = task.start_time or run.create_time, project.life_cycle
+        version.begin(cycle, run.creator, run.create_time, f"asked for by {run.name}")
+        version.happen(Event.RUN_STARTED, cycle, "services/training", began, f"{run.name} began")
+        version.happen(Event.RUN_SUCCEEDED, cycle, "services/training", version.create_time, f"made by {run.name}")
+        version.update_time = version.create_time
+        self._signer.sign(version, version.create_time)
         project.train_framework = project.train_framework or f"torch {result['framework']['torch']}"
         project.update_time = version.create_time
         await projects.save(project)
@@ -148,10 +158,3 @@ class RunTasks:
             context_length=result["context_length"],
             model_card=card,
         )
-
-    async def _failed(self, task: Task, error: TaskError, uow: UnitOfWork) -> None:
-        runs = TrainingRuns(uow)
-        run = await runs.get(task.target, deleted=True, for_update=True)
-        run.update_time = self._clock.now()
-        await runs.save(run)
-        uow.emit("training.run.cancelled" if error.reason == "CANCELLED" else "training.run.failed", run)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from datetime import datetime
 
-from sqlalchemy import select
+from sqlalchemy import and_, or_, select
 
 from libs.common.db.uow import UnitOfWork
 from libs.common.tasks.tables import tasks
@@ -19,9 +19,10 @@ async def model_manifests(uow: UnitOfWork) -> set[str]:
 
 
 async def checkpoint_manifests(uow: UnitOfWork, since: datetime) -> set[str]:
-    """Prepared data and newest checkpoint of tasks that may still go on: not succeeded, and changed since a time."""
+    """Prepared data and newest checkpoint of tasks that may go on: paused, or changed since a time, not succeeded."""
+    unfinished = and_(tasks.c.state != "SUCCEEDED", tasks.c.update_time >= since)
     query = select(tasks.c.checkpoint).where(
-        tasks.c.state != "SUCCEEDED", tasks.c.update_time >= since, tasks.c.checkpoint.is_not(None)
+        or_(tasks.c.state == "PAUSED", unfinished), tasks.c.checkpoint.is_not(None)
     )
     found: set[str] = set()
     for row in await (await uow.connection()).execute(query):

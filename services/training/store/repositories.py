@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict
 from datetime import UTC, datetime
 from typing import Any
 
-from sqlalchemy import RowMapping, insert, select
+from sqlalchemy import RowMapping, func, insert, select
 from sqlalchemy.dialects.postgresql import insert as insert_or
 
 from libs.common.db.repository import Repository
 from libs.common.db.uow import ANY_ORG
 from libs.common.domain import DomainError
-from services.training.domain.models import Gate, ModelFile, ModelProject, ModelVersion, Transition
+from services.training.domain.life_cycle import DEFAULT, LifeCycle
+from services.training.domain.models import Gate, ModelFile, ModelProject, ModelVersion, Signature, Transition
+from services.training.domain.run_filter import Comparison, Ordering
 from services.training.domain.spec import TrainingSpec
 from services.training.domain.trainings import Checkpoint, Training, TrainingRun
-from services.training.store import tables
+from services.training.store import run_search, tables
 
 
 class Trainings(Repository[Training]):
@@ -29,6 +32,8 @@ class Trainings(Repository[Training]):
 
 
 class TrainingRuns(Repository[TrainingRun]):
+    """Runs; whoever stores one stores what it is found by in the same transaction."""
+
     table = tables.training_runs
     entity = TrainingRun
 
@@ -42,10 +47,48 @@ class TrainingRuns(Repository[TrainingRun]):
         run.checkpoint = Checkpoint.from_json(row["checkpoint"]) if row["checkpoint"] else None
         return run
 
+    async def insert(self, entity: TrainingRun) -> TrainingRun:
+        stored = await super().insert(entity)
+        await run_search.remember(self.uow, stored)
+        return stored
+
+    async def save(self, entity: TrainingRun) -> TrainingRun:
+        stored = await super().save(entity)
+        await run_search.remember(self.uow, stored)
+        return stored
+
+    async def search(
+        self, org: str, conditions: Sequence[Comparison], ordering: Ordering, size: int, after: str, show_deleted: bool
+    ) -> tuple[list[TrainingRun], str]:
+        """One page of the runs that meet all conditions, and the position for the next one, empty at the end."""
+        found = await run_search.search(self.uow, org, conditions, ordering, size + 1, after)
+        uids = [uid for uid, _ in found[:size]]
+        runs = {run.uid: run for run in await self.fetch(self.query().where(self.table.c.uid.in_(uids)))}
+        page = [runs[uid] for uid in uids if uid in runs and (show_deleted or runs[uid].delete_time is None)]
+        return page, run_search.position(found[size - 1]) if len(found) > size else ""
+
+    async def named(self, names: Sequence[str]) -> list[TrainingRun]:
+        """The runs with these names, in their order. Raises NOT_FOUND for the first that is not there."""
+        here = self.query().where(self.table.c.name.in_(names), self.table.c.delete_time.is_(None))
+        runs = {run.name: run for run in await self.fetch(here)}
+        missing = next((name for name in names if name not in runs), None)
+        if missing is not None:
+            raise DomainError("NOT_FOUND", f"{missing} does not exist.", name=missing)
+        return [runs[name] for name in names]
+
 
 class ModelProjects(Repository[ModelProject]):
     table = tables.model_projects
     entity = ModelProject
+
+    def to_row(self, entity: ModelProject) -> dict[str, Any]:
+        cycle = None if entity.life_cycle == DEFAULT else entity.life_cycle.to_json()
+        return {**super().to_row(entity), "life_cycle": cycle}
+
+    def from_row(self, row: RowMapping) -> ModelProject:
+        project = super().from_row(row)
+        project.life_cycle = LifeCycle.from_json(row["life_cycle"]) if row["life_cycle"] else DEFAULT
+        return project
 
 
 class ModelVersions(Repository[ModelVersion]):
@@ -55,13 +98,29 @@ class ModelVersions(Repository[ModelVersion]):
     entity = ModelVersion
 
     def to_row(self, entity: ModelVersion) -> dict[str, Any]:
-        return {**super().to_row(entity), "gates": [_gate_to_json(gate) for gate in entity.gates]}
+        signature = entity.signature and {**asdict(entity.signature), "time": entity.signature.time.isoformat()}
+        gates = [_gate_to_json(gate) for gate in entity.gates]
+        return {**super().to_row(entity), "gates": gates, "signature": signature}
 
     def from_row(self, row: RowMapping) -> ModelVersion:
         version = super().from_row(row)
         version.files = [ModelFile(**file) for file in row["files"]]
         version.gates = [_gate_from_json(gate) for gate in row["gates"]]
+        if (signed := row["signature"]) is not None:
+            version.signature = Signature(**signed | {"time": datetime.fromisoformat(signed["time"])})
         return version
+
+    async def stages(self, project: str) -> dict[str, int]:
+        """Stages in which versions of a project stand, deleted ones too, with their number."""
+        columns = self.table.c
+        query = select(columns.stage, func.count()).where(columns.parent == project, *self._tenant())
+        rows = await (await self.uow.connection()).execute(query.group_by(columns.stage))
+        return {row[0]: row[1] for row in rows}
+
+    async def newest(self, project: str) -> ModelVersion | None:
+        """The newest version of a project."""
+        found, _ = await self.list(project, 1)
+        return found[0] if found else None
 
     async def insert(self, entity: ModelVersion) -> ModelVersion:
         stored = await super().insert(entity)
@@ -80,16 +139,20 @@ class ModelVersions(Repository[ModelVersion]):
             await (await self.uow.connection()).execute(insert(tables.model_version_transitions), rows)
 
     async def transitions(self, version: str, page_size: int, after: str) -> tuple[list[Transition], str]:
-        """One page of the states that a version had, oldest first, and the position for the next page."""
+        """One page of the stages that a version had, oldest first, and the position for the next page."""
         table = tables.model_version_transitions
         query = select(table).where(table.c.model_version == version, *self._own(table.c.org))
-        query = query.where(table.c.id > _position(after)).order_by(table.c.id).limit(page_size + 1)
+        query = query.where(table.c.id > position_of(after)).order_by(table.c.id).limit(page_size + 1)
         rows = list((await (await self.uow.connection()).execute(query)).mappings())
-        found = [
-            Transition(row["from_state"], row["to_state"], row["actor"], row["time"].astimezone(UTC), row["reason"])
-            for row in rows[:page_size]
-        ]
+        found = [_transition(row) for row in rows[:page_size]]
         return found, str(rows[page_size - 1]["id"]) if len(rows) > page_size else ""
+
+    async def newest_transitions(self, version: str, count: int) -> list[Transition]:
+        """The newest stages that a version got, newest first."""
+        table = tables.model_version_transitions
+        query = select(table).where(table.c.model_version == version, *self._own(table.c.org))
+        query = query.order_by(table.c.id.desc()).limit(count)
+        return [_transition(row) for row in (await (await self.uow.connection()).execute(query)).mappings()]
 
     async def keep_decision(self, version: ModelVersion, gate: Gate) -> bool:
         """Stores the verdict of an evaluation; False if this evaluation had decided this gate before."""
@@ -101,12 +164,18 @@ class ModelVersions(Repository[ModelVersion]):
         return () if self.uow.org == ANY_ORG else (org == self.uow.org,)
 
 
-def _position(after: str) -> int:
+def position_of(after: str) -> int:
+    """A page's position in a table that is read by its id. Raises PAGE_TOKEN_INVALID."""
     try:
         return int(after or "0")
     except ValueError:
         message = "page_token: is not one that this list gave"
         raise DomainError("PAGE_TOKEN_INVALID", message, field="page_token") from None
+
+
+def _transition(row: RowMapping) -> Transition:
+    values = {name: row[name] for name in Transition.__dataclass_fields__}
+    return Transition(**values | {"time": row["time"].astimezone(UTC)})
 
 
 def _gate_to_json(gate: Gate) -> dict[str, Any]:

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from sqlalchemy import BigInteger, Boolean, Column, Identity, Index, Integer, Table, Text
+from sqlalchemy import BigInteger, Boolean, Column, Float, Identity, Index, Integer, LargeBinary, Table, Text
 from sqlalchemy.dialects.postgresql import JSONB
 
-from libs.common.db.tables import new_metadata, resource_table, time_type
+from libs.common.db.tables import new_metadata, resource_table, time_type, uid_type
 
 metadata = new_metadata()
 
@@ -38,6 +38,7 @@ training_runs = resource_table(
     Column("checkpoint", JSONB),
     Column("framework", JSONB, nullable=False),
 )
+Index("ix_training_runs_model_project", training_runs.c.model_project, training_runs.c.create_time)
 
 model_projects = resource_table(
     metadata,
@@ -49,6 +50,10 @@ model_projects = resource_table(
     Column("live_version", Text, nullable=False),
     Column("code_repo_url", Text, nullable=False),
     Column("version_count", Integer, nullable=False),
+    Column("metrics_url", Text, nullable=False),
+    Column("model_uri", Text, nullable=False),
+    # None: the default one.
+    Column("life_cycle", JSONB(none_as_null=True)),
 )
 
 model_versions = resource_table(
@@ -63,9 +68,14 @@ model_versions = resource_table(
     Column("context_length", Integer, nullable=False),
     Column("model_card", Text, nullable=False),
     Column("gates", JSONB, nullable=False),
+    Column("stage", Text, nullable=False),
+    Column("description", Text, nullable=False),
+    Column("origin", Text, nullable=False),
+    Column("licence", Text, nullable=False),
+    Column("signature", JSONB(none_as_null=True)),
 )
 
-# Every state that a version had. Rows are added, never changed.
+# Every stage that a version had. Rows are added; the database refuses to change one.
 model_version_transitions = Table(
     "model_version_transitions",
     metadata,
@@ -77,8 +87,57 @@ model_version_transitions = Table(
     Column("actor", Text, nullable=False),
     Column("time", time_type(), nullable=False),
     Column("reason", Text, nullable=False),
+    Column("from_stage", Text, nullable=False),
+    Column("to_stage", Text, nullable=False),
 )
 Index("ix_model_version_transitions_model_version", model_version_transitions.c.model_version)
+
+model_aliases = resource_table(metadata, "model_aliases", Column("model_version", Text, nullable=False))
+
+# Every move of an alias. Rows are added; the database refuses to change one.
+model_alias_changes = Table(
+    "model_alias_changes",
+    metadata,
+    Column("id", BigInteger, Identity(always=True), primary_key=True),
+    Column("org", Text, nullable=False),
+    Column("model_project", Text, nullable=False),
+    Column("alias", Text, nullable=False),
+    Column("from_version", Text, nullable=False),
+    Column("to_version", Text, nullable=False),
+    Column("actor", Text, nullable=False),
+    Column("time", time_type(), nullable=False),
+    Column("reason", Text, nullable=False),
+)
+Index("ix_model_alias_changes_model_project", model_alias_changes.c.model_project, model_alias_changes.c.id)
+
+# Which deployment answered with which version, and when.
+model_deployments = Table(
+    "model_deployments",
+    metadata,
+    Column("id", BigInteger, Identity(always=True), primary_key=True),
+    Column("org", Text, nullable=False),
+    Column("model_project", Text, nullable=False),
+    Column("model_version", Text, nullable=False),
+    Column("deployment", Text, nullable=False),
+    Column("live_time", time_type(), nullable=False),
+    Column("stop_time", time_type()),
+)
+Index("ix_model_deployments_model_project", model_deployments.c.model_project, model_deployments.c.id)
+Index(
+    "uq_model_deployments_open",
+    model_deployments.c.deployment,
+    unique=True,
+    postgresql_where=model_deployments.c.stop_time.is_(None),
+)
+
+# The keys that sign versions, sealed; kept for ever. They belong to the platform, not to a tenant.
+model_signing_keys = Table(
+    "model_signing_keys",
+    metadata,
+    Column("key_id", Text, primary_key=True),
+    Column("sealed", LargeBinary, nullable=False),
+    Column("create_time", time_type(), nullable=False),
+)
 
 # Every decision of every gate: an evaluation decides a gate of a version once.
 gate_decisions = Table(
@@ -95,3 +154,62 @@ gate_decisions = Table(
     Column("decide_time", time_type(), nullable=False),
     Column("reason", Text, nullable=False),
 )
+
+# A row a metric of a run; whoever adds points locks it. `open_count`: of its last segments those not yet joined.
+run_metrics = Table(
+    "run_metrics",
+    metadata,
+    Column("run_uid", uid_type(), primary_key=True),
+    Column("key", Text, primary_key=True),
+    Column("org", Text, nullable=False),
+    Column("point_count", BigInteger, nullable=False),
+    Column("segment_count", BigInteger, nullable=False),
+    Column("open_count", Integer, nullable=False),
+    Column("first_step", BigInteger, nullable=False),
+    Column("last_step", BigInteger, nullable=False),
+    # Of the finite values.
+    Column("min_value", Float),
+    Column("max_value", Float),
+    Column("last_value", Float, nullable=False),
+    Column("last_time", time_type(), nullable=False),
+)
+
+# Points as columns; see metric_columns.py. A later segment wins over an earlier one.
+run_metric_segments = Table(
+    "run_metric_segments",
+    metadata,
+    Column("run_uid", uid_type(), primary_key=True),
+    Column("key", Text, primary_key=True),
+    Column("number", BigInteger, primary_key=True),
+    Column("org", Text, nullable=False),
+    Column("point_count", Integer, nullable=False),
+    Column("first_step", BigInteger, nullable=False),
+    Column("last_step", BigInteger, nullable=False),
+    Column("steps", LargeBinary, nullable=False),
+    Column("times", LargeBinary, nullable=False),
+    Column("points", LargeBinary, nullable=False),
+)
+
+# What happened to a run. Rows are added, never changed.
+run_events = Table(
+    "run_events",
+    metadata,
+    Column("id", BigInteger, Identity(always=True), primary_key=True),
+    Column("org", Text, nullable=False),
+    Column("run_uid", uid_type(), nullable=False),
+    Column("kind", Text, nullable=False),
+    Column("time", time_type(), nullable=False),
+    Column("message", Text, nullable=False),
+    Column("details", JSONB, nullable=False),
+)
+Index("ix_run_events_run_uid_id", run_events.c.run_uid, run_events.c.id)
+
+# What runs are found and sorted by; see run_search.py. No text of a tenant is in it.
+run_terms = Table(
+    "run_terms",
+    metadata,
+    Column("run_uid", uid_type(), primary_key=True),
+    Column("term", BigInteger, primary_key=True),
+    Column("value", Float, nullable=False),
+)
+Index("ix_run_terms_term_value_run_uid", run_terms.c.term, run_terms.c.value, run_terms.c.run_uid)

@@ -137,6 +137,10 @@ def ended(task: task_pb2.Task) -> bool:
     return task.state >= task_pb2.Task.STATE_SUCCEEDED
 
 
+def ended_for_good(task: task_pb2.Task) -> bool:
+    return ended(task) and task.state != task_pb2.Task.STATE_PAUSED
+
+
 def beyond(fraction: float) -> Callable[[task_pb2.Task], bool]:
     return lambda task: task.progress >= fraction or ended(task)
 
@@ -277,6 +281,64 @@ async def test_a_cancel_is_forced_after_ten_seconds(database: Database, driver: 
         assert 9 < SYSTEM_CLOCK.monotonic() - started < 25
     assert task.state == task_pb2.Task.STATE_CANCELLED
     assert await _alive(driver) == []
+
+
+async def test_a_paused_task_keeps_its_checkpoint_and_goes_on(
+    database: Database, driver: RayDriver, tmp_path: Path
+) -> None:
+    marks = tmp_path / "marks"
+    name = await create(database, "steps", marks=str(marks), steps=6, seconds=0.3)
+    async with working(database, driver):
+        await until(database, name, beyond(0.3))
+        async with database.unit_of_work("acme", "users/alice") as uow:
+            assert (await Tasks(SERVICE).pause(uow, name)).pause_requested
+        paused = await until(database, name, lambda task: task.state == task_pb2.Task.STATE_PAUSED)
+        assert not paused.pause_requested
+        assert not paused.HasField("end_time")
+        assert await driver.list("argosy-test-") == []
+        done = len(marks.read_text().splitlines())
+        assert 2 <= done < 6
+        with pytest.raises(DomainError, match="only a waiting or running task can be paused"):
+            async with database.unit_of_work("acme", "users/alice") as uow:
+                await Tasks(SERVICE).pause(uow, name)
+        async with database.unit_of_work("acme", "users/alice") as uow:
+            await Tasks(SERVICE).resume(uow, name)
+        task = await until(database, name, ended_for_good)
+    assert (task.state, task.attempt, task.result["first"]) == (task_pb2.Task.STATE_SUCCEEDED, 2, done)
+    # No step was done twice.
+    assert [int(line.split()[1]) for line in marks.read_text().splitlines()] == list(range(6))
+    kinds = [effect for effect, _ in await effects(database)]
+    assert kinds == ["started", "paused", "started", "applied"]
+
+
+async def test_a_waiting_task_is_paused_without_a_start_and_then_cancelled(
+    database: Database, driver: RayDriver, tmp_path: Path
+) -> None:
+    name = await create(database, "steps", marks=str(tmp_path / "marks"), steps=3, seconds=0.0)
+    async with database.unit_of_work("acme", "users/alice") as uow:
+        await Tasks(SERVICE).pause(uow, name)
+    async with working(database, driver):
+        await until(database, name, lambda task: task.state == task_pb2.Task.STATE_PAUSED)
+        async with database.unit_of_work("acme", "users/alice") as uow:
+            await Tasks(SERVICE).cancel(uow, name)
+        task = await until(database, name, ended_for_good)
+    assert (task.state, task.attempt) == (task_pb2.Task.STATE_CANCELLED, 0)
+    assert await effects(database) == [("paused", "None"), ("failed", "CANCELLED")]
+
+
+async def test_numbers_are_told_once_and_can_end_the_task(
+    database: Database, driver: RayDriver, tmp_path: Path
+) -> None:
+    spec = {"marks": str(tmp_path / "marks"), "steps": 50, "seconds": 0.1, "tell": True, "limit": 2}
+    name = await create(database, "steps", **spec)
+    async with working(database, driver):
+        task = await until(database, name, ended_for_good)
+    assert (task.state, task.error.reason) == (task_pb2.Task.STATE_FAILED, "TRAINING_DIVERGED")
+    told = [detail for effect, detail in await effects(database) if effect == "metric"]
+    assert told == [f"{step} value {float(step)}" for step in range(4)]
+    # What was reported stays, the number that ended it too.
+    request = task_service_pb2.ListTaskMetricsRequest(parent=name)
+    assert [point.step for point in (await ask(database, "list_task_metrics", request)).metrics][:4] == [0, 1, 2, 3]
 
 
 async def test_a_waiting_task_is_cancelled_without_a_start(database: Database, driver: RayDriver) -> None:

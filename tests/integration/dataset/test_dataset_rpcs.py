@@ -13,6 +13,7 @@ from argosy.dataset.v1 import dataset_service_pb2 as pb
 from dataset_client import Client, append, refusal
 from google.protobuf.field_mask_pb2 import FieldMask
 
+from libs.common.blobs import BlobStore, manifest_digests
 from libs.common.clock import ManualClock
 from libs.common.domain import DomainError, Parent, Secrecy
 from libs.common.ids import uuid7
@@ -368,6 +369,23 @@ async def test_a_broken_upload_goes_on_where_it_stood(client: Client) -> None:
     assert (done.state, done.digest, done.offset) == (dataset_pb2.Upload.STATE_COMMITTED, digest, len(data))
     assert (await client.CommitUpload(pb.CommitUploadRequest(name=upload.name))).digest == digest
     assert (await refusal(client.AppendUpload(beyond))).reason == "STATE_CONFLICT"
+
+
+async def test_training_reads_a_committed_upload_by_grant(client: Client) -> None:
+    data = bytes(range(256)) * 10
+    upload = await client.upload(data, "model.zip", part=1000)
+    begun = await client.CreateUpload(pb.CreateUploadRequest(parent="orgs/acme", file_name="model.zip"))
+    training = client.as_peer("training")
+    request = pb.GrantUploadReadRequest(name=upload.name, holder="orgs/acme/training/tasks/t", ttl_seconds=60)
+    granted = await training.GrantUploadRead(request)
+    assert (granted.file_name, granted.size) == ("model.zip", len(data))
+    store = BlobStore.from_grant(granted.grant)
+    pieces = manifest_digests(store.load_manifest_sync(granted.manifest_digest))
+    assert b"".join(store.read_sync(piece) for piece in pieces) == data
+    open_one = pb.GrantUploadReadRequest(name=begun.name, holder="t")
+    assert (await refusal(training.GrantUploadRead(open_one))).reason == "STATE_CONFLICT"
+    assert (await refusal(client.GrantUploadRead(request))).reason == "PEER_NOT_ALLOWED"
+    await training.close()
 
 
 async def test_uploads_expire(client: Client) -> None:

@@ -34,7 +34,7 @@ from argosy.identity.v1 import (
     usage_service_pb2,
     usage_service_pb2_grpc,
 )
-from argosy.training.v1 import model_service_pb2, model_service_pb2_grpc
+from argosy.training.v1 import model_service_pb2, model_service_pb2_grpc, training_pb2
 
 from libs.common.auth.tokens import TOKEN_SECONDS
 from libs.common.errors import STATUS_DETAILS_KEY, ArgosyError, to_status
@@ -180,7 +180,15 @@ class Dataset(dataset_service_pb2_grpc.DatasetServiceServicer, task_service_pb2_
 
 
 class Training(model_service_pb2_grpc.ModelServiceServicer):
-    """Gives one file."""
+    """Gives one file, and knows the versions that tests give it, with their labels."""
+
+    def __init__(self) -> None:
+        self.versions: dict[str, dict[str, str]] = {}
+
+    async def GetModelVersion(self, request: Any, context: Any) -> training_pb2.ModelVersion:
+        if request.name not in self.versions:
+            await fail(context, ArgosyError("NOT_FOUND", "There is none.", metadata={"name": request.name}))
+        return training_pb2.ModelVersion(name=request.name, labels=self.versions[request.name])
 
     async def DownloadModelFile(
         self, request: Any, context: Any
@@ -213,11 +221,15 @@ class Deploy(deploy_service_pb2_grpc.DeployServiceServicer):
             await self.changed.wait()
             self.changed.clear()
 
-    def place(self, deployment: str, *addresses: str, org: str = "acme") -> None:
+    def place(
+        self,
+        deployment: str,
+        *addresses: str,
+        org: str = "acme",
+        model_version: str = "orgs/acme/modelProjects/m/versions/1",
+    ) -> None:
         name = f"orgs/{org}/deployments/{deployment}"
-        endpoint = deploy_pb2.Endpoint(
-            deployment=name, model_version="orgs/acme/modelProjects/m/versions/1", audience=name, addresses=addresses
-        )
+        endpoint = deploy_pb2.Endpoint(deployment=name, model_version=model_version, audience=name, addresses=addresses)
         self.endpoints.endpoints.append(endpoint)
         self.changed.set()
 

@@ -307,3 +307,25 @@ async def test_last_list_outlives_deploy_and_the_gateway(bare_world):
     world.mesh.peers["deploy"] = "127.0.0.1:1"
     await world.open_gateway()
     assert (await world.http.post("/v1/chat/completions", json=HELLO)).status_code == 200
+
+
+async def test_a_fine_tuned_model_is_asked_by_its_name_while_it_is_deployed(world):
+    job = "ftjob-0123456789abcdef01234567"
+    name, version = "ft:base:acme:mine:0123456789abcdef01234567", f"orgs/acme/modelProjects/{job}/versions/1"
+    unknown = await world.http.post("/v1/chat/completions", json={**HELLO, "model": name})
+    assert (unknown.status_code, unknown.json()["error"]["code"]) == (404, "model_not_found")
+    assert "does not exist" in unknown.json()["error"]["message"]
+    world.training.versions[version] = {"openai-job": job, "openai-base": "base", "openai-suffix": "mine"}
+    assert name not in [model["id"] for model in (await world.http.get("/v1/models")).json()["data"]]
+    waiting = await world.http.post("/v1/chat/completions", json={**HELLO, "model": name})
+    assert waiting.status_code == 404
+    assert f"Deploy {version} to ask it" in waiting.json()["error"]["message"]
+    world.deploy.place("tuned", world.addresses[0], model_version=version)
+    await world.until_deployed("tuned")
+    answer = await world.http.post("/v1/chat/completions", json={**HELLO, "model": name})
+    assert (answer.status_code, answer.json()["model"]) == (200, name)
+    assert name in [model["id"] for model in (await world.http.get("/v1/models")).json()["data"]]
+    listed = (await world.http.get(f"/v1/models/{name}")).json()
+    assert (listed["id"], listed["owned_by"]) == (name, "acme")
+    other = await world.http.post("/v1/chat/completions", json={**HELLO, "model": name.replace("acme", "globex")})
+    assert other.status_code == 404

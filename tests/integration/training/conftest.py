@@ -20,7 +20,8 @@ from libs.common.testing.mesh import Mesh
 from libs.common.testing.ray import RunningRay, ray_head
 from libs.common.testing.service import running_service
 from services.training.app import DEFINITION
-from tests.integration.app.stubs import Identity, served
+from tests.integration.app.stubs import Identity
+from tests.integration.app.stubs import served as serving
 from tests.integration.training.peers import Caller, FakeDataset
 
 
@@ -49,7 +50,7 @@ async def dataset(mesh: Mesh, tmp_path: Path) -> AsyncIterator[FakeDataset]:
     def add_identity(server: grpc.aio.Server) -> None:
         token_service_pb2_grpc.add_TokenServiceServicer_to_server(identity, server)
 
-    async with served(mesh, {"dataset": add_dataset, "identity": add_identity}):
+    async with serving(mesh, {"dataset": add_dataset, "identity": add_identity}):
         yield dataset
 
 
@@ -66,6 +67,15 @@ async def worker(
     """An editor of acme; both roles in one process, with NATS and Ray."""
     settings = {"nats_url": nats_server.url(), "role": "all", "ray_address": ray.address}
     async with training_service(mesh, tmp_path, database_url, **settings) as service:
+        caller = Caller(mesh, service=service)
+        yield caller
+        await caller.close()
+
+
+@pytest.fixture
+async def served(mesh: Any, dataset: FakeDataset, tmp_path: Path, database_url: str) -> AsyncIterator[Caller]:
+    """An editor of acme, and the service itself."""
+    async with training_service(mesh, tmp_path, database_url) as service:
         caller = Caller(mesh, service=service)
         yield caller
         await caller.close()

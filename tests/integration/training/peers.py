@@ -7,7 +7,14 @@ from typing import Any
 import grpc
 from argosy.common.v1 import resource_pb2, task_pb2, task_service_pb2, task_service_pb2_grpc
 from argosy.dataset.v1 import dataset_pb2, dataset_service_pb2, dataset_service_pb2_grpc
-from argosy.training.v1 import model_service_pb2, model_service_pb2_grpc, training_pb2, training_service_pb2_grpc
+from argosy.training.v1 import (
+    model_registry_service_pb2_grpc,
+    model_service_pb2,
+    model_service_pb2_grpc,
+    run_service_pb2_grpc,
+    training_pb2,
+    training_service_pb2_grpc,
+)
 from argosy.training.v1 import training_service_pb2 as pb
 
 from libs.common.blobs import BlobStore
@@ -33,6 +40,29 @@ class FakeDataset(dataset_service_pb2_grpc.DatasetServiceServicer, task_service_
         self.holders: list[str] = []
         self.leaked = 0
         self.compared: list[str] = []
+        self.uploads: dict[str, tuple[str, str, int]] = {}
+
+    def upload(self, file_name: str, content: bytes, piece: int = 1000) -> str:
+        """A committed upload of a file in pieces; its name."""
+        pieces = [self.blobs.put_sync(content[at : at + piece]) for at in range(0, len(content), piece)]
+        manifest = self.blobs.commit_sync({"blobs": [{"sha256": each.sha256, "size": each.size} for each in pieces]})
+        name = f"orgs/acme/uploads/up-{len(self.uploads)}"
+        self.uploads[name] = (file_name, manifest, len(content))
+        return name
+
+    async def GetUpload(self, request: Any, context: Any) -> dataset_pb2.Upload:
+        if request.name == "orgs/acme/uploads/open":
+            return dataset_pb2.Upload(name=request.name, state=dataset_pb2.Upload.STATE_OPEN)
+        if request.name not in self.uploads:
+            await context.abort(grpc.StatusCode.NOT_FOUND, "no such upload")
+        return dataset_pb2.Upload(name=request.name, state=dataset_pb2.Upload.STATE_COMMITTED)
+
+    async def GrantUploadRead(self, request: Any, context: Any) -> dataset_service_pb2.GrantUploadReadResponse:
+        file_name, manifest, size = self.uploads[request.name]
+        grant = await self.blobs.grant(manifest, request.holder, request.ttl_seconds)
+        return dataset_service_pb2.GrantUploadReadResponse(
+            manifest_digest=manifest, grant=grant, file_name=file_name, size=size
+        )
 
     async def GetDatasetVersion(self, request: Any, context: Any) -> dataset_pb2.DatasetVersion:
         if request.name not in self.rows:
@@ -86,7 +116,9 @@ class Caller:
         self._channel = mesh.channel("training", identity)
         self._stubs = (
             training_service_pb2_grpc.TrainingServiceStub(self._channel),
+            run_service_pb2_grpc.RunServiceStub(self._channel),
             model_service_pb2_grpc.ModelServiceStub(self._channel),
+            model_registry_service_pb2_grpc.ModelRegistryServiceStub(self._channel),
             task_service_pb2_grpc.TaskServiceStub(self._channel),
         )
 

@@ -16,7 +16,7 @@ from safetensors.torch import load
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from libs.common.blobs import BlobStore
-from libs.compute.context import EngineCancelled, EngineError, LocalContext
+from libs.compute.context import EngineCancelled, EngineError, EnginePaused, LocalContext
 from services.training.domain.spec import Method
 from services.training.engines.train import run
 from tests.unit.training.samples import TEMPLATE, WORDS, context, phase, rows, tiny_spec
@@ -162,6 +162,43 @@ def test_resume_gives_what_an_uninterrupted_run_gives(store: BlobStore, stop_aft
     done = checkpoint["progress"]["phase"] * 16 + checkpoint["progress"]["step"]
     repeated = [step for name, step, _ in again.recorded.metrics if (16 if name == "sft" else 0) + step <= done]
     assert repeated == []
+
+
+def test_a_paused_run_stops_behind_a_checkpoint_and_its_curve_has_no_seam(store: BlobStore) -> None:
+    # Checkpoints between two reports, so that a window of reports is cut.
+    spec = tiny_spec(pretrain=25, sft=14, checkpoint_every=6)
+    alone = context(store, spec, rows(90))
+    run(alone)
+    reported: list[tuple[str, int, dict[str, float]]] = []
+    resume, attempts = None, 0
+    while True:
+        attempts += 1
+        # The first checkpoint is the prepared data, which is no place to stop at.
+        wanted = 1 if reported else 2
+        ctx = context(
+            store,
+            spec,
+            rows(90),
+            resume=resume,
+            attempt=attempts,
+            pause_when=lambda recorded, least=wanted: len(recorded.checkpoints) >= least,
+        )
+        try:
+            run(ctx)
+        except EnginePaused:
+            reported += ctx.recorded.metrics
+            resume = ctx.recorded.checkpoints[-1]
+            # Between two phases the next one stands at step 0.
+            assert reported[-1][1] == resume["step"] or (reported[-1][1], resume["step"]) == (25, 0)
+        else:
+            reported += ctx.recorded.metrics
+            break
+    # At 6, 12, 18, 24 and between the phases, then at 30 and 36 of all steps.
+    assert attempts == 8
+    undisturbed = {(name, step): values["loss"] for name, step, values in alone.recorded.metrics}
+    found = {(name, step): values["loss"] for name, step, values in reported}
+    assert len(reported) == len(found) == len(undisturbed)
+    assert found == pytest.approx(undisturbed, rel=1e-6)
 
 
 def _run_asking_often(ctx: LocalContext) -> None:

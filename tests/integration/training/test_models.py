@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
 from datetime import timedelta
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -16,96 +14,18 @@ from google.protobuf.timestamp_pb2 import Timestamp
 
 from libs.common.blobs import BlobStore
 from libs.common.clock import SYSTEM_CLOCK
-from libs.common.tasks import Task
 from libs.common.tasks import store as tasks
-from services.training.jobs.run import RunTasks
 from services.training.jobs.sweep import sweep
-from tests.integration.training.conftest import training_service
 from tests.integration.training.peers import HELDOUT, PROJECT, TRAIN, Caller, FakeDataset, refusal, spec_of
-
-TRAINING = "orgs/acme/trainings/packages"
-
-
-@pytest.fixture
-async def served(mesh: Any, dataset: FakeDataset, tmp_path: Path, database_url: str) -> AsyncIterator[Caller]:
-    """An editor of acme, and the service itself."""
-    async with training_service(mesh, tmp_path, database_url) as service:
-        caller = Caller(mesh, service=service)
-        yield caller
-        await caller.close()
-
-
-def app(caller: Caller) -> Any:
-    assert caller.service is not None
-    return caller.service.app
-
-
-async def finished_run(caller: Caller, content: bytes = b"weights") -> training_pb2.ModelVersion:
-    """A run whose engine wrote one file: what `apply` makes of it."""
-    await caller.project()
-    await caller.training()
-    run = await caller.RunTraining(pb.RunTrainingRequest(name=TRAINING))
-    return await apply(caller, run, content)
-
-
-async def apply(caller: Caller, run: training_pb2.TrainingRun, content: bytes) -> training_pb2.ModelVersion:
-    parts = app(caller)
-    blobs: BlobStore = parts.blobs
-    blob = await blobs.put(content)
-    file = {"path": "model.safetensors", "sha256": blob.sha256, "size": blob.size}
-    result = {
-        "manifest_digest": await blobs.commit({"kind": "training.model", "blobs": [file]}),
-        "files": [file],
-        "parameter_count": 7,
-        "context_length": 32,
-        "architecture": "llama",
-        "results": {"sft.last_loss": 0.5},
-        "framework": {"torch": "2"},
-    }
-    kind = RunTasks(parts.database, blobs, parts.datasets, SYSTEM_CLOCK).kind()
-    async with parts.database.system() as uow:
-        answer = await kind.apply(await task_of(uow, run), result, uow)
-    return await caller.GetModelVersion(model_service_pb2.GetModelVersionRequest(name=answer["model_version"]))
-
-
-async def task_of(uow: Any, run: training_pb2.TrainingRun) -> Task:
-    return await tasks.get(uow, run.task)
-
-
-def gate_of(version: training_pb2.ModelVersion, **fields: Any) -> training_pb2.Gate:
-    usual: dict[str, Any] = {
-        "gate": "release",
-        "open": True,
-        "evaluation": "orgs/acme/evaluations/e1",
-        "rule": "lower bound above the majority by 0.1",
-        "figures": {"lower": 0.4, "baseline": 0.15},
-        "model_digest": version.manifest_digest,
-    }
-    return training_pb2.Gate(**{**usual, **fields})
-
-
-async def record(caller: Caller, version: training_pb2.ModelVersion, **fields: Any) -> Any:
-    """As the evaluation service does it."""
-    request = model_service_pb2.RecordGateRequest(name=version.name, gate=gate_of(version, **fields))
-    return await caller.other("eval").RecordGate(request)
-
-
-async def states(caller: Caller, version: str) -> list[tuple[str, str, str]]:
-    request = model_service_pb2.ListModelVersionTransitionsRequest(parent=version, page_size=2)
-    found: list[tuple[str, str, str]] = []
-    while True:
-        page = await caller.ListModelVersionTransitions(request)
-        found += [(each.from_state, each.to_state, each.actor) for each in page.transitions]
-        if not page.next_page_token:
-            return found
-        request.page_token = page.next_page_token
+from tests.integration.training.versions import TRAINING, app, apply, finished_run, gate_of, record, states, task_of
 
 
 async def test_versions_are_numbered_and_registered(served: Caller) -> None:
     first = await finished_run(served)
     assert first.name == f"{PROJECT}/versions/1"
     assert first.state == training_pb2.ModelVersion.STATE_REGISTERED
-    assert await states(served, first.name) == [("", "REGISTERED", "users/alice")]
+    by_training = ("REGISTERED", "REGISTERED", "services/training")
+    assert await states(served, first.name) == [("", "REGISTERED", "users/alice"), by_training, by_training]
     run = await served.RunTraining(pb.RunTrainingRequest(name=TRAINING, run_id="again"))
     second = await apply(served, run, b"other")
     assert second.name == f"{PROJECT}/versions/2"
@@ -121,8 +41,8 @@ async def test_gate_opens_and_shuts_and_every_state_is_kept(served: Caller) -> N
     assert shut.state == training_pb2.ModelVersion.STATE_REJECTED
     assert [gate.evaluation for gate in shut.gates] == ["orgs/acme/evaluations/e2"]
     by_eval = "services/eval"
-    assert await states(served, version.name) == [
-        ("", "REGISTERED", "users/alice"),
+    assert (await states(served, version.name))[3:] == [
+        ("REGISTERED", "REGISTERED", by_eval),
         ("REGISTERED", "APPROVED", by_eval),
         ("APPROVED", "REJECTED", by_eval),
     ]
@@ -134,7 +54,7 @@ async def test_an_evaluation_decides_once(served: Caller) -> None:
     again = await record(served, version, open=False)
     assert again.state == training_pb2.ModelVersion.STATE_APPROVED
     assert again.etag == opened.etag
-    assert len(await states(served, version.name)) == 2
+    assert len(await states(served, version.name)) == 5
 
 
 async def test_an_old_decision_does_not_overrule_a_new_one(served: Caller) -> None:
@@ -157,7 +77,7 @@ async def test_an_old_decision_does_not_overrule_a_new_one(served: Caller) -> No
 async def test_wrong_verdicts_are_refused(served: Caller, fields: dict[str, Any], reason: str) -> None:
     version = await finished_run(served)
     assert (await refusal(record(served, version, **fields))).reason == reason
-    assert len(await states(served, version.name)) == 1
+    assert len(await states(served, version.name)) == 3
 
 
 async def test_only_eval_records_gates_and_only_peers_get_grants(served: Caller) -> None:
@@ -182,7 +102,7 @@ async def test_deleted_version_is_archived_and_comes_back_as_its_gate_says(serve
     assert gone.reason == "NOT_FOUND"
     back = await served.UndeleteModelVersion(model_service_pb2.UndeleteModelVersionRequest(name=name))
     assert back.state == training_pb2.ModelVersion.STATE_APPROVED
-    assert [to for _, to, _ in await states(served, name)] == ["REGISTERED", "APPROVED", "ARCHIVED", "APPROVED"]
+    assert [to for _, to, _ in await states(served, name)][3:] == ["REGISTERED", "APPROVED", "ARCHIVED", "APPROVED"]
     twice = await refusal(served.UndeleteModelVersion(model_service_pb2.UndeleteModelVersionRequest(name=name)))
     assert twice.reason == "STATE_CONFLICT"
 

@@ -269,3 +269,68 @@ def test_short_names_are_understood_wherever_a_name_is_taken(gateway: FakeGatewa
     code, output = _run("dataset-version", "diff", "docs/v2", "--base", "v1")
     assert code == 2
     assert "short it is ID/ID" in output
+
+
+def test_a_model_folder_goes_up_file_by_file(gateway: FakeGateway, tmp_path: Path) -> None:
+    for name in ("config.json", "model.safetensors", "pytorch_model.bin"):
+        (tmp_path / name).write_bytes(b"{}")
+    opened = {"name": "orgs/acme/uploads/u", "uid": "u", "state": "STATE_COMMITTED"}
+    gateway.respond = lambda request: Answer(
+        body=json.dumps(opened if "/uploads" in request.path else {"name": "orgs/acme/training/tasks/t"}).encode()
+    )
+    code, output = _run("model", "import", str(tmp_path), "--project", "qwen", "--no-watch")
+    assert code == 0, output
+    sent = [request.json["file_name"] for request in gateway.requests if request.path.endswith("/uploads")]
+    assert sent == ["config.json", "model.safetensors"]
+    last = gateway.requests[-1]
+    assert last.path == "/v1/orgs/acme/modelProjects/qwen/versions:import"
+    assert last.json["uploads"] == ["orgs/acme/uploads/u"] * 2
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--project", "qwen"], "give a folder or a file"),
+        (["--folder", "/m"], "give --project"),
+        (["/none/here", "--project", "qwen"], "there is no file or folder"),
+        (["--hub", "a/b", "--folder", "/m", "--project", "qwen"], "give a folder or a file"),
+    ],
+)
+def test_a_model_import_says_what_is_missing(gateway: FakeGateway, arguments: list[str], said: str) -> None:
+    code, output = _run("model", "import", *arguments)
+    assert code != 0
+    assert said in output
+    assert not gateway.requests
+
+
+def test_aliases_have_a_singular(gateway: FakeGateway) -> None:
+    code, output = _run("model-alias", "set", "qwen/champion", "--model-version", "qwen/3")
+    assert code == 0, output
+    assert gateway.requests[0].path == "/v1/orgs/acme/modelProjects/qwen/aliases/champion:set"
+    assert gateway.requests[0].json["model_version"] == "orgs/acme/modelProjects/qwen/versions/3"
+
+
+def test_curves_are_drawn_side_by_side(gateway: FakeGateway, tmp_path: Path) -> None:
+    run = "orgs/acme/trainings/packages/runs/1"
+    keys = {"metric_keys": [{"key": "sft.loss"}, {"key": "sft.learning_rate"}]}
+    curve = {"run": run, "key": "sft.loss", "values": [2.0, "NaN", 0.5], "steps": ["0", "1", "2"]}
+    answers = {"metricKeys": keys, "runs:curves": {"curves": [curve]}, "runs:picture": {"svg": "<svg/>"}}
+    gateway.respond = lambda request: Answer(
+        body=json.dumps(answers[request.path.partition("?")[0].rsplit("/", 1)[-1]]).encode()
+    )
+    code, output = _run("training", "curves", "packages/1")
+    assert code == 0, output
+    assert "packages/1" in output
+    assert "█×▁" in output
+    assert "keys=sft.loss" in gateway.requests[-1].path
+    assert "learning_rate" not in gateway.requests[-1].path
+    picture = tmp_path / "curves.svg"
+    assert _run("training", "curves", "packages/1", "-k", "sft.loss", "--log", "--svg", str(picture))[0] == 0
+    assert picture.read_text() == "<svg/>"
+    assert "logarithmic=true" in gateway.requests[-1].path.lower()
+
+
+def test_a_dash_is_any_parent(gateway: FakeGateway) -> None:
+    gateway.respond = lambda _request: Answer(body=b"{}")
+    assert _run("training-run", "list", "--parent", "-", "--filter", "state = FAILED")[0] == 0
+    assert gateway.requests[-1].path.startswith("/v1/orgs/acme/trainings/-/runs?")

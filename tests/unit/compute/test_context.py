@@ -91,10 +91,10 @@ def test_a_checkpoint_must_be_json(bad: object) -> None:
         CarrierContext(job()).checkpoint({"bad": bad})
 
 
-def test_numbers_that_json_lacks_are_left_out() -> None:
+def test_costs_that_json_lacks_are_left_out_and_metrics_are_kept() -> None:
     ctx = CarrierContext(job())
     ctx.metrics("train", 1, loss=float("inf"), rate=2.0)
     ctx.progress(float("nan"), rows=float("nan"))
     report, _ = ctx.report(0)
-    assert report["events"][0]["values"] == {"rate": 2.0}
+    assert report["events"][0]["values"] == {"loss": float("inf"), "rate": 2.0}
     assert report["progress"] == {"fraction": 0.0, "message": "", "cost": {}}

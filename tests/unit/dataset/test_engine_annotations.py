@@ -15,6 +15,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from libs.archives.errors import UnreadableFile
 from services.dataset.engines.annotations.beside import LabelFiles
 from services.dataset.engines.annotations.coco import read_coco, write_coco
 from services.dataset.engines.annotations.label_studio import read_task, write_task
@@ -22,7 +23,7 @@ from services.dataset.engines.annotations.pictures import Categories
 from services.dataset.engines.annotations.voc import parse, read_voc, write_voc
 from services.dataset.engines.annotations.yolo import read_yolo, write_yolo
 from services.dataset.engines.formats import read_lines
-from services.dataset.engines.lines import Line, UnreadableFile
+from services.dataset.engines.lines import Line
 from services.dataset.engines.losses import Inexpressible, Losses
 from services.dataset.engines.rows import canonical
 

@@ -15,11 +15,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from services.dataset.engines import tar_reader, zip_reader
-from services.dataset.engines.archive_entries import BadEntry, Limits
-from services.dataset.engines.lines import BrokenOff, UnreadableFile
-from services.dataset.engines.tar_reader import read_tar
-from services.dataset.engines.zip_reader import read_zip
+from libs.archives import tar_reader, zip_reader
+from libs.archives.entries import BadEntry, Limits
+from libs.archives.errors import BrokenOff, UnreadableFile
+from libs.archives.tar_reader import read_tar
+from libs.archives.zip_reader import read_zip
 
 GOOD = ("good.txt", b"good bytes")
 

@@ -115,6 +115,26 @@ def test_a_prompt_is_the_common_beginning() -> None:
     assert (same["chosen"], same["rejected"]) == ([yes], [yes, ask])
 
 
+def test_openai_preferences_are_read() -> None:
+    ask, yes, no = (
+        {"role": role, "content": text} for role, text in (("user", "?"), ("assistant", "y"), ("assistant", "n"))
+    )
+    record = {
+        "input": {"messages": [ask], "tools": []},
+        "preferred_output": [yes],
+        "non_preferred_output": [no],
+        "id": 1,
+    }
+    assert read_dpo(record) == {"prompt": [ask], "chosen": [yes], "rejected": [no], "tools": [], "id": 1}
+    for name, reason in (
+        ("input", "input: not an object with messages"),
+        ("preferred_output", "preferred_output: not a list with messages"),
+        ("non_preferred_output", "non_preferred_output: not a list with messages"),
+    ):
+        with pytest.raises(Inexpressible, match=reason):
+            read_dpo({**record, name: None})
+
+
 def test_sharegpt_as_tools_write_it() -> None:
     record = {
         "system": "s",

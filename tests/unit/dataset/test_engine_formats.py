@@ -14,10 +14,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from libs.archives.errors import UnreadableFile
 from services.dataset.domain.formats import ARCHIVES, FORMATS, format_of
 from services.dataset.engines import formats
 from services.dataset.engines.formats import read_lines
-from services.dataset.engines.lines import UnreadableFile
 from services.dataset.engines.rows import MAX_ROW_BYTES, RowError, canonical
 from tests.unit.dataset.reading import values
 

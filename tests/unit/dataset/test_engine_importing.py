@@ -11,11 +11,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from libs.archives.errors import UnreadableFile
 from libs.common.blobs import BlobStore
 from libs.compute.context import EngineCancelled, EngineError, LocalContext
 from libs.compute.versions import VersionReader
 from services.dataset.engines import importing, sharded_import
-from services.dataset.engines.lines import UnreadableFile
 from services.dataset.engines.writing import VersionWriter
 from tests.unit.dataset.memory import MemoryBlobs
 

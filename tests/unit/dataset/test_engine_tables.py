@@ -10,9 +10,9 @@ from typing import Any
 import openpyxl
 import pytest
 
+from libs.archives.errors import UnreadableFile
 from services.dataset.engines import tables
 from services.dataset.engines.formats import read_lines
-from services.dataset.engines.lines import UnreadableFile
 from tests.unit.dataset.reading import values
 
 

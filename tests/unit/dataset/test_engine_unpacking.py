@@ -9,8 +9,8 @@ from collections.abc import Callable
 import pyarrow as pa
 import pytest
 
-from services.dataset.engines import unpacking
-from services.dataset.engines.lines import UnreadableFile
+from libs.archives import unpacking
+from libs.archives.errors import UnreadableFile
 from tests.unit.dataset.reading import values
 
 ROWS = b"".join(b'{"n": %d}\n' % number for number in range(1000))

@@ -12,7 +12,8 @@ from libs.common.domain import DomainError
 from services.training.domain.card import model_card
 from services.training.domain.estimate import estimate
 from services.training.domain.leakage import Leakage
-from services.training.domain.models import Gate, ModelVersion, State, decided
+from services.training.domain.life_cycle import DEFAULT, Event, State
+from services.training.domain.models import Gate, ModelVersion, decided
 from services.training.domain.preflight import DataFacts, preflight
 from services.training.domain.spec import Architecture, Method, TrainingSpec
 from services.training.domain.trainings import TrainingRun
@@ -25,7 +26,8 @@ DIGEST = "ab" * 32
 
 def version() -> ModelVersion:
     made = ModelVersion(**resource_fields(NAME), manifest_digest=DIGEST)
-    made.register("users/alice", THEN, "made")
+    made.begin(DEFAULT, "users/alice", THEN, "made")
+    made.happen(Event.IMPORTED, DEFAULT, "users/alice", THEN, "made")
     return made
 
 
@@ -48,30 +50,29 @@ def later(hours: int) -> datetime:
 
 def test_newest_decision_of_all_gates_gives_the_state() -> None:
     made = version()
-    made.decide(gate(), "services/eval", THEN)
+    made.decide(gate(), DEFAULT, "services/eval", THEN)
     assert made.state == State.APPROVED
-    made.decide(gate(gate="safety", open=False, decide_time=later(1)), "services/eval", later(1))
+    made.decide(gate(gate="safety", open=False, decide_time=later(1)), DEFAULT, "services/eval", later(1))
     assert made.state == State.REJECTED
-    made.decide(gate(decide_time=later(2)), "services/eval", later(2))
+    made.decide(gate(decide_time=later(2)), DEFAULT, "services/eval", later(2))
     assert made.state == State.APPROVED
-    assert [each.to_state for each in made.new_transitions] == ["REGISTERED", "APPROVED", "REJECTED", "APPROVED"]
+    stages = [each.to_stage for each in made.new_transitions]
+    assert stages == ["draft", "trained", "evaluated", "approved", "rejected", "approved"]
 
 
 def test_second_open_gate_adds_no_transition() -> None:
     made = version()
-    made.decide(gate(), "services/eval", THEN)
-    made.decide(gate(gate="safety", decide_time=later(1)), "services/eval", later(1))
-    assert len(made.new_transitions) == 2
+    made.decide(gate(), DEFAULT, "services/eval", THEN)
+    made.decide(gate(gate="safety", decide_time=later(1)), DEFAULT, "services/eval", later(1))
+    assert [each.to_stage for each in made.new_transitions][-2:] == ["evaluated", "approved"]
     assert [each.gate for each in made.gates] == ["release", "safety"]
 
 
-def test_archived_version_cannot_be_archived_again() -> None:
+def test_archived_version_comes_back_as_its_stage_says() -> None:
     made = version()
     made.archive("users/alice", THEN)
-    with pytest.raises(DomainError) as caught:
-        made.archive("users/alice", THEN)
-    assert caught.value.reason == "STATE_CONFLICT"
-    made.restore("users/alice", THEN)
+    assert (made.state, made.stage) == (State.ARCHIVED, "trained")
+    made.restore(DEFAULT, "users/alice", THEN)
     assert made.state == State.REGISTERED
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import protovalidate
-from google.protobuf.message import DecodeError
+from google.protobuf.message import DecodeError, Message
 
 from libs.common.errors import ArgosyError
 from libs.common.rpc.method import Exchange, Host, Method, Step
@@ -36,6 +36,20 @@ def wrap(method: Method, host: Host, step: Step) -> Step:
         return await step(exchange)
 
     return validate
+
+
+def require_valid(message: Message, field: str) -> None:
+    """Checks a message that a handler put together, such as a resource with a few fields of a request in it.
+
+    Args:
+        field: of the request, that the message stands for.
+
+    Raises:
+        ArgosyError: INVALID_FIELD that names each field.
+    """
+    violations = _VALIDATOR.collect_violations(message)
+    if violations:
+        raise _invalid([(f"{field}.{_path(v)}", v.proto.message or v.proto.rule_id) for v in violations])
 
 
 def _invalid(found: list[tuple[str, str]]) -> ArgosyError:

@@ -6,11 +6,12 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import PurePosixPath
 from typing import Any, BinaryIO
 
+from libs.archives.entries import BadEntry, Entry
+from libs.archives.errors import UnreadableFile
+from libs.archives.zip_reader import read_zip
 from services.dataset.engines.annotations import voc, yolo
-from services.dataset.engines.archive_entries import BadEntry, Entry
-from services.dataset.engines.lines import Line, UnreadableFile
+from services.dataset.engines.lines import Line
 from services.dataset.engines.losses import Inexpressible
-from services.dataset.engines.zip_reader import read_zip
 
 # Of one file of labels, and of all of an archive: they are in memory together.
 _MOST_FILE, _MOST_FILES = 8 * 1024 * 1024, 512 * 1024 * 1024

@@ -13,6 +13,7 @@ from typing import Any, BinaryIO
 
 import orjson
 
+from libs.archives.errors import UnreadableFile
 from libs.compute.versions import Row
 from services.dataset.engines.annotations.pictures import (
     Categories,
@@ -23,7 +24,7 @@ from services.dataset.engines.annotations.pictures import (
     side,
     with_categories,
 )
-from services.dataset.engines.lines import Line, UnreadableFile
+from services.dataset.engines.lines import Line
 from services.dataset.engines.losses import Inexpressible, Losses
 
 # The file is in memory as a whole, as about eight times its size; instances_train2017 has 450 MB.

@@ -16,6 +16,7 @@ from typing import Any, BinaryIO
 
 import yaml
 
+from libs.archives.errors import UnreadableFile
 from libs.compute.versions import Row
 from services.dataset.engines.annotations.pictures import (
     Categories,
@@ -27,7 +28,7 @@ from services.dataset.engines.annotations.pictures import (
     picture_of,
     with_categories,
 )
-from services.dataset.engines.lines import Line, UnreadableFile
+from services.dataset.engines.lines import Line
 from services.dataset.engines.losses import Inexpressible, Losses
 from services.dataset.engines.zip_writer import Archive
 

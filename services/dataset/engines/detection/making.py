@@ -7,18 +7,18 @@ import time
 from pathlib import Path
 from typing import Any, cast
 
+from libs.archives.entries import BadEntry
+from libs.archives.errors import BrokenOff, UnreadableFile
+from libs.archives.zip_reader import read_zip
 from libs.common.blobs import BlobStore, Json, manifest_digests
 from libs.compute.context import EngineContext
+from libs.compute.files import joined_file
 from services.dataset.domain.detectors import DetectorKind
-from services.dataset.engines.access import joined_file
-from services.dataset.engines.archive_entries import BadEntry
 from services.dataset.engines.detection.adapters import open_detector
 from services.dataset.engines.detection.builtin import load_detector, save_detector
 from services.dataset.engines.detection.measuring import measure, unseen_scenes
 from services.dataset.engines.detection.training import Recipe, train
 from services.dataset.engines.detection.unusable import unusable
-from services.dataset.engines.lines import BrokenOff, UnreadableFile
-from services.dataset.engines.zip_reader import read_zip
 
 _FORMAT = "argosy.detector/1"
 _TEST_SCENES = 300

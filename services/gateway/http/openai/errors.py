@@ -40,3 +40,19 @@ def status_of(error: ArgosyError | HttpError) -> tuple[ArgosyError, int]:
     if isinstance(error, HttpError):
         return error.error, error.status
     return error, http_status(error)
+
+
+class MissingError(ArgosyError):
+    """There is no such file, job or model for this caller: 404.
+
+    Args:
+        param: that named it.
+        what: `File`, `fine-tuning job`, ...
+        name: as the caller wrote it.
+    """
+
+    openai_code = "not_found"
+
+    def __init__(self, param: str, what: str, name: str) -> None:
+        shown = name[:128]
+        super().__init__("NOT_FOUND", f"No such {what}: {shown!r}.", metadata={"name": shown, "field": param})

@@ -16,12 +16,14 @@ from libs.common.errors import ArgosyError
 from libs.inference.replicas import Deployment, Replicas
 from services.gateway.clients.applications import Applications, Metadata
 from services.gateway.clients.deployments import Deployments
+from services.gateway.clients.trainings import Trainings
+from services.gateway.domain import openai_names as names
 from services.gateway.http.caller import Authenticator, Caller
-from services.gateway.http.errors import HttpError, retry_after
-from services.gateway.http.exchange import JSON, ClientGone, Exchange
-from services.gateway.http.limits import charge_request, charge_tokens, settle_tokens
+from services.gateway.http.exchange import JSON, Exchange
+from services.gateway.http.limits import charge_tokens, settle_tokens
 from services.gateway.http.openai import answers, parameters
 from services.gateway.http.openai.errors import ParameterError, error_body, status_of
+from services.gateway.http.openai.guard import admit, guarded
 from services.gateway.http.sse import EventWriter
 from services.gateway.http.transcode import parse_json
 
@@ -85,6 +87,7 @@ class OpenAi:
         replicas: answer for deployments.
         applications: answer for applications.
         deployments: know deployments that the list of endpoints does not have yet.
+        trainings: know fine-tuned models that are not deployed.
         record: takes the entries of the usage ledger.
     """
 
@@ -94,12 +97,14 @@ class OpenAi:
         replicas: Replicas,
         applications: Applications,
         deployments: Deployments,
+        trainings: Trainings,
         record: Callable[[usage_service_pb2.UsageEntry], None],
     ) -> None:
         self._authenticator = authenticator
         self._replicas = replicas
         self._applications = applications
         self._deployments = deployments
+        self._trainings = trainings
         self._record = record
 
     def handlers(self) -> dict[str, dict[str, Callable[[Exchange], Awaitable[None]]]]:
@@ -116,29 +121,23 @@ class OpenAi:
 
     async def chat(self, exchange: Exchange) -> None:
         """POST /v1/chat/completions."""
-        await _guarded(exchange, self._complete(exchange, parameters.parse_chat))
+        await guarded(exchange, self._complete(exchange, parameters.parse_chat))
 
     async def completion(self, exchange: Exchange) -> None:
         """POST /v1/completions."""
-        await _guarded(exchange, self._complete(exchange, parameters.parse_completion))
+        await guarded(exchange, self._complete(exchange, parameters.parse_completion))
 
     async def models(self, exchange: Exchange) -> None:
         """GET /v1/models."""
-        await _guarded(exchange, self._list_models(exchange))
+        await guarded(exchange, self._list_models(exchange))
 
     async def model(self, exchange: Exchange) -> None:
         """GET /v1/models/{model}."""
         exchange.route = "GET /v1/models/{model}"
-        await _guarded(exchange, self._one_model(exchange))
-
-    async def _caller(self, exchange: Exchange) -> Caller:
-        caller = await self._authenticator.authenticate(exchange.headers.get(b"authorization"))
-        exchange.attributes["argosy.org"] = caller.org
-        charge_request(exchange, caller.budget)
-        return caller
+        await guarded(exchange, self._one_model(exchange))
 
     async def _complete(self, exchange: Exchange, parse: Parser) -> None:
-        caller = await self._caller(exchange)
+        caller = await admit(exchange, self._authenticator)
         body = await exchange.body(BODY_BYTES)
         exchange.require_content_type(JSON)
         request = parse(parse_json(body))
@@ -179,6 +178,9 @@ class OpenAi:
         """The deployment of that name. The list of endpoints may be older than the deployment, so deploy itself is
         asked before a model is said not to exist.
         """
+        tuned = names.parse_model(model)
+        if tuned is not None:
+            return await self._find_tuned(tuned, caller, metadata)
         if _DEPLOYMENT.match(model):
             name = f"orgs/{caller.org}/deployments/{model}"
             deployment = self._replicas.find(name)
@@ -189,6 +191,23 @@ class OpenAi:
                     "REPLICA_UNAVAILABLE", "No replica of the deployment answers yet.", metadata={"deployment": name}
                 )
         raise _no_model(model)
+
+    async def _find_tuned(self, model: names.FineTuned, caller: Caller, metadata: Metadata) -> Deployment:
+        """The newest live deployment of a fine-tuned model."""
+        version = model.model_version
+        if model.org == caller.org:
+            live = [
+                endpoint for endpoint in self._replicas.deployments(caller.org) if endpoint.model_version == version
+            ]
+            for endpoint in sorted(live, key=lambda endpoint: -endpoint.live_time.seconds):
+                deployment = self._replicas.find(endpoint.deployment)
+                if deployment is not None:
+                    return deployment
+            if await self._trainings.version(version, caller, metadata) is not None:
+                message = f"The model {str(model)!r} is not deployed. Deploy {version} to ask it."
+                metadata_of = {"name": version, "field": "model"}
+                raise ArgosyError("NOT_FOUND", message, metadata=metadata_of)
+        raise _no_model(str(model))
 
     async def _whole(self, exchange: Exchange, request: parameters.Request, answer: Answer, metered: Metered) -> None:
         choices = [answers.Choice(index) for index in range(request.choices)]
@@ -269,14 +288,32 @@ class OpenAi:
         exchange.attributes["gen_ai.usage.output_tokens"] = str(completion)
 
     async def _list_models(self, exchange: Exchange) -> None:
-        caller = await self._caller(exchange)
+        caller = await admit(exchange, self._authenticator)
         deployments = [_deployment_model(endpoint) for endpoint in self._replicas.deployments(caller.org)]
         published = await self._applications.published(caller, exchange.call_metadata())
-        listed = deployments + [_application_model(name, created, caller.org) for name, created in published]
+        listed = deployments + await self._tuned_models(caller, exchange.call_metadata())
+        listed += [_application_model(name, created, caller.org) for name, created in published]
         await exchange.respond(200, orjson.dumps({"object": "list", "data": listed}))
 
+    async def _tuned_models(self, caller: Caller, metadata: Metadata) -> list[dict[str, Any]]:
+        """Fine-tuned models under their own names, while a deployment serves them; none while training is away."""
+        live = {
+            endpoint.model_version: endpoint
+            for endpoint in self._replicas.deployments(caller.org)
+            if names.is_tuned(endpoint.model_version)
+        }
+        try:
+            tuned = [await self._trainings.tuned(version, caller, metadata) for version in live]
+        except ArgosyError as error:
+            if error.is_reason("PEER_UNAVAILABLE", "DEADLINE_EXCEEDED"):
+                return []
+            raise
+        return [
+            {**_deployment_model(live[model.model_version]), "id": str(model)} for model in tuned if model is not None
+        ]
+
     async def _one_model(self, exchange: Exchange) -> None:
-        caller = await self._caller(exchange)
+        caller = await admit(exchange, self._authenticator)
         model = exchange.path.removeprefix("/v1/models/").replace("%3A", ":").replace("%3a", ":").replace("%40", "@")
         application = _APPLICATION.match(model)
         if application is not None:
@@ -287,27 +324,7 @@ class OpenAi:
             await exchange.respond(200, orjson.dumps({**found, "id": model}))
             return
         deployment = await self._find(model, caller, exchange.call_metadata())
-        await exchange.respond(200, orjson.dumps(_deployment_model(deployment.endpoint)))
-
-
-async def _guarded(exchange: Exchange, work: Awaitable[None]) -> None:
-    """Does the work, and answers what goes wrong as OpenAI does."""
-    try:
-        await work
-    except (ArgosyError, HttpError) as failure:
-        error, status = status_of(failure)
-        if exchange.status:
-            if exchange.status == 200:
-                return  # the stream has told it already
-            raise ClientGone from None
-        headers = list(failure.headers) if isinstance(failure, HttpError) else []
-        wait = retry_after(error)
-        if wait is not None:
-            headers.append((b"retry-after", wait))
-        if status == 413:
-            await exchange.discard()
-            headers.append((b"connection", b"close"))
-        await exchange.respond(status, error_body(error, status), JSON, headers)
+        await exchange.respond(200, orjson.dumps({**_deployment_model(deployment.endpoint), "id": model}))
 
 
 def _to_application(request: parameters.Request, caller: Caller) -> chat_service_pb2.ChatRequest:

@@ -7,7 +7,7 @@ from typing import Any, BinaryIO, cast
 
 import pyarrow as pa
 
-from services.dataset.engines.lines import BrokenOff
+from libs.archives.errors import BrokenOff
 
 # First bytes: RFC 1952, section 2.3.1; RFC 8878, section 3.1.1.
 _MAGIC = {b"\x1f\x8b": "gzip", b"\x28\xb5\x2f\xfd": "zstd"}

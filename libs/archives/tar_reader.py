@@ -6,9 +6,9 @@ import tarfile
 from collections.abc import Iterator
 from typing import BinaryIO
 
-from services.dataset.engines.archive_entries import CHUNK, LIMITS, Entry, Limits, Names, add_size, checked
-from services.dataset.engines.lines import BrokenOff, UnreadableFile
-from services.dataset.engines.unpacking import unpacked
+from libs.archives.entries import CHUNK, LIMITS, Entry, Limits, Names, add_size, checked
+from libs.archives.errors import BrokenOff, UnreadableFile
+from libs.archives.unpacking import unpacked
 
 # POSIX.1-2017, pax Interchange Format; GNU tar manual, appendix D.
 _BLOCK = tarfile.BLOCKSIZE

@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from hashlib import blake2b
 
-from services.dataset.engines.lines import BrokenOff
+from libs.archives.errors import BrokenOff
 
 # Read or unpacked at once.
 CHUNK = 256 * 1024

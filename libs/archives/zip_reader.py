@@ -10,9 +10,9 @@ from bisect import bisect_left, bisect_right
 from collections.abc import Iterator
 from typing import BinaryIO, NamedTuple
 
-from services.dataset.engines.archive_entries import CHUNK, LIMITS, BadEntry, Entry, Limits, Names, add_size, checked
-from services.dataset.engines.lines import UnreadableFile
-from services.dataset.engines.unpacking import FREE_BYTES, MAX_RATIO
+from libs.archives.entries import CHUNK, LIMITS, BadEntry, Entry, Limits, Names, add_size, checked
+from libs.archives.errors import UnreadableFile
+from libs.archives.unpacking import FREE_BYTES, MAX_RATIO
 
 _END = struct.Struct("<4s4H2LH")  # 4.3.16
 _LOCATOR = struct.Struct("<4sLQL")  # 4.3.15

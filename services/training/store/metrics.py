@@ -1,0 +1,215 @@
+"""The metric store: points of runs in columnar segments.
+
+Points arrive as small segments and are joined into large ones, which are never touched again. Every write locks the
+row of its metric, so that segments are numbered in the order in which they were accepted: of two reports of one step
+the later one counts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from sqlalchemy import RowMapping, delete, insert, select, text, update
+
+from libs.common.db.uow import ANY_ORG, UnitOfWork
+from services.training.store import tables
+from services.training.store.metric_columns import Points, join, pack, unpack
+
+# A segment of so many points is left alone.
+FULL_SEGMENT = 16_384
+# So many small segments are joined; a curve then reads at most that many beside the full ones.
+OPEN_SEGMENTS = 32
+
+# Arrays instead of rows of parameters: one statement, parsed once, however many metrics there are.
+_ADD = text(
+    """
+    INSERT INTO run_metrics AS old (run_uid, org, key, point_count, segment_count, open_count, first_step, last_step,
+        min_value, max_value, last_value, last_time)
+    SELECT CAST(:run_uid AS uuid), CAST(:org AS text), key, points, 1, 1, first_step, last_step,
+        min_value, max_value, last_value, to_timestamp(last_time / 1e6)
+    FROM unnest(CAST(:keys AS text[]), CAST(:points AS bigint[]), CAST(:first_steps AS bigint[]),
+        CAST(:last_steps AS bigint[]), CAST(:minima AS float8[]), CAST(:maxima AS float8[]),
+        CAST(:last_values AS float8[]), CAST(:last_times AS bigint[]))
+        AS new (key, points, first_step, last_step, min_value, max_value, last_value, last_time)
+    ON CONFLICT (run_uid, key) DO UPDATE SET
+        point_count = old.point_count + excluded.point_count,
+        segment_count = old.segment_count + 1,
+        open_count = old.open_count + 1,
+        first_step = least(old.first_step, excluded.first_step),
+        last_step = greatest(old.last_step, excluded.last_step),
+        min_value = least(old.min_value, excluded.min_value),
+        max_value = greatest(old.max_value, excluded.max_value),
+        last_value = CASE WHEN excluded.last_step >= old.last_step THEN excluded.last_value ELSE old.last_value END,
+        last_time = CASE WHEN excluded.last_step >= old.last_step THEN excluded.last_time ELSE old.last_time END
+    RETURNING key, segment_count, open_count
+    """
+)
+_ADD_SEGMENTS = text(
+    """
+    INSERT INTO run_metric_segments (run_uid, org, key, number, point_count, first_step, last_step,
+        steps, times, points)
+    SELECT CAST(:run_uid AS uuid), CAST(:org AS text), new.*
+    FROM unnest(CAST(:keys AS text[]), CAST(:numbers AS bigint[]), CAST(:counts AS integer[]),
+        CAST(:first_steps AS bigint[]), CAST(:last_steps AS bigint[]), CAST(:steps AS bytea[]),
+        CAST(:times AS bytea[]), CAST(:points AS bytea[])) AS new
+    """
+)
+
+
+# Segments as they are stored.
+Rows = Sequence[RowMapping]
+
+
+class RunMetrics:
+    """Points of the runs of the unit of work's organization."""
+
+    def __init__(self, uow: UnitOfWork) -> None:
+        self._uow = uow
+
+    async def add(self, run_uid: str, org: str, series: Mapping[str, Points]) -> None:
+        """Adds points to metrics of a run.
+
+        Args:
+            series: by key; none of them empty. Steps in any order, of the same step the last one counts.
+        """
+        connection = await self._uow.connection()
+        # By key, so that two calls lock the same rows in the same order.
+        parts = {key: join([series[key]]) for key in sorted(series)}
+        extremes = [_extremes(part.values) for part in parts.values()]
+        first_steps = [int(part.steps[0]) for part in parts.values()]
+        last_steps = [int(part.steps[-1]) for part in parts.values()]
+        values = {
+            "run_uid": run_uid,
+            "org": org,
+            "keys": list(parts),
+            "points": [len(series[key]) for key in parts],
+            "first_steps": first_steps,
+            "last_steps": last_steps,
+            "minima": [low for low, _ in extremes],
+            "maxima": [high for _, high in extremes],
+            "last_values": [float(part.values[-1]) for part in parts.values()],
+            "last_times": [int(part.times[-1]) for part in parts.values()],
+        }
+        found = {row.key: row for row in await connection.execute(_ADD, values)}
+        columns = [_columns(part) for part in parts.values()]
+        segments = {
+            "run_uid": run_uid,
+            "org": org,
+            "keys": list(parts),
+            "numbers": [found[key].segment_count for key in parts],
+            "counts": [len(part) for part in parts.values()],
+            "first_steps": first_steps,
+            "last_steps": last_steps,
+            **{name: [column[name] for column in columns] for name in ("steps", "times", "points")},
+        }
+        await connection.execute(_ADD_SEGMENTS, segments)
+        for key in parts:
+            if found[key].open_count >= OPEN_SEGMENTS:
+                await self._join_open(run_uid, org, key, found[key].segment_count, found[key].open_count)
+
+    async def _join_open(self, run_uid: str, org: str, key: str, last: int, count: int) -> None:
+        """Makes one segment of the last `count`; it stays open while it is small."""
+        connection, columns = await self._uow.connection(), tables.run_metric_segments.c
+        here = (columns.run_uid == run_uid, columns.key == key, columns.number > last - count)
+        rows = (
+            await connection.execute(select(tables.run_metric_segments).where(*here).order_by(columns.number))
+        ).mappings()
+        whole = join([_points(row, times=True) for row in rows])
+        await connection.execute(delete(tables.run_metric_segments).where(*here))
+        segment = {
+            "run_uid": run_uid,
+            "org": org,
+            "key": key,
+            "number": last,
+            "point_count": len(whole),
+            "first_step": int(whole.steps[0]),
+            "last_step": int(whole.steps[-1]),
+        }
+        await connection.execute(insert(tables.run_metric_segments).values({**segment, **_columns(whole)}))
+        metric = tables.run_metrics.c
+        change = update(tables.run_metrics).where(metric.run_uid == run_uid, metric.key == key)
+        await connection.execute(change.values(open_count=int(len(whole) < FULL_SEGMENT)))
+
+    async def rows(
+        self,
+        run_uid: str,
+        keys: Sequence[str],
+        *,
+        times: bool = False,
+        first_step: int = 0,
+        last_step: int | None = None,
+    ) -> Rows:
+        """The segments of metrics of a run in their order; `curves_of` makes curves of them.
+
+        Args:
+            times: with the times of the points.
+            first_step, last_step: only segments that have steps between them, both included.
+        """
+        columns = tables.run_metric_segments.c
+        wanted = [columns.key, columns.steps, columns.points, *([columns.times] if times else [])]
+        query = select(*wanted).where(columns.run_uid == run_uid, columns.key.in_(keys), *self._tenant(columns.org))
+        query = query.where(columns.last_step >= first_step)
+        if last_step is not None:
+            query = query.where(columns.first_step <= last_step)
+        found = await (await self._uow.connection()).execute(query.order_by(columns.key, columns.number))
+        return list(found.mappings())
+
+    async def values_until(self, run_uid: str, key: str, step: int, count: int) -> list[float]:
+        """At most `count` values of a metric up to a step, oldest first; from its newest segments, to follow a run."""
+        columns = tables.run_metric_segments.c
+        query = select(columns.steps, columns.points).where(columns.run_uid == run_uid, columns.key == key)
+        query = query.where(*self._tenant(columns.org)).order_by(columns.number.desc()).limit(OPEN_SEGMENTS + 1)
+        parts: list[Points] = []
+        for row in (await (await self._uow.connection()).execute(query)).mappings():
+            part = _points(row, times=False)
+            parts.insert(0, part.take(part.steps <= step))
+            if sum(len(part) for part in parts) >= count:
+                break
+        return join(parts).values[-count:].tolist()
+
+    async def keys(self, run_uid: str, size: int, after: str) -> list[RowMapping]:
+        """At most `size` metrics of a run by name, behind one."""
+        columns = tables.run_metrics.c
+        query = select(tables.run_metrics).where(columns.run_uid == run_uid, columns.key > after)
+        query = query.where(*self._tenant(columns.org)).order_by(columns.key).limit(size)
+        return list((await (await self._uow.connection()).execute(query)).mappings())
+
+    def _tenant(self, org: Any) -> tuple[Any, ...]:
+        # The first wall; row-level security is the second.
+        return () if self._uow.org == ANY_ORG else (org == self._uow.org,)
+
+
+def curves_of(rows: Rows, *, times: bool = False) -> dict[str, Points]:
+    """Whole curves by key. A million points take 50 ms: not for the event loop.
+
+    Args:
+        rows: what `RunMetrics.rows` gave, with the same `times`.
+    """
+    parts: dict[str, list[Points]] = {}
+    for row in rows:
+        parts.setdefault(row["key"], []).append(_points(row, times=times))
+    return {key: join(own) for key, own in parts.items()}
+
+
+def _columns(part: Points) -> dict[str, bytes]:
+    small = len(part) < FULL_SEGMENT
+    return {
+        "steps": pack(part.steps, differences=True, small=small),
+        "times": pack(part.times, differences=True, small=small),
+        "points": pack(part.values, differences=False, small=small),
+    }
+
+
+def _points(row: RowMapping, *, times: bool) -> Points:
+    return Points(
+        unpack(row["steps"], "<i8", differences=True),
+        unpack(row["times"], "<i8", differences=True) if times else np.empty(0, np.int64),
+        unpack(row["points"], "<f8", differences=False),
+    )
+
+
+def _extremes(values: Any) -> tuple[float | None, float | None]:
+    finite = values[np.isfinite(values)]
+    return (float(finite.min()), float(finite.max())) if len(finite) else (None, None)
