@@ -147,9 +147,10 @@ def plain(start: Start) -> float:
     for step, batch in enumerate(batches):
         for group in optimiser.param_groups:
             group["lr"] = learning_rate(step, STEPS, PHASE.learning_rate, PHASE.warmup_fraction)
-        labels = torch.full((batch.inputs.numel(),), -100)
-        labels[batch.places] = batch.targets
-        logits = model(input_ids=batch.inputs, use_cache=False).logits
+        inputs, places, targets = batch.tensors
+        labels = torch.full((inputs.numel(),), -100)
+        labels[places] = targets
+        logits = model(input_ids=inputs, use_cache=False).logits
         loss = nn.functional.cross_entropy(logits.flatten(0, 1).float(), labels)
         optimiser.zero_grad()
         loss.backward()

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from services.training.domain.adapter import Adapter
-from services.training.domain.spec import Method, Phase, TrainingSpec
+from services.training.domain.methods import Method, RewardRule, RuleKind
+from services.training.domain.spec import Phase, TrainingSpec
 from services.training.domain.trainings import TrainingRun
 
 # The field of training.proto.
@@ -39,7 +40,9 @@ def model_card(
         _summary(run, architecture, parameter_count, context_length, manifest_digest),
         _data(run, results),
         _method(run.spec, framework),
+        _asked(run.spec),
         _losses(run.spec, results),
+        _heldout(run.spec, results),
         _effect(results),
         _use(run.spec),
         _LIMITS,
@@ -59,7 +62,7 @@ def _summary(
 ) -> str:
     start = f"fine-tuned from `{run.base_model_version}`" if run.base_model_version else "trained from nothing"
     adapter = run.spec.adapter
-    what = f"decoder of the architecture `{architecture}`"
+    what = f"{'reward model' if run.spec.scores else 'decoder'} of the architecture `{architecture}`"
     if adapter is not None and not adapter.merge:
         what = f"LoRA adapter of rank {adapter.rank} for a {what}"
     return (
@@ -98,11 +101,57 @@ def _adapter(adapter: Adapter) -> str:
     return f"LoRA of rank {adapter.rank}, alpha {adapter.alpha:g}, beside {targets}{base}; {end}."
 
 
+def _asked(spec: TrainingSpec) -> str:
+    """What each phase was held to beside its data."""
+    lines: list[str] = []
+    for name, phase in zip(spec.phase_names, spec.phases, strict=True):
+        rollouts, given = phase.rollouts, phase.distillation
+        if phase.method is Method.DPO:
+            lines.append(f"- {name}: beta {phase.beta:g}, reference: the model as the phase began")
+        elif phase.method is Method.GRPO:
+            rules = [_rule(rule) for rule in rollouts.rules]
+            rules += [f"score of `{rollouts.reward_version}`"] if rollouts.reward_version else []
+            drawn = f"{rollouts.group_size} answers to a prompt, temperature {rollouts.temperature:g}"
+            lines.append(f"- {name}: {drawn}, beta {phase.beta:g}; rewards: {'; '.join(rules)}")
+        elif phase.copies_answers:
+            lines.append(f"- {name}: the answers of `{given.teacher_version}`")
+        elif phase.method is Method.DISTILL:
+            weights = f"alpha {given.alpha:g}, temperature {given.temperature:g}"
+            lines.append(f"- {name}: the probabilities of `{given.teacher_version}`, {weights}")
+    return "\n".join(lines)
+
+
+def _rule(rule: RewardRule) -> str:
+    what = {
+        RuleKind.EXACT_MATCH: "the right answer",
+        RuleKind.PATTERN: f"an answer with `{rule.pattern}`",
+        RuleKind.MAX_TOKENS: f"an end within {rule.max_tokens} tokens",
+    }
+    return f"{rule.weight:g} for {what[rule.kind]}"
+
+
+def _heldout(spec: TrainingSpec, results: Mapping[str, float]) -> str:
+    """The other figures on held-out rows."""
+    lines: list[str] = []
+    for name in spec.phase_names:
+        before, after = f"{name}.heldout_", "_after"
+        keys = [key for key in results if key.startswith(before) and key.endswith(after)]
+        figures = {key[len(before) : -len(after)] for key in keys} - {"loss"}
+        for figure in sorted(figures):
+            values = [_figure(results.get(f"{before}{figure}_{when}")) for when in ("before", "after")]
+            lines.append(f"| {name} | {figure.replace('_', ' ')} | {' | '.join(values)} |")
+    if not lines:
+        return ""
+    head = ["## Held-out figures", "", "| phase | figure | before | after |", "|---|---|---|---|"]
+    return "\n".join(head + lines)
+
+
 def _losses(spec: TrainingSpec, results: Mapping[str, float]) -> str:
     lines = [
         "## Losses",
         "",
-        "Mean cross-entropy in nats of each predicted token.",
+        "Mean cross-entropy in nats of each predicted token; of each preference for `dpo` and `reward`. That of `grpo` "
+        "has no scale of its own.",
         "",
         "| phase | first | last | held-out before | held-out after |",
         "|---|---|---|---|---|",
@@ -127,14 +176,20 @@ def _effect(results: Mapping[str, float]) -> str:
 
 
 def _use(spec: TrainingSpec) -> str:
-    tuned = [phase for phase in spec.phases if phase.method is Method.SFT]
+    tuned = [phase for phase in spec.phases if phase.prompts]
+    if spec.scores:
+        return (
+            f"## Intended use\n\nTo score answers to prompts: more is better. It writes no text.\n\n{_task(tuned[-1])}"
+        )
     if not tuned:
         return "## Intended use\n\nA base for fine-tuning. It continues text and follows no instructions."
     return f"## Intended use\n\n{_task(tuned[-1])}"
 
 
 def _task(phase: Phase) -> str:
-    lines = ["To answer prompts of exactly this form, with nothing after it:", "", "```", phase.prompt_template, "```"]
+    use = "The prompt" if phase.method is Method.REWARD else "To answer prompts of exactly this form"
+    after = "followed by the answer and the end token" if phase.method is Method.REWARD else "with nothing after it"
+    lines = [f"{use}, {after}:", "", "```", phase.prompt_template, "```"]
     if phase.answers:
         shown = ", ".join(f"`{answer}`" for answer in phase.answers[:_SHOWN_ANSWERS])
         more = len(phase.answers) - _SHOWN_ANSWERS

@@ -52,12 +52,14 @@ def estimate(spec: TrainingSpec, base_parameters: int = 0) -> Estimate:
     architecture = spec.architecture
     parameters = base_parameters or architecture.parameter_count
     trained = parameters if spec.adapter is None else adapter_parameters(architecture, spec.adapter)
-    tokens = sum(phase.steps * phase.batch_size for phase in spec.phases) * architecture.sequence_length
+    tokens = sum(phase.steps * phase.batch_size * _sequences(phase) for phase in spec.phases)
+    tokens *= architecture.sequence_length
     operations = sum(_operations(spec, phase, parameters) for phase in spec.phases)
     rate = OPERATIONS_A_THREAD * spec.workers * spec.threads_per_worker
     seconds = 0.0 if spec.gpus_per_worker else FIXED_SECONDS + operations / rate
     largest = max(_activation_bytes(spec, phase) for phase in spec.phases)
     frozen = 0.0 if spec.adapter is None else parameters * _FROZEN_BYTES[spec.adapter.quantize_base_bits]
+    frozen += max(_frozen_models(phase) for phase in spec.phases) * parameters * _FLOAT
     memory = spec.workers * (_PROCESS_BYTES + round(frozen) + trained * _BYTES_A_PARAMETER) + largest
     return Estimate(seconds, memory, parameters, trained, tokens)
 
@@ -80,21 +82,47 @@ def adapter_parameters(architecture: Architecture, adapter: Adapter) -> int:
     return architecture.layers * adapter.rank * sum(widths)
 
 
+def _sequences(phase: Phase) -> int:
+    """Sequences that a row becomes."""
+    if phase.method is Method.GRPO:
+        return phase.rollouts.group_size
+    return 2 if phase.compares else 1
+
+
+def _frozen_models(phase: Phase) -> int:
+    """Models beside the one that learns, each taken to be as large: reference, reward model, teacher."""
+    return (phase.method is Method.GRPO) + (phase.shares_vocabulary)
+
+
+def _readings(phase: Phase) -> int:
+    """Forward passes over a sequence beside those of the updates."""
+    if phase.method is Method.GRPO:
+        # It is drawn, and read by the model that drew it.
+        return 2 + _frozen_models(phase)
+    return 1 if phase.method in (Method.DPO, Method.DISTILL) else 0
+
+
 def _operations(spec: TrainingSpec, phase: Phase, parameters: int) -> float:
     architecture = spec.architecture
-    tokens = phase.steps * phase.batch_size * architecture.sequence_length
-    if phase.method is Method.SFT:
+    tokens = phase.steps * phase.batch_size * _sequences(phase) * architecture.sequence_length
+    if phase.prompts:
         # Logits are computed at the answer only; the output embedding is not multiplied elsewhere.
         parameters -= architecture.vocabulary_size * architecture.hidden_size
-    # Frozen weights have no gradient of their own, which is a third of the work.
-    return (6.0 if spec.adapter is None else 4.0) * parameters * tokens
+    # Frozen weights have no gradient of their own, which is a third of the work; a forward pass is another third.
+    update = 6.0 if spec.adapter is None else 4.0
+    return (update * phase.updates + 2.0 * _readings(phase)) * parameters * tokens
 
 
 def _activation_bytes(spec: TrainingSpec, phase: Phase) -> int:
     """Activations of one step over all workers."""
     architecture = spec.architecture
-    tokens = phase.batch_size * architecture.sequence_length
+    sequences = phase.batch_size * _sequences(phase)
     layer = _KEPT_HIDDEN * architecture.hidden_size + 3 * architecture.intermediate_size
+    places = 0
+    if phase.method is Method.PRETRAIN:
+        places = architecture.sequence_length
+    elif phase.method is Method.GRPO:
+        places = phase.rollouts.max_new_tokens
     # Logits, their gradient and the soft-maxed copy.
-    logits = 3 * architecture.vocabulary_size if phase.method is Method.PRETRAIN else 0
-    return tokens * _FLOAT * (architecture.layers * layer + logits)
+    logits = 3 * architecture.vocabulary_size * places
+    return sequences * _FLOAT * (architecture.sequence_length * architecture.layers * layer + logits)

@@ -4,15 +4,25 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any, TypeVar, cast
 
 import torch
 from safetensors import SafetensorError, safe_open
 from tokenizers import Encoding, Tokenizer
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedConfig, PreTrainedModel
-from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoModelForSequenceClassification,
+    AutoTokenizer,
+    PreTrainedConfig,
+    PreTrainedModel,
+)
+from transformers.models.auto.modeling_auto import (
+    MODEL_FOR_CAUSAL_LM_MAPPING_NAMES,
+    MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES,
+)
 
 from libs.common.blobs import BlobStore
 from libs.common.domain import DomainError
@@ -20,6 +30,7 @@ from libs.compute.context import EngineError
 from services.training.domain.adapter import Adapter
 from services.training.domain.bases import ADAPTER_CONFIG, ADAPTER_WEIGHTS, CONFIG, adapter_of, architecture_of
 from services.training.engines import baichuan
+from services.training.engines.scorer import SCORED, is_scorer
 from services.training.engines.templates import template_fault
 from services.training.engines.tokenizer import SpecialTokens
 
@@ -39,10 +50,10 @@ _COMPUTED = ("rotary_emb.inv_freq", ".attn.bias", ".attn.masked_bias")
 
 @dataclass(frozen=True)
 class BaseText:
-    """How a base reads and writes text."""
+    """How a model reads and writes text: that of a base, or by default of a tokenizer that is made here."""
 
     tokenizer: Tokenizer
-    special: SpecialTokens
+    special: SpecialTokens = field(default_factory=SpecialTokens)
 
     @property
     def opening(self) -> str:
@@ -109,6 +120,22 @@ def read_config(folder: Path) -> PreTrainedConfig:
     return config
 
 
+def model_class(config: PreTrainedConfig) -> Any:
+    """What loads a model of this configuration: one that writes text, or one that scores it."""
+    return AutoModelForSequenceClassification if is_scorer(config) else AutoModelForCausalLM
+
+
+def check_scorable(config: PreTrainedConfig) -> None:
+    """A reward model is read back as a sequence classifier of its family, whose layers are under the same name.
+
+    Raises:
+        EngineError: CONTENT_INVALID, there is none.
+    """
+    known = config.model_type in MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES
+    if not known or empty_model(config).base_model_prefix != SCORED:
+        raise refused(CONFIG, f"is of {config.model_type}, of which no reward model can be made here")
+
+
 def empty_model(config: PreTrainedConfig) -> PreTrainedModel:
     """A model without memory for its weights.
 
@@ -117,7 +144,7 @@ def empty_model(config: PreTrainedConfig) -> PreTrainedModel:
     """
     try:
         with torch.device("meta"):
-            return AutoModelForCausalLM.from_config(config)
+            return model_class(config).from_config(config)
     except Exception as error:  # whatever a model class says about numbers that do not fit each other
         raise refused(CONFIG, f"makes no model: {_short(error)}") from error
 

@@ -39,6 +39,10 @@ class Examples:
     def __len__(self) -> int:
         return len(self.answers)
 
+    def __getitem__(self, number: int) -> tuple[Array, int]:
+        """Tokens of an example, and where its answer begins."""
+        return self.tokens[self.starts[number] : self.starts[number + 1]], int(self.answers[number])
+
     @property
     def lengths(self) -> Array:
         """Tokens of each, int64[n]."""
@@ -78,19 +82,42 @@ def encode_examples(
     """
     wanted = set(phase.answers)
     limit = sequence_length - answer_room(tokenizer, phase)
-    chosen = ((text, answer) for text, answer in rows if answer and text and (not wanted or answer in wanted))
+    chosen = ((text, (answer,)) for text, answer in rows if answer and text and (not wanted or answer in wanted))
+    return encode_answers(tokenizer, special, chosen, phase.prompt_template, limit, sequence_length)
+
+
+def encode_answers(
+    tokenizer: Tokenizer,
+    special: SpecialTokens,
+    rows: Iterable[tuple[str, tuple[str, ...]]],
+    template: str,
+    limit: int,
+    sequence_length: int,
+) -> Examples:
+    """Prompts with one or more answers each: an example for each answer, those of a row one after the other.
+
+    Args:
+        rows: inputs with their answers.
+        limit: most tokens of a prompt.
+        sequence_length: most tokens of prompt, answer and end.
+
+    Returns:
+        Only the rows of which every answer fits.
+    """
     tokens: list[list[int]] = []
     answers: list[int] = []
-    for batch in _batches(chosen):
-        prompts = encode_prompts(tokenizer, special, [text for text, _ in batch], phase.prompt_template, limit)
-        endings = tokenizer.encode_batch([answer for _, answer in batch], add_special_tokens=False)
-        for prompt, ending in zip(prompts, endings, strict=True):
-            if len(prompt) + len(ending.ids) < sequence_length:
-                tokens.append([*prompt, *ending.ids, special.end])
-                answers.append(len(prompt))
+    for batch in _batches(rows):
+        prompts = encode_prompts(tokenizer, special, [text for text, _ in batch], template, limit)
+        flat = [answer for _, own in batch for answer in own]
+        endings = iter(tokenizer.encode_batch(flat, add_special_tokens=False))
+        for prompt, (_, own) in zip(prompts, batch, strict=True):
+            made = [[*prompt, *next(endings).ids, special.end] for _ in own]
+            if all(len(example) <= sequence_length for example in made):
+                tokens += made
+                answers += [len(prompt)] * len(made)
     starts = np.concatenate([[0], np.cumsum([len(example) for example in tokens])]).astype(np.int64)
-    flat = np.fromiter((token for example in tokens for token in example), dtype=np.int32, count=int(starts[-1]))
-    return Examples(flat, starts, np.asarray(answers, dtype=np.int32))
+    flat_tokens = np.fromiter((token for each in tokens for token in each), dtype=np.int32, count=int(starts[-1]))
+    return Examples(flat_tokens, starts, np.asarray(answers, dtype=np.int32))
 
 
 def answer_room(tokenizer: Tokenizer, phase: Phase) -> int:

@@ -1,16 +1,18 @@
-"""The model and what it minimises."""
+"""The model and what a method minimises."""
 
 from __future__ import annotations
 
+import copy
 import tempfile
 from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 import torch
 from torch import Tensor, nn
 from transformers import (
+    AutoConfig,
     AutoModelForCausalLM,
     BitsAndBytesConfig,
     GenerationConfig,
@@ -22,8 +24,10 @@ from transformers.utils.logging import disable_progress_bar
 
 from libs.common.blobs import BlobStore
 from services.training.domain.spec import Architecture, TrainingSpec
-from services.training.engines.base import refused
+from services.training.engines.base import model_class, refused
 from services.training.engines.tokenizer import BEGIN_ID, END_ID, PAD_ID
+
+Model = TypeVar("Model", bound=nn.Module)
 
 # A run says itself how far it is.
 disable_progress_bar()
@@ -72,7 +76,7 @@ def new_model(config: PreTrainedConfig, seed: int) -> PreTrainedModel:
 
 
 def load_base(folder: Path, dtype: torch.dtype, quantised: BitsAndBytesConfig | None = None) -> PreTrainedModel:
-    """The model of a folder that `base.read_config` found in order.
+    """The model of a folder that `base.read_config` found in order: one that writes text, or a scorer's.
 
     Args:
         dtype: to compute in.
@@ -82,7 +86,8 @@ def load_base(folder: Path, dtype: torch.dtype, quantised: BitsAndBytesConfig | 
         EngineError: CONTENT_INVALID, the weights are not those of the architecture.
     """
     placed = {} if quantised is None else {"quantization_config": quantised, "device_map": torch.cuda.current_device()}
-    model, found = AutoModelForCausalLM.from_pretrained(
+    config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+    model, found = model_class(config).from_pretrained(
         folder,
         local_files_only=True,
         trust_remote_code=False,
@@ -116,6 +121,25 @@ def load_weights(model: nn.Module, tensors: dict[str, Tensor]) -> None:
         parameter.copy_(tensors[name])
 
 
+@contextmanager
+def resting(model: nn.Module) -> Generator[None]:
+    """Without dropout inside."""
+    training = model.training
+    model.eval()
+    try:
+        yield
+    finally:
+        model.train(training)
+
+
+def frozen_copy(model: PreTrainedModel, tensors: dict[str, Tensor] | None = None) -> PreTrainedModel:
+    """The model as it is now, or with other `trained_weights`, which learns nothing any more."""
+    made = copy.deepcopy(model)
+    if tensors is not None:
+        load_weights(made, tensors)
+    return made.eval().requires_grad_(False)
+
+
 def write_weights(store: BlobStore, model: PreTrainedModel, dtype: torch.dtype) -> dict[str, str]:
     """Writes a complete model as its family lays it out, in several files where one would be too large.
 
@@ -139,7 +163,7 @@ def logits_at(model: PreTrainedModel, inputs: Tensor, places: Tensor) -> Tensor:
     logits afterwards (a scale, a cap) is done to them.
 
     Args:
-        inputs: token ids, int64[rows, length].
+        inputs: token ids, int64[rows, length], padded on the right; causal attention keeps padding from mattering.
         places: positions in the flattened inputs, int64[n].
 
     Returns:
@@ -153,12 +177,33 @@ def logits_at(model: PreTrainedModel, inputs: Tensor, places: Tensor) -> Tensor:
         hook.remove()
 
 
-class Objective(nn.Module):
-    """Summed cross-entropy of the positions that count. One module, so that data parallelism can wrap it."""
+def log_probs_at(
+    model: PreTrainedModel, inputs: Tensor, places: Tensor, targets: Tensor, temperature: float = 1.0
+) -> Tensor:
+    """Log-probabilities in nats of these tokens at these places, float32[n]; see `logits_at`."""
+    return -nn.functional.cross_entropy(logits_at(model, inputs, places) / temperature, targets, reduction="none")
 
-    def __init__(self, model: PreTrainedModel) -> None:
+
+class MethodObjective(nn.Module, Generic[Model]):
+    """What a method minimises. One module, so that data parallelism can wrap it.
+
+    `forward` takes the tensors of a batch and returns the summed loss and what else was seen, for `figures`.
+
+    Args:
+        model: that learns.
+    """
+
+    def __init__(self, model: Model) -> None:
         super().__init__()
-        self.model = model
+        self.model: Model = model
+
+    def figures(self, seen: Tensor) -> dict[str, float]:
+        """Sums over the batch by name for the curves; divided by `Rows.target_count` they are means."""
+        return {}
+
+
+class Objective(MethodObjective[PreTrainedModel]):
+    """Summed cross-entropy of the positions that count."""
 
     def forward(self, inputs: Tensor, places: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
         """The loss of the next token at some places.
@@ -166,8 +211,7 @@ class Objective(nn.Module):
         Logits are computed there only: with a loss on the answer alone, that saves almost half of a step.
 
         Args:
-            inputs: token ids, int64[rows, length], padded on the right; causal attention keeps padding from mattering.
-            places: positions in the flattened inputs, int64[n].
+            inputs, places: as in `logits_at`.
             targets: right next tokens, int64[n].
 
         Returns:

@@ -41,6 +41,12 @@ _NOT_ENCODED = _AMOUNTS | {
     "rank",
     "alpha",
     "dropout",
+    "beta",
+    "temperature",
+    "group_size",
+    "updates",
+    "clip",
+    "weight",
 }
 
 

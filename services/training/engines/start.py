@@ -8,19 +8,21 @@ from typing import cast
 
 import torch
 from peft import PeftModel
+from safetensors.torch import save
 from transformers import PreTrainedConfig, PreTrainedModel
 
 from libs.common.blobs import BlobStore
 from services.training.domain.adapter import Adapter
 from services.training.domain.spec import TrainingSpec
 from services.training.engines.adapters import adapter_files, add_adapter, load_adapter, merged, quantisation
-from services.training.engines.base import ADAPTER_FOLDER, read_adapter
+from services.training.engines.base import ADAPTER_FOLDER, WEIGHTS, read_adapter
 from services.training.engines.model import load_base, load_weights, new_model, trained_weights, write_weights
+from services.training.engines.scorer import Scorer
 
-Model = PreTrainedModel | PeftModel
+Model = PreTrainedModel | PeftModel | Scorer
 
 
-def starting_model(spec: TrainingSpec, config: PreTrainedConfig, base: Path | None) -> Model:
+def starting_model(spec: TrainingSpec, config: PreTrainedConfig, base: Path | None) -> PreTrainedModel | PeftModel:
     """Fresh weights or those of the base, with an adapter if the spec wants one.
 
     Args:
@@ -42,7 +44,7 @@ def starting_model(spec: TrainingSpec, config: PreTrainedConfig, base: Path | No
     return _adapted(model, adapter, earlier, spec.seed)
 
 
-def bare(model: Model) -> PreTrainedModel:
+def bare(model: PreTrainedModel | PeftModel) -> PreTrainedModel:
     """The model itself, with the matrices of an adapter in it if it has one."""
     return cast("PreTrainedModel", model.get_base_model()) if isinstance(model, PeftModel) else model
 
@@ -66,6 +68,9 @@ def finished_files(
         model = merged(_unquantised(model, spec.adapter, spec.seed, base))
     count = sum(parameter.numel() for parameter in model.parameters())
     dtype = config.dtype if isinstance(config.dtype, torch.dtype) else torch.float32
+    if isinstance(model, Scorer):
+        tensors = {name: tensor.to("cpu", dtype).contiguous() for name, tensor in trained_weights(model).items()}
+        return {WEIGHTS: store.put_sync(save(tensors, metadata={"format": "pt"})).sha256}, count
     return write_weights(store, model, dtype), count
 
 

@@ -11,30 +11,34 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from tokenizers import Tokenizer
 from transformers import PreTrainedConfig
 
 from libs.compute.context import EngineContext, EngineError
-from services.training.domain.spec import Method, Phase, TrainingSpec
+from services.training.domain.bases import CONFIG
+from services.training.domain.spec import Phase, TrainingSpec
 from services.training.engines.adapters import check_targets, require_quantisation
 from services.training.engines.algorithms.run import run as run_algorithm
 from services.training.engines.base import (
     ADAPTER_FOLDER,
     BaseText,
     bring,
+    check_scorable,
     empty_model,
     read_adapter,
     read_config,
     read_text,
 )
 from services.training.engines.chat_template import ChatTemplate, own_template, template_of
-from services.training.engines.data import Columns, Source, encode_phase, read_columns
+from services.training.engines.data import Source, encode_phase, nothing_to_learn, read_columns
+from services.training.engines.frozen import Teacher, frozen_version, require_vocabulary, vocabulary_source
 from services.training.engines.launch import run_here, run_on_ray
 from services.training.engines.layout import based_files, commit_model, config_files
 from services.training.engines.leakage import leaked_share
+from services.training.engines.methods.method import Answers, Arrays, Columns
 from services.training.engines.model import llama_config, sequence_length
-from services.training.engines.prepared import BASE, Arrays, Preparation, bring_base, config_of
-from services.training.engines.tokenizer import SpecialTokens, chat_template, tokenizer_files, train_tokenizer
+from services.training.engines.prepared import BASE, Preparation, bring_part, config_of, frozen_part, text_of
+from services.training.engines.scorer import is_scorer, scorer_config
+from services.training.engines.tokenizer import chat_template, tokenizer_files, train_tokenizer
 from services.training.engines.turns import encode_conversations, plain_texts
 
 Json = dict[str, Any]
@@ -48,8 +52,9 @@ def run(ctx: EngineContext) -> Json:
     Args:
         ctx: for an algorithm of the catalogue see `algorithms.run`. Otherwise its `spec` has `spec`
             (`TrainingSpec.to_json`), `train` and optionally `validation`, `base` (with its `name`) and `base_adapter`
-            (an adapter on `base` to go on with), each `{"grant": ..., "manifest_digest": ...}`; in a mesh also
-            `comparison` (see `leaked_share`); for a trial of a search `plan` instead of all these.
+            (an adapter on `base` to go on with), each `{"grant": ..., "manifest_digest": ...}`, and the same by name of
+            each model version that a phase asks in `frozen`; in a mesh also `comparison` (see `leaked_share`); for a
+            trial of a search `plan` instead of all these.
 
     Returns:
         `manifest_digest` and `files` of the model, `parameter_count`, `context_length`, `architecture`, `rows`,
@@ -135,7 +140,7 @@ def _encode(ctx: EngineContext, spec: TrainingSpec, train: Columns, heldout: Col
     for number, name in enumerate(spec.phase_names):
         ctx.stop_if_cancelled()
         ctx.progress(0.0, f"encoding rows for {name}")
-        _encode_phase(ctx, spec, number, text, template, train, heldout, preparation)
+        _encode_phase(ctx, spec, number, text, config, template, train, heldout, preparation)
     rows = len(next(iter(train.values())))
     base = ctx.spec.get("base", {}).get("name", "")
     plan: Json = {"prepared": preparation.commit(), "config": config.to_diff_dict(), "base": base, "rows": rows}
@@ -166,12 +171,23 @@ def _start_point(
         ctx.progress(0.0, "looking at the base model")
         with tempfile.TemporaryDirectory(prefix="argosy-base-") as folder:
             return _base(ctx, spec, Path(folder), preparation)
+    text = _new_text(ctx, spec, train)
+    preparation.add_file("tokenizer.json", text.tokenizer.to_str().encode())
+    return text, llama_config(spec.architecture, text.tokenizer.get_vocab_size())
+
+
+def _new_text(ctx: EngineContext, spec: TrainingSpec, train: Columns) -> BaseText:
+    """A tokenizer that is learned from the first phase's texts, unless a phase asks a model whose tokens must be the
+    same."""
+    source = vocabulary_source(ctx, spec)
+    if source is not None:
+        ctx.log(f"tokenizer: that of {source[0]}")
+        return source[1]
     ctx.progress(0.0, "learning the tokenizer")
     texts = _texts(spec.phases[0], train)
     tokenizer = train_tokenizer((text for text in texts if text), spec.architecture.vocabulary_size)
-    preparation.add_file("tokenizer.json", tokenizer.to_str().encode())
     ctx.log(f"tokenizer: {tokenizer.get_vocab_size()} tokens from {len(texts)} rows")
-    return BaseText(tokenizer, SpecialTokens()), llama_config(spec.architecture, tokenizer.get_vocab_size())
+    return BaseText(tokenizer)
 
 
 def _texts(phase: Phase, columns: Columns) -> list[str]:
@@ -187,6 +203,11 @@ def _base(
     source = _source(ctx, "base")
     bring(source.store, source.manifest_digest, folder)
     config = read_config(folder)
+    if is_scorer(config):
+        message = "The base model is a reward model: it scores answers and cannot learn to write any."
+        raise EngineError("CONTENT_INVALID", message, detail="base_model_version")
+    if spec.scores:
+        check_scorable(config)
     text = read_text(folder, config)
     adapter = spec.adapter
     if ctx.spec.get("base_adapter"):
@@ -194,8 +215,7 @@ def _base(
         adapter = read_adapter(bring(earlier.store, earlier.manifest_digest, folder / ADAPTER_FOLDER))
     if adapter is not None:
         check_targets(empty_model(config), adapter)
-    for path in sorted(path for path in folder.rglob("*") if path.is_file()):
-        preparation.add_file(f"{BASE}/{path.relative_to(folder).as_posix()}", path)
+    preparation.add_folder(BASE, folder)
     return text, config
 
 
@@ -204,28 +224,27 @@ def _encode_phase(
     spec: TrainingSpec,
     number: int,
     text: BaseText,
+    config: PreTrainedConfig,
     template: ChatTemplate | None,
     train: Columns,
     heldout: Columns | None,
     preparation: Preparation,
 ) -> None:
     name, phase = spec.phase_names[number], spec.phases[number]
+    teacher = _frozen(ctx, number, phase, text, config, preparation) if phase.frozen_version else None
 
     def encode(columns: Columns, *, heldout: bool = False) -> Arrays | None:
         if template is not None and phase.messages_column:
             texts = columns[phase.messages_column]
             return encode_conversations(ctx, text.tokenizer, template, texts, spec, number, heldout=heldout)
-        return encode_phase(text.tokenizer, text.special, columns, spec, number, heldout=heldout)
+        return encode_phase(text, columns, spec, number, heldout=heldout, teacher=teacher)
 
     arrays = encode(train)
     if arrays is None and phase.messages_column:
         detail = "no conversation fits with an answer that counts"
         raise EngineError("CONTENT_INVALID", f"Nothing to learn from in phase {name}: {detail}.", detail=detail)
     if arrays is None:
-        detail = f"no row has text in {phase.text_column!r}"
-        if phase.method is Method.SFT:
-            wanted = f" among the {len(phase.answers)} listed answers" if phase.answers else ""
-            detail = f"no row has an answer in {phase.answer_column!r}{wanted} beside {phase.text_column!r}"
+        detail = nothing_to_learn(phase)
         raise EngineError("CONTENT_INVALID", f"Nothing to learn from in phase {name}: {detail}.", detail=detail)
     preparation.add_arrays(number, "train", arrays)
     held = encode(heldout, heldout=True) if heldout is not None else None
@@ -233,6 +252,23 @@ def _encode_phase(
         preparation.add_arrays(number, "heldout", held)
     elif heldout is not None:
         ctx.log(f"{name}: the validation version has no row for this phase", "WARNING")
+
+
+def _frozen(
+    ctx: EngineContext,
+    number: int,
+    phase: Phase,
+    text: BaseText,
+    config: PreTrainedConfig,
+    preparation: Preparation,
+) -> Answers | None:
+    """Puts the version that a phase asks beside its rows; one whose answers are copied answers them here."""
+    with frozen_version(ctx, phase) as frozen:
+        if phase.copies_answers:
+            return Teacher(ctx, frozen, phase).answers
+        require_vocabulary(frozen, text, config)
+        preparation.add_folder(frozen_part(number), frozen.folder)
+    return None
 
 
 def _finish(ctx: EngineContext, spec: TrainingSpec, plan: Json, outcome: Json) -> Json:
@@ -257,19 +293,18 @@ def _finish(ctx: EngineContext, spec: TrainingSpec, plan: Json, outcome: Json) -
 
 def _text_files(ctx: EngineContext, spec: TrainingSpec, plan: Json, config: PreTrainedConfig) -> dict[str, bytes]:
     """Everything but the weights: from a base what it came with, with the template that was tuned if one was."""
-    store = ctx.blobs_write
-    tuned = [phase for phase in spec.phases if phase.method is Method.SFT][-1:]
+    store, made = ctx.blobs_write, scorer_config(config) if spec.scores else config
+    tuned = [phase for phase in spec.phases if phase.prompts][-1:]
     # Of conversations; those of a base whose own template rendered them keep it.
     conversations = plan.get("chat_template") if tuned and tuned[0].messages_column else None
     prompt = tuned[0].prompt_template if tuned and not tuned[0].messages_column else None
     with tempfile.TemporaryDirectory(prefix="argosy-base-") as folder:
-        base = bring_base(store, plan["prepared"], Path(folder), weights=False)
+        base = bring_part(store, plan["prepared"], BASE, Path(folder), weights=False)
+        text = text_of(store, plan["prepared"], base, config)
         if base is not None:
             complete = spec.adapter is None or spec.adapter.merge
-            text = read_text(base, config)
             template = conversations if prompt is None else chat_template(prompt, text.opening)
-            return based_files(base, template, complete)
-    prepared = {entry["path"]: entry["sha256"] for entry in store.load_manifest_sync(plan["prepared"])["blobs"]}
-    tokenizer = Tokenizer.from_str(store.read_sync(prepared["tokenizer.json"]).decode())
-    length = config.max_position_embeddings
-    return config_files(config) | tokenizer_files(tokenizer, length, conversations or chat_template(prompt or "{text}"))
+            files = based_files(base, template, complete)
+            return {**files, CONFIG: made.to_json_string().encode()} if spec.scores else files
+    template = conversations or chat_template(prompt or "{text}")
+    return config_files(made) | tokenizer_files(text.tokenizer, config.max_position_embeddings, template)

@@ -22,6 +22,7 @@ from services.training.domain.preflight import DataFacts, Finding, preflight
 from services.training.domain.run_filter import Comparison, Ordering, parse_filter, parse_order
 from services.training.domain.runs import EventKind, RunEvent, RunState
 from services.training.domain.schemas import MOST_BYTES
+from services.training.domain.spec import invalid
 from services.training.domain.trainings import Training, TrainingRun, snapshot
 from services.training.handlers.algorithm_trainings import Plan, plan, require_algorithm
 from services.training.handlers.bases import base_of, fit_to_base, given_numbers
@@ -231,6 +232,11 @@ async def check_parts(training: Training, given: Mapping[str, int], call: Call[A
         # Kept is the version: where the alias leads later changes no training.
         training.base_model_version = (await ModelAliases(call.uow).get(training.base_model_version)).model_version
     await fit_to_base(training, given, call)
+    for name in training.spec.frozen_versions:
+        if (await ModelVersions(call.uow).get(name)).is_adapter:
+            raise invalid(
+                "spec.phases", f"name {name}, an adapter: only a complete model can be asked, as `merge` makes it"
+            )
 
 
 async def _read(name: str, call: Call[App]) -> tuple[Training, int]:
@@ -290,6 +296,10 @@ async def new_run(
         if base.is_adapter:
             complete = await ModelVersions(call.uow).get(base.base_model_version)
             lineage.append(Parent(complete.name, complete.manifest_digest, "adapted_from"))
+    for name in training.spec.frozen_versions:
+        frozen = await ModelVersions(call.uow).get(name)
+        lineage.append(Parent(frozen.name, frozen.manifest_digest, "learned_from"))
+        secrecy = inherit_secrecy(secrecy, frozen.secrecy)
     return TrainingRun(
         uid=uuid7(),
         name=f"{training.name}/runs/{run_id}",

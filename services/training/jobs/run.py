@@ -86,6 +86,7 @@ class RunTasks:
             adapter = None
             if base is not None and base.is_adapter:
                 adapter, base = base, await ModelVersions(uow).get(base.base_model_version)
+            frozen = [await ModelVersions(uow).get(name) for name in run.spec.frozen_versions]
         if entry is not None:
             return await self._load_algorithm(task, run, entry[0])
         loaded: Json = {"spec": run.spec.to_json(), "train": await self._dataset_grant(run.dataset_version, task)}
@@ -95,9 +96,13 @@ class RunTasks:
             loaded["comparison"] = {"test": run.validation_version, "train": run.dataset_version, "mesh": mesh}
         for part, version in (("base", base), ("base_adapter", adapter)):
             if version is not None:
-                grant = await self._blobs.grant(version.manifest_digest, task.name, _GRANT_SECONDS)
-                loaded[part] = {"name": version.name, "grant": grant, "manifest_digest": version.manifest_digest}
+                loaded[part] = await self._model_grant(version, task)
+        loaded["frozen"] = {version.name: await self._model_grant(version, task) for version in frozen}
         return loaded
+
+    async def _model_grant(self, version: ModelVersion, task: Task) -> Json:
+        grant = await self._blobs.grant(version.manifest_digest, task.name, _GRANT_SECONDS)
+        return {"name": version.name, "grant": grant, "manifest_digest": version.manifest_digest}
 
     async def _load_algorithm(self, task: Task, run: TrainingRun, entry: Entry) -> Json:
         loaded: Json = {

@@ -108,7 +108,7 @@ def test_objective_is_the_loss_of_transformers(config: LlamaConfig) -> None:
     model = new_model(config, 0)
     tokens = np.random.default_rng(0).integers(3, 400, (4, 16)).astype(np.int32)
     batch = PackedRows(tokens).batch(np.arange(4))
-    summed, hits = Objective(model)(batch.inputs, batch.places, batch.targets)
+    summed, hits = Objective(model)(*batch.tensors)
     ids = torch.from_numpy(tokens.astype(np.int64))
     assert summed.item() / 60 == pytest.approx(model(input_ids=ids, labels=ids).loss.item(), rel=1e-5)
     assert len(hits) == PackedRows(tokens).target_count(np.arange(4)) == 60
@@ -120,9 +120,9 @@ def test_padding_and_prompt_have_no_loss(tokenizer: Tokenizer, config: LlamaConf
     objective = Objective(new_model(config, 0))
     both = data.batch(np.array([0, 1]))
     apart = [data.batch(np.array([row])) for row in (0, 1)]
-    summed = [objective(batch.inputs, batch.places, batch.targets)[0].item() for batch in (both, *apart)]
+    summed = [objective(*batch.tensors)[0].item() for batch in (both, *apart)]
     assert summed[0] == pytest.approx(summed[1] + summed[2], rel=1e-5)
-    assert data.target_count(np.array([0, 1])) == len(both.targets)
+    assert data.target_count(np.array([0, 1])) == len(both.tensors[2])
 
 
 def test_workers_together_take_the_step_of_one(tokenizer: Tokenizer, config: LlamaConfig) -> None:
@@ -136,7 +136,7 @@ def test_workers_together_take_the_step_of_one(tokenizer: Tokenizer, config: Lla
         for share in shares:
             objective = Objective(new_model(config, 0))
             batch = data.batch(share)
-            summed, _ = objective(batch.inputs, batch.places, batch.targets)
+            summed, _ = objective(*batch.tensors)
             (summed / data.target_count(every) * len(shares)).backward()
             grads.append(nn.utils.parameters_to_vector([p.grad for p in objective.parameters() if p.grad is not None]))
         return torch.stack(grads).mean(0)
