@@ -44,7 +44,7 @@ from services.training.engines.loop import seed_worker
 from services.training.engines.model import llama_config, new_model
 from services.training.engines.optimise import BETAS, CLIP_NORM, learning_rate
 from services.training.engines.order import Order
-from services.training.engines.tokenizer import tokenizer_files, train_tokenizer
+from services.training.engines.tokenizer import SpecialTokens, chat_template, tokenizer_files, train_tokenizer
 from tests.bench.peers import install
 from tests.bench.report import FOLDER, ROOT, save
 from tests.unit.training.samples import write_version
@@ -99,7 +99,8 @@ class Start:
         self.folder.mkdir()
         model = new_model(self.config, SEED)
         model.save_pretrained(self.folder)
-        files = config_files(self.config) | tokenizer_files(self.tokenizer, ARCHITECTURE.sequence_length, "{text}\n")
+        template = chat_template("{text}\n")
+        files = config_files(self.config) | tokenizer_files(self.tokenizer, ARCHITECTURE.sequence_length, template)
         for name, content in files.items():
             (self.folder / name).write_bytes(content)
         self.base = self._commit()
@@ -130,7 +131,11 @@ def plain(start: Start) -> float:
     seed_worker(SEED, THREADS)
     rows = AnswerRows(
         encode_examples(
-            start.tokenizer, [(row["package"], row["text"]) for row in start.rows], PHASE, ARCHITECTURE.sequence_length
+            start.tokenizer,
+            SpecialTokens(),
+            [(row["package"], row["text"]) for row in start.rows],
+            PHASE,
+            ARCHITECTURE.sequence_length,
         )
     )
     order = Order(len(rows), BATCH, SEED, 0, rows.lengths)
@@ -142,9 +147,10 @@ def plain(start: Start) -> float:
     for step, batch in enumerate(batches):
         for group in optimiser.param_groups:
             group["lr"] = learning_rate(step, STEPS, PHASE.learning_rate, PHASE.warmup_fraction)
-        labels = torch.full((batch.inputs.numel(),), -100)
-        labels[batch.places] = batch.targets
-        logits = model(input_ids=batch.inputs, use_cache=False).logits
+        inputs, places, targets = batch.tensors
+        labels = torch.full((inputs.numel(),), -100)
+        labels[places] = targets
+        logits = model(input_ids=inputs, use_cache=False).logits
         loss = nn.functional.cross_entropy(logits.flatten(0, 1).float(), labels)
         optimiser.zero_grad()
         loss.backward()

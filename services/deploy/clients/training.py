@@ -51,6 +51,7 @@ class Training:
             secrecy=Secrecy(message.secrecy),
             context_length=message.context_length,
             gates=[_gate(gate) for gate in message.gates],
+            adapter_of=message.base_model_version if _is_adapter(message) else "",
         )
 
     async def as_deploy(self, org: str) -> Metadata:
@@ -68,6 +69,11 @@ class Training:
         request = model_service_pb2.GrantModelReadRequest(name=name, holder=holder, ttl_seconds=seconds)
         answer = await self._stub().GrantModelRead(request)
         return ModelGrant(answer.manifest_digest, answer.grant)
+
+
+def _is_adapter(message: training_pb2.ModelVersion) -> bool:
+    """Whether its files are those of PEFT: matrices to put beside the weights of a base."""
+    return any(file.path == "adapter_config.json" for file in message.files)
 
 
 def _gate(gate: training_pb2.Gate) -> Gate:

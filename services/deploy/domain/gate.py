@@ -25,7 +25,11 @@ class Gate:
 
 @dataclass(frozen=True, kw_only=True)
 class ModelVersion:
-    """What deploy needs to know of a model version of training."""
+    """What deploy needs to know of a model version of training.
+
+    Attributes:
+        adapter_of: complete version that it is an adapter for; empty: it is complete itself.
+    """
 
     name: str
     state: str
@@ -33,6 +37,20 @@ class ModelVersion:
     secrecy: Secrecy = Secrecy.INTERNAL
     context_length: int = 0
     gates: Sequence[Gate] = ()
+    adapter_of: str = ""
+
+    def require_complete(self) -> None:
+        """Refuses an adapter: it answers nothing without its base.
+
+        Raises:
+            DomainError: PREFLIGHT_FAILED.
+        """
+        if self.adapter_of:
+            message = (
+                f"{self.name} is an adapter for {self.adapter_of} and no complete model; a training with "
+                "spec.adapter.merge makes one that can be served."
+            )
+            raise DomainError("PREFLIGHT_FAILED", message, check="adapter", detail=self.adapter_of)
 
 
 def evidence(model: ModelVersion) -> Gate:

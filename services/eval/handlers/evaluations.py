@@ -95,12 +95,12 @@ async def create_evaluation(request: pb.CreateEvaluationRequest, call: Call[App]
 
 
 async def _trained_on(model: training_pb2.ModelVersion, call: Call[App]) -> list[str]:
-    """The dataset versions that a model and the models that it was fine-tuned from were trained on, as far as known."""
+    """The dataset versions that a model and the models that it learned from were trained on, as far as known."""
     found: list[str] = []
     for parent in model.lineage.parents:
         if parent.relation == "trained_on":
             found.append(parent.name)
-        elif parent.relation == "fine_tuned_from":
+        elif parent.relation in ("fine_tuned_from", "learned_from"):
             try:
                 base = await call.deps.training.model_version(parent.name, call.forward())
             except ArgosyError as error:

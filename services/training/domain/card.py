@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from services.training.domain.spec import Method, Phase, TrainingSpec
+from services.training.domain.adapter import Adapter
+from services.training.domain.methods import Method, RewardRule, RuleKind
+from services.training.domain.spec import Phase, TrainingSpec
 from services.training.domain.trainings import TrainingRun
 
 # The field of training.proto.
@@ -20,22 +22,27 @@ def model_card(
     context_length: int,
     results: Mapping[str, float],
     framework: Mapping[str, str],
+    architecture: str = "llama",
 ) -> str:
     """The card.
 
     Args:
         run: that made the version.
         name: of the version.
+        parameter_count: of its files.
         context_length: tokens.
         results: figures of the run by name.
         framework: versions by name.
+        architecture: family, as in config.json.
     """
     sections = [
         f"# {name.split('/')[3]}, version {name.rsplit('/', 1)[1]}",
-        _summary(run, parameter_count, context_length, manifest_digest),
+        _summary(run, architecture, parameter_count, context_length, manifest_digest),
         _data(run, results),
         _method(run.spec, framework),
+        _asked(run.spec),
         _losses(run.spec, results),
+        _heldout(run.spec, results),
         _effect(results),
         _use(run.spec),
         _LIMITS,
@@ -50,10 +57,16 @@ _LIMITS = """## Limits
 - Whatever is in the data, errors and prejudice included, may be in its answers."""
 
 
-def _summary(run: TrainingRun, parameter_count: int, context_length: int, manifest_digest: str) -> str:
+def _summary(
+    run: TrainingRun, architecture: str, parameter_count: int, context_length: int, manifest_digest: str
+) -> str:
     start = f"fine-tuned from `{run.base_model_version}`" if run.base_model_version else "trained from nothing"
+    adapter = run.spec.adapter
+    what = f"{'reward model' if run.spec.scores else 'decoder'} of the architecture `{architecture}`"
+    if adapter is not None and not adapter.merge:
+        what = f"LoRA adapter of rank {adapter.rank} for a {what}"
     return (
-        f"A Llama-architecture decoder with {parameter_count:,} parameters and a context of {context_length} tokens, "
+        f"A {what} with {parameter_count:,} parameters and a context of {context_length} tokens, "
         f"{start} by `{run.name}`.\n\nManifest: `{manifest_digest}`"
     )
 
@@ -75,15 +88,70 @@ def _method(spec: TrainingSpec, framework: Mapping[str, str]) -> str:
             f"| {name} | {phase.steps} | {phase.batch_size} | {phase.learning_rate:g} | {', '.join(phase.columns)} |"
         )
     versions = ", ".join(f"{name} {version}" for name, version in sorted(framework.items()))
+    if spec.adapter is not None:
+        lines += ["", _adapter(spec.adapter)]
     lines += ["", f"{spec.workers} workers, seed {spec.seed}; {versions}."]
     return "\n".join(lines)
+
+
+def _adapter(adapter: Adapter) -> str:
+    targets = ", ".join(f"`{name}`" for name in adapter.target_modules) or "all linear layers"
+    end = "added to the weights of the base in the end" if adapter.merge else "kept beside the base"
+    base = f", the base at {adapter.quantize_base_bits} bits meanwhile" if adapter.quantize_base_bits else ""
+    return f"LoRA of rank {adapter.rank}, alpha {adapter.alpha:g}, beside {targets}{base}; {end}."
+
+
+def _asked(spec: TrainingSpec) -> str:
+    """What each phase was held to beside its data."""
+    lines: list[str] = []
+    for name, phase in zip(spec.phase_names, spec.phases, strict=True):
+        rollouts, given = phase.rollouts, phase.distillation
+        if phase.method is Method.DPO:
+            lines.append(f"- {name}: beta {phase.beta:g}, reference: the model as the phase began")
+        elif phase.method is Method.GRPO:
+            rules = [_rule(rule) for rule in rollouts.rules]
+            rules += [f"score of `{rollouts.reward_version}`"] if rollouts.reward_version else []
+            drawn = f"{rollouts.group_size} answers to a prompt, temperature {rollouts.temperature:g}"
+            lines.append(f"- {name}: {drawn}, beta {phase.beta:g}; rewards: {'; '.join(rules)}")
+        elif phase.copies_answers:
+            lines.append(f"- {name}: the answers of `{given.teacher_version}`")
+        elif phase.method is Method.DISTILL:
+            weights = f"alpha {given.alpha:g}, temperature {given.temperature:g}"
+            lines.append(f"- {name}: the probabilities of `{given.teacher_version}`, {weights}")
+    return "\n".join(lines)
+
+
+def _rule(rule: RewardRule) -> str:
+    what = {
+        RuleKind.EXACT_MATCH: "the right answer",
+        RuleKind.PATTERN: f"an answer with `{rule.pattern}`",
+        RuleKind.MAX_TOKENS: f"an end within {rule.max_tokens} tokens",
+    }
+    return f"{rule.weight:g} for {what[rule.kind]}"
+
+
+def _heldout(spec: TrainingSpec, results: Mapping[str, float]) -> str:
+    """The other figures on held-out rows."""
+    lines: list[str] = []
+    for name in spec.phase_names:
+        before, after = f"{name}.heldout_", "_after"
+        keys = [key for key in results if key.startswith(before) and key.endswith(after)]
+        figures = {key[len(before) : -len(after)] for key in keys} - {"loss"}
+        for figure in sorted(figures):
+            values = [_figure(results.get(f"{before}{figure}_{when}")) for when in ("before", "after")]
+            lines.append(f"| {name} | {figure.replace('_', ' ')} | {' | '.join(values)} |")
+    if not lines:
+        return ""
+    head = ["## Held-out figures", "", "| phase | figure | before | after |", "|---|---|---|---|"]
+    return "\n".join(head + lines)
 
 
 def _losses(spec: TrainingSpec, results: Mapping[str, float]) -> str:
     lines = [
         "## Losses",
         "",
-        "Mean cross-entropy in nats of each predicted token.",
+        "Mean cross-entropy in nats of each predicted token; of each preference for `dpo` and `reward`. That of `grpo` "
+        "has no scale of its own.",
         "",
         "| phase | first | last | held-out before | held-out after |",
         "|---|---|---|---|---|",
@@ -108,14 +176,20 @@ def _effect(results: Mapping[str, float]) -> str:
 
 
 def _use(spec: TrainingSpec) -> str:
-    tuned = [phase for phase in spec.phases if phase.method is Method.SFT]
+    tuned = [phase for phase in spec.phases if phase.prompts]
+    if spec.scores:
+        return (
+            f"## Intended use\n\nTo score answers to prompts: more is better. It writes no text.\n\n{_task(tuned[-1])}"
+        )
     if not tuned:
         return "## Intended use\n\nA base for fine-tuning. It continues text and follows no instructions."
     return f"## Intended use\n\n{_task(tuned[-1])}"
 
 
 def _task(phase: Phase) -> str:
-    lines = ["To answer prompts of exactly this form, with nothing after it:", "", "```", phase.prompt_template, "```"]
+    use = "The prompt" if phase.method is Method.REWARD else "To answer prompts of exactly this form"
+    after = "followed by the answer and the end token" if phase.method is Method.REWARD else "with nothing after it"
+    lines = [f"{use}, {after}:", "", "```", phase.prompt_template, "```"]
     if phase.answers:
         shown = ", ".join(f"`{answer}`" for answer in phase.answers[:_SHOWN_ANSWERS])
         more = len(phase.answers) - _SHOWN_ANSWERS

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime
 
 from libs.common.domain import DomainError, Resource
+from services.training.domain.bases import ADAPTER_CONFIG
 from services.training.domain.life_cycle import DEFAULT, Event, LifeCycle, State
 from services.training.domain.spec import invalid
 
@@ -109,6 +110,7 @@ class ModelVersion(Resource):
         training_run: that made it; empty: imported.
         origin: where an imported one came from: an upload, a folder, a hub.
         licence: as its README says it; empty: it says nothing.
+        base_model_version: it was made from; of an adapter: the complete one that it belongs on.
         context_length: tokens.
         model_card: Markdown, written when it was made.
         description: Markdown, by people.
@@ -131,6 +133,11 @@ class ModelVersion(Resource):
     signature: Signature | None = None
     gates: list[Gate] = field(default_factory=list[Gate])
     new_transitions: list[Transition] = field(default_factory=list[Transition])
+
+    @property
+    def is_adapter(self) -> bool:
+        """Whether it is an adapter, which belongs on `base_model_version`, instead of a complete model."""
+        return any(file.path == ADAPTER_CONFIG for file in self.files)
 
     def begin(self, cycle: LifeCycle, actor: str, time: datetime, reason: str) -> None:
         """Its first stage."""

@@ -85,7 +85,7 @@ def _schema(spec: TrainingSpec, facts: DataFacts) -> list[Finding]:
 
 
 def _template(spec: TrainingSpec, name: str, phase: Phase, facts: DataFacts) -> list[Finding]:
-    if phase.method is not Method.SFT:
+    if not phase.prompts:
         return []
     if phase.messages_column:
         return _conversations(name, phase, facts)
@@ -94,11 +94,9 @@ def _template(spec: TrainingSpec, name: str, phase: Phase, facts: DataFacts) -> 
     if around > room / 2:
         message = f"The prompt template of {name} alone fills more than half of the context."
         return [Finding("template", around > room, message)]
-    answered = [row.get(phase.answer_column, "") for row in facts.sample]
-    wanted = [answer for answer in answered if answer and (not phase.answers or answer in phase.answers)]
-    if facts.sample and not wanted:
-        message = f"None of the first {len(facts.sample)} rows has an answer for {name} in {phase.answer_column!r}."
-        return [Finding("template", False, message)]
+    missing = _unanswered(name, phase, facts)
+    if missing:
+        return [missing]
     texts = [row.get(phase.text_column, "") for row in facts.sample]
     cut = sum(len(text) + around > room for text in texts)
     if texts and cut > len(texts) / 2:
@@ -107,6 +105,22 @@ def _template(spec: TrainingSpec, name: str, phase: Phase, facts: DataFacts) -> 
         )
         return [Finding("template", False, message)]
     return []
+
+
+def _unanswered(name: str, phase: Phase, facts: DataFacts) -> Finding | None:
+    """When no row that was looked at has the answers that the phase learns from."""
+    columns = [column for column in phase.columns if column != phase.text_column]
+    complete = [row for row in facts.sample if all(row.get(column) for column in columns)]
+    if phase.has_answers and phase.answers:
+        complete = [row for row in complete if row[phase.answer_column] in phase.answers]
+    if phase.compares:
+        complete = [row for row in complete if row[phase.chosen_column] != row[phase.rejected_column]]
+    if complete or not facts.sample or not columns:
+        return None
+    where = " and ".join(repr(column) for column in columns)
+    answers = "two different answers" if phase.compares else "an answer"
+    message = f"None of the first {len(facts.sample)} rows has {answers} for {name} in {where}."
+    return Finding("template", False, message)
 
 
 def _conversations(name: str, phase: Phase, facts: DataFacts) -> list[Finding]:
@@ -123,7 +137,8 @@ def _conversations(name: str, phase: Phase, facts: DataFacts) -> list[Finding]:
 
 
 def _tokens(name: str, phase: Phase, facts: DataFacts) -> list[Finding]:
-    if phase.method is not Method.SFT or not facts.row_count:
+    # Answers that are drawn anew are not learned by heart.
+    if phase.method in (Method.PRETRAIN, Method.GRPO) or not facts.row_count:
         return []
     epochs = phase.steps * phase.batch_size / facts.row_count
     if epochs <= _MANY_EPOCHS:

@@ -9,7 +9,7 @@ from typing import Any
 
 from libs.common.domain import Resource
 from services.training.domain.search_space import MOST_TRIALS, Point, Space
-from services.training.domain.spec import Method, TrainingSpec, invalid
+from services.training.domain.spec import TrainingSpec, invalid
 from services.training.domain.spec_paths import Json, with_values
 
 
@@ -59,19 +59,14 @@ class Objective:
     @property
     def metric(self) -> str | None:
         """The metric of the phase's curve that it is the last value of; None: there is none while a trial runs."""
-        return _METRICS.get(self.result.partition(".")[2])
+        figure = self.result.partition(".")[2]
+        if figure.startswith("heldout_") and figure.endswith("_after"):
+            return figure.removesuffix("_after")
+        return figure.removeprefix("last_") if figure.startswith("last_") else None
 
     def better(self, one: float, other: float) -> bool:
         """Whether the first value is better."""
         return one > other if self.maximize else one < other
-
-
-# The last values of these metrics are those results.
-_METRICS = {
-    "heldout_loss_after": "heldout_loss",
-    "heldout_exact_match_after": "heldout_exact_match",
-    "last_loss": "loss",
-}
 
 
 @dataclass(frozen=True)
@@ -149,8 +144,7 @@ def objectives(spec: TrainingSpec, heldout: bool) -> list[str]:
     for name, phase in zip(spec.phase_names, spec.phases, strict=True):
         found += [f"{name}.last_loss", f"{name}.tokens_per_second"]
         if heldout:
-            found.append(f"{name}.heldout_loss_after")
-            found += [f"{name}.heldout_exact_match_after"] if phase.method is Method.SFT else []
+            found += [f"{name}.heldout_{figure}_after" for figure in phase.heldout_figures]
     return found
 
 
@@ -251,14 +245,17 @@ class HyperparameterSearch(Resource):
         self.best_trial, self.best_value = (best.number, best.value) if best else (None, None)
 
 
-def trial_spec(spec: TrainingSpec, parameters: Point) -> TrainingSpec:
+def trial_spec(spec: TrainingSpec, parameters: Point, based: bool) -> TrainingSpec:
     """The training's specification with the values of a trial.
+
+    Args:
+        based: whether the training has a base model version.
 
     Raises:
         DomainError: INVALID_FIELD, the values do not fit each other.
     """
     changed = TrainingSpec.from_json(with_values(spec.to_json(), parameters))
-    changed.check()
+    changed.check(based)
     return changed
 
 

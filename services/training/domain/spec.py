@@ -3,20 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass, field
-from enum import StrEnum
 from typing import Any
 
-from libs.common.domain import DomainError
+from services.training.domain.adapter import Adapter
 from services.training.domain.divergence import OnDivergence
+from services.training.domain.methods import HELDOUT_FIGURES, Distillation, Method, Rollouts, Signal, invalid
+
+__all__ = ["PLACEHOLDER", "Architecture", "Method", "Phase", "TrainingSpec", "invalid"]
 
 PLACEHOLDER = "{text}"
-
-
-class Method(StrEnum):
-    """How a phase learns."""
-
-    PRETRAIN = "pretrain"
-    SFT = "sft"
 
 
 @dataclass(frozen=True)
@@ -24,16 +19,21 @@ class Phase:
     """One part of a training.
 
     Attributes:
-        method: next-token prediction on plain text, or supervised fine-tuning with the loss on the answer only.
+        method: how it learns.
         steps: optimiser steps over all workers.
         batch_size: sequences a step over all workers.
         learning_rate: peak; reached after `warmup_fraction` of the steps, then a cosine to a tenth of it.
         weight_decay: of matrices; vectors have none.
-        text_column: plain text (pre-training) or input (fine-tuning).
-        answer_column: right answer (fine-tuning).
+        text_column: plain text (pre-training) or input (every other method).
+        answer_column: right answer.
         prompt_template: prompt around the input, with `{text}` where it goes.
         answers: only rows whose answer is one of these; empty: all that have one.
         messages_column: conversations (fine-tuning) instead of the four before; empty: those.
+        chosen_column: the better answer of a pair (DPO, reward model).
+        rejected_column: the worse one.
+        beta: how strongly the model is held to what it was when the phase began (DPO, GRPO).
+        distillation: teacher and loss (distillation).
+        rollouts: how answers are drawn and rewarded (GRPO).
     """
 
     method: Method
@@ -47,13 +47,81 @@ class Phase:
     prompt_template: str = PLACEHOLDER
     answers: tuple[str, ...] = ()
     messages_column: str = ""
+    chosen_column: str = "chosen"
+    rejected_column: str = "rejected"
+    beta: float = 0.0
+    distillation: Distillation = field(default_factory=Distillation)
+    rollouts: Rollouts = field(default_factory=Rollouts)
 
     @property
     def columns(self) -> tuple[str, ...]:
         """Columns that it reads, that of its texts first."""
         if self.messages_column:
             return (self.messages_column,)
-        return (self.text_column,) if self.method is Method.PRETRAIN else (self.text_column, self.answer_column)
+        if self.compares:
+            return (self.text_column, self.chosen_column, self.rejected_column)
+        return (self.text_column, self.answer_column) if self.has_answers else (self.text_column,)
+
+    @property
+    def prompts(self) -> bool:
+        """Whether the model is asked by the prompt template."""
+        return self.method is not Method.PRETRAIN
+
+    @property
+    def compares(self) -> bool:
+        """Whether it learns from pairs of a better and a worse answer."""
+        return self.method in (Method.DPO, Method.REWARD)
+
+    @property
+    def has_answers(self) -> bool:
+        """Whether it reads the right answers."""
+        if self.method is Method.GRPO:
+            return self.rollouts.needs_answers
+        return self.method is Method.SFT or (self.method is Method.DISTILL and not self.copies_answers)
+
+    @property
+    def copies_answers(self) -> bool:
+        """Whether the answers are those that the teacher gives."""
+        return self.method is Method.DISTILL and self.distillation.signal is Signal.RESPONSES
+
+    @property
+    def frozen_version(self) -> str:
+        """Model version that it asks and does not change: teacher or reward model; empty: none."""
+        if self.method is Method.DISTILL:
+            return self.distillation.teacher_version
+        return self.rollouts.reward_version if self.method is Method.GRPO else ""
+
+    @property
+    def shares_vocabulary(self) -> bool:
+        """Whether that version must have the model's vocabulary, as its tokens are the model's."""
+        return bool(self.frozen_version) and not self.copies_answers
+
+    @property
+    def updates(self) -> int:
+        """Optimiser updates of a step."""
+        return self.rollouts.updates if self.method is Method.GRPO else 1
+
+    @property
+    def heldout_figures(self) -> tuple[str, ...]:
+        """What it is measured by on held-out rows."""
+        if self.copies_answers:
+            return HELDOUT_FIGURES[Method.SFT]
+        return HELDOUT_FIGURES[self.method]
+
+    def check(self, where: str) -> None:
+        """Raises INVALID_FIELD for what no data could make right."""
+        if self.messages_column and self.method is not Method.SFT:
+            raise invalid(f"{where}.messages_column", "is for supervised fine-tuning")
+        if self.prompts and self.prompt_template.count(PLACEHOLDER) != 1:
+            raise invalid(f"{where}.prompt_template", f"must have {PLACEHOLDER} exactly once")
+        if self.compares and self.chosen_column == self.rejected_column:
+            raise invalid(f"{where}.rejected_column", "must not be the chosen_column")
+        if self.method is Method.DPO and self.beta <= 0:
+            raise invalid(f"{where}.beta", "must be above 0")
+        if self.method is Method.DISTILL:
+            self.distillation.check(f"{where}.distillation")
+        if self.method is Method.GRPO:
+            self.rollouts.check(f"{where}.rollouts")
 
 
 @dataclass(frozen=True)
@@ -102,6 +170,7 @@ class TrainingSpec:
         on_divergence: what happens when the loss has run away.
         heldout_at: shares of each phase's steps after which held-out rows are asked too; a search sets its rungs here.
         probe: whether the effect of pre-training is measured beside the run; a search turns it off.
+        adapter: what is trained beside the weights of the base; None: all weights.
     """
 
     phases: tuple[Phase, ...]
@@ -114,11 +183,22 @@ class TrainingSpec:
     on_divergence: OnDivergence = OnDivergence.ALERT
     heldout_at: tuple[float, ...] = ()
     probe: bool = True
+    adapter: Adapter | None = None
 
     @property
     def steps(self) -> int:
         """Optimiser steps over all phases."""
         return sum(phase.steps for phase in self.phases)
+
+    @property
+    def frozen_versions(self) -> tuple[str, ...]:
+        """Teachers and reward models of all phases, each once."""
+        return tuple(dict.fromkeys(phase.frozen_version for phase in self.phases if phase.frozen_version))
+
+    @property
+    def scores(self) -> bool:
+        """Whether the model that comes out scores answers instead of writing them."""
+        return self.phases[-1].method is Method.REWARD
 
     @property
     def phase_names(self) -> tuple[str, ...]:
@@ -129,19 +209,33 @@ class TrainingSpec:
             names.append(phase.method.value if not earlier else f"{phase.method.value}_{earlier + 1}")
         return tuple(names)
 
-    def check(self) -> None:
-        """Raises INVALID_FIELD for what no data could make right."""
+    def check(self, based: bool = False) -> None:
+        """Raises INVALID_FIELD for what no data could make right.
+
+        Args:
+            based: whether there is a base model version; the architecture is then that of a model that works.
+        """
         if not self.phases:
             raise invalid("spec.phases", "must have at least one phase")
-        self.architecture.check()
+        if not based:
+            self.architecture.check()
+        if self.adapter is not None:
+            self._check_adapter(self.adapter, based)
         for index, phase in enumerate(self.phases):
             where = f"spec.phases[{index}]"
-            if phase.messages_column and phase.method is not Method.SFT:
-                raise invalid(f"{where}.messages_column", "is for supervised fine-tuning")
-            if phase.method is Method.SFT and phase.prompt_template.count(PLACEHOLDER) != 1:
-                raise invalid(f"{where}.prompt_template", f"must have {PLACEHOLDER} exactly once")
+            phase.check(where)
+            if phase.method is Method.REWARD and index + 1 < len(self.phases):
+                raise invalid(f"{where}.method", "must be that of the last phase: a reward model writes no text")
             if phase.batch_size < self.workers:
                 raise invalid(f"{where}.batch_size", f"must be at least the number of workers, {self.workers}")
+
+    def _check_adapter(self, adapter: Adapter, based: bool) -> None:
+        if not based:
+            raise invalid("spec.adapter", "needs a training.base_model_version")
+        if self.scores:
+            raise invalid("spec.adapter", "does not go with a reward model, whose score head no base has")
+        if adapter.quantize_base_bits and not self.gpus_per_worker:
+            raise invalid("spec.adapter.quantize_base_bits", "needs spec.gpus_per_worker of at least 1")
 
     def to_json(self) -> dict[str, Any]:
         """For task rows and engines; `from_json` reads it back."""
@@ -151,17 +245,24 @@ class TrainingSpec:
     def from_json(cls, data: dict[str, Any]) -> TrainingSpec:
         """What `to_json` wrote."""
         phases = tuple(_phase(phase) for phase in data["phases"])
-        rest: dict[str, Any] = {**data, "phases": phases, "architecture": Architecture(**data["architecture"])}
-        rest["on_divergence"] = OnDivergence(data.get("on_divergence", OnDivergence.ALERT))
-        rest["heldout_at"] = tuple(data.get("heldout_at", ()))
+        adapter = Adapter.from_json(data["adapter"]) if data.get("adapter") else None
+        rest: dict[str, Any] = {
+            **data,
+            "phases": phases,
+            "architecture": Architecture(**data["architecture"]),
+            "on_divergence": OnDivergence(data.get("on_divergence", OnDivergence.ALERT)),
+            "heldout_at": tuple(data.get("heldout_at", ())),
+            "adapter": adapter,
+        }
         return cls(**rest)
 
 
 def _phase(data: dict[str, Any]) -> Phase:
-    values: dict[str, Any] = {**data, "method": Method(data["method"]), "answers": tuple(data["answers"])}
+    values: dict[str, Any] = {
+        **data,
+        "method": Method(data["method"]),
+        "answers": tuple(data["answers"]),
+        "distillation": Distillation.from_json(data.get("distillation", {})),
+        "rollouts": Rollouts.from_json(data.get("rollouts", {})),
+    }
     return Phase(**values)
-
-
-def invalid(field_path: str, message: str) -> DomainError:
-    """INVALID_FIELD that names the field."""
-    return DomainError("INVALID_FIELD", f"{field_path} {message}.", field=field_path)

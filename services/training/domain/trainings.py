@@ -7,7 +7,7 @@ from datetime import datetime
 from typing import Any
 
 from libs.common.domain import DomainError, Resource
-from services.training.domain.spec import TrainingSpec, invalid
+from services.training.domain.spec import Method, TrainingSpec, invalid
 
 
 @dataclass(kw_only=True)
@@ -47,7 +47,8 @@ class Training(Resource):
         if self.runs_algorithm:
             self._check_algorithm()
         else:
-            self.spec.check()
+            self.spec.check(based=bool(self.base_model_version))
+            self._check_first_phase()
             if self.parameters:
                 raise invalid("training.parameters", "are those of an algorithm, and there is no algorithm_version")
         # An algorithm that acts in an environment of its own reads no data; what it reads is in the catalogue.
@@ -55,14 +56,22 @@ class Training(Resource):
         for name in needed:
             if not getattr(self, name):
                 raise invalid(f"training.{name}", "must be set")
-        for name in ("dataset_version", "validation_version", "model_project", "base_model_version"):
-            value: str = getattr(self, name)
+        names = ("dataset_version", "validation_version", "model_project", "base_model_version")
+        for value in (*(getattr(self, name) for name in names), *self.spec.frozen_versions):
             if value and value.split("/")[1] != self.org:
                 # Another organization's resources are not there for this one.
                 raise DomainError("NOT_FOUND", f"{value} does not exist.", name=value)
         # Built-in algorithms are there for everybody.
         if self.algorithm_version and self.algorithm_version.split("/")[1] not in (self.org, "system"):
             raise DomainError("NOT_FOUND", f"{self.algorithm_version} does not exist.", name=self.algorithm_version)
+
+    def _check_first_phase(self) -> None:
+        first = self.spec.phases[0].method
+        if first in (Method.DPO, Method.GRPO) and not self.base_model_version:
+            message = (
+                f"must not be {first}: a new model has no answers; set base_model_version or begin with another phase"
+            )
+            raise invalid("spec.phases[0].method", message)
 
     def _check_algorithm(self) -> None:
         """An algorithm takes the seed and the threads of the spec, and nothing else."""

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from typing import Protocol
 
 import numpy as np
@@ -15,15 +16,20 @@ from services.training.engines.tokenizer import PAD_ID
 
 @dataclass(frozen=True)
 class Batch:
-    """What `Objective.forward` takes, and how many tokens were read for it (padding does not count)."""
+    """What an objective takes.
 
-    inputs: Tensor
-    places: Tensor
-    targets: Tensor
+    Attributes:
+        tensors: arguments of its `forward`.
+        tokens: read for it; padding does not count.
+        figures: sums over the batch by name that were known before the step; see `MethodObjective.figures`.
+    """
+
+    tensors: tuple[Tensor, ...]
     tokens: int
+    figures: dict[str, float] = field(default_factory=dict[str, float])
 
     def to(self, device: torch.device) -> Batch:
-        return Batch(self.inputs.to(device), self.places.to(device), self.targets.to(device), self.tokens)
+        return Batch(tuple(tensor.to(device) for tensor in self.tensors), self.tokens, self.figures)
 
 
 class Rows(Protocol):
@@ -36,11 +42,11 @@ class Rows(Protocol):
         """Tokens of each row; None where all are equal."""
 
     def target_count(self, rows: Array) -> int:
-        """Positions with a loss in these rows."""
+        """What the summed loss of these rows is divided by: positions with a loss, pairs or answers."""
         ...
 
-    def batch(self, rows: Array) -> Batch:
-        """The tensors of these rows."""
+    def batch(self, rows: Array, step: int = 0) -> Batch:
+        """The tensors of these rows. Only what is drawn anew each time depends on the step."""
         ...
 
 
@@ -62,42 +68,49 @@ class PackedRows:
     def target_count(self, rows: Array) -> int:
         return len(rows) * (self._sequences.shape[1] - 1)
 
-    def batch(self, rows: Array) -> Batch:
+    def batch(self, rows: Array, step: int = 0) -> Batch:
         tokens = torch.from_numpy(self._sequences[rows].astype(np.int64))
         count, length = tokens.shape
         places = torch.arange(count * length).view(count, length)[:, :-1]
-        return Batch(tokens, places.flatten(), tokens[:, 1:].flatten(), count * length)
+        return Batch((tokens, places.flatten(), tokens[:, 1:].flatten()), count * length)
 
 
 class AnswerRows:
     """Fine-tuning: only the tokens of the answer and its end count."""
 
     def __init__(self, examples: Examples) -> None:
-        self._examples = examples
+        self.examples = examples
         self.lengths: Array | None = examples.lengths
 
     def __len__(self) -> int:
-        return len(self._examples)
+        return len(self.examples)
 
     def target_count(self, rows: Array) -> int:
-        return int((self._examples.lengths[rows] - self._examples.answers[rows]).sum())
+        return int((self.examples.lengths[rows] - self.examples.answers[rows]).sum())
 
-    def batch(self, rows: Array) -> Batch:
-        examples = self._examples
-        lengths = examples.lengths[rows]
-        width = int(lengths.max()) - 1
-        inputs = np.full((len(rows), width), PAD_ID, dtype=np.int64)
-        places: list[Array] = []
-        targets: list[Array] = []
-        for index, row in enumerate(rows):
-            tokens = examples.tokens[examples.starts[row] : examples.starts[row + 1]]
-            answer = int(examples.answers[row])
-            inputs[index, : len(tokens) - 1] = tokens[:-1]
-            places.append(np.arange(answer - 1, len(tokens) - 1) + index * width)
-            targets.append(tokens[answer:].astype(np.int64))
-        return Batch(
+    def batch(self, rows: Array, step: int = 0) -> Batch:
+        return answer_batch([self.examples[row] for row in rows])
+
+
+def answer_batch(examples: Sequence[tuple[Array, int]]) -> Batch:
+    """Inputs, places and targets of answers.
+
+    Args:
+        examples: tokens of each, and where its answer begins.
+    """
+    width = max(len(tokens) for tokens, _ in examples) - 1
+    inputs = np.full((len(examples), width), PAD_ID, dtype=np.int64)
+    places: list[Array] = []
+    targets: list[Array] = []
+    for index, (tokens, answer) in enumerate(examples):
+        inputs[index, : len(tokens) - 1] = tokens[:-1]
+        places.append(np.arange(answer - 1, len(tokens) - 1) + index * width)
+        targets.append(tokens[answer:].astype(np.int64))
+    return Batch(
+        (
             torch.from_numpy(inputs),
             torch.from_numpy(np.concatenate(places)),
             torch.from_numpy(np.concatenate(targets)),
-            int(lengths.sum()),
-        )
+        ),
+        sum(len(tokens) for tokens, _ in examples),
+    )

@@ -288,13 +288,21 @@ class ChatTemplate:
         return all(text in shown for text in _PROBE)
 
 
-def own_template() -> ChatTemplate:
-    """The template of tokenizers that are made here."""
-    return ChatTemplate(CONVERSATION_TEMPLATE, {"bos_token": BEGIN, "eos_token": END, "pad_token": PAD})
+def own_template(opening: str | None = None, ending: str | None = None) -> ChatTemplate:
+    """The template of tokenizers that are made here, or of a base model that brings none.
+
+    Args:
+        opening, ending: what begins a prompt and ends an answer of that base. They are written out, as a server knows
+            no name for them in every family; None: `bos_token` and `eos_token`.
+    """
+    source = CONVERSATION_TEMPLATE
+    for name, text in (("bos_token", opening), ("eos_token", ending)):
+        source = source if text is None else source.replace(name, json.dumps(text))
+    return ChatTemplate(source, {"bos_token": BEGIN, "eos_token": END, "pad_token": PAD})
 
 
-def template_of(store: BlobStore, manifest_digest: str) -> ChatTemplate:
-    """The template of a model version; the own one for a model that has none, or none for conversations.
+def template_of(store: BlobStore, manifest_digest: str) -> ChatTemplate | None:
+    """The template of a model version; None for a model that has none, or none for conversations.
 
     Raises:
         EngineError: CONTENT_INVALID, it is no template that can be run.
@@ -307,14 +315,14 @@ def template_of(store: BlobStore, manifest_digest: str) -> ChatTemplate:
     if "chat_template.jinja" in entries:
         source = store.read_sync(entries["chat_template.jinja"]).decode("utf-8", "replace")
     if not isinstance(source, str):
-        return own_template()
+        return None
     tokens = {name: _token(config.get(name)) for name in ("bos_token", "eos_token", "pad_token", "unk_token")}
     try:
         template = ChatTemplate(source, tokens)
     except TemplateError as error:
         message = f"The chat template of the base model cannot be used: {error}."
         raise EngineError("CONTENT_INVALID", message, detail="chat_template") from None
-    return template if template.renders_turns() else own_template()
+    return template if template.renders_turns() else None
 
 
 def _token(value: Any) -> str:

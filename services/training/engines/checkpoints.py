@@ -1,4 +1,4 @@
-"""Checkpoints: weights, optimiser and random state under one manifest, written by the leading worker."""
+"""Checkpoints: trained weights, optimiser and random state under one manifest, written by the leading worker."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from typing import Any
 import torch
 from safetensors.torch import load as load_safetensors
 from safetensors.torch import save as save_safetensors
-from transformers import LlamaForCausalLM
+from torch import Tensor, nn
 
 from libs.common.blobs import BlobStore
-from services.training.engines.model import load_weights, weights
+from services.training.engines.model import trained_weights
 
 Json = dict[str, Any]
 
@@ -39,17 +39,24 @@ class Progress:
 
 
 def write_checkpoint(
-    store: BlobStore, model: LlamaForCausalLM, optimiser: torch.optim.Optimizer | None, progress: Progress, phase: str
+    store: BlobStore,
+    model: nn.Module,
+    optimiser: torch.optim.Optimizer | None,
+    progress: Progress,
+    phase: str,
+    kept: str = "",
 ) -> Json:
-    """Writes and commits a checkpoint.
+    """Writes and commits a checkpoint. Weights that are frozen are not in it: the base has them.
 
     Args:
         optimiser: None between two phases, as each has its own.
+        kept: blob with what the phase keeps of its beginning; see `write_kept`.
 
     Returns:
         What to keep as the task's checkpoint: `manifest_digest`, `phase`, `step` (of that phase) and `progress`.
     """
-    files = {"model.safetensors": save_safetensors(weights(model))}
+    tensors = {name: tensor.cpu().contiguous() for name, tensor in trained_weights(model).items()}
+    files = {"model.safetensors": save_safetensors(tensors)}
     if optimiser is not None:
         buffer = io.BytesIO()
         torch.save({"optimiser": optimiser.state_dict(), "random": torch.get_rng_state()}, buffer)
@@ -58,6 +65,8 @@ def write_checkpoint(
     for path, content in files.items():
         blob = store.put_sync(content)
         blobs.append({"path": path, "sha256": blob.sha256, "size": blob.size})
+    if kept:
+        blobs.append({"path": "kept.safetensors", "sha256": kept, "size": store.stat_sync(kept).size})
     digest = store.commit_sync({"kind": "training.checkpoint", "blobs": blobs, "progress": asdict(progress)})
     return {"manifest_digest": digest, "phase": phase, "step": progress.step, "progress": asdict(progress)}
 
@@ -67,9 +76,24 @@ def read_progress(checkpoint: Json | None) -> Progress:
     return Progress(**checkpoint["progress"]) if checkpoint and "progress" in checkpoint else Progress()
 
 
-def read_weights(store: BlobStore, checkpoint: Json, model: LlamaForCausalLM) -> None:
-    """Puts the weights of a checkpoint into the model."""
-    load_weights(model, load_safetensors(_read(store, checkpoint, "model.safetensors")))
+def read_weights(store: BlobStore, checkpoint: Json) -> dict[str, Tensor]:
+    """The weights of a checkpoint, for `load_weights`."""
+    return load_safetensors(_read(store, checkpoint, "model.safetensors"))
+
+
+def write_kept(store: BlobStore, tensors: dict[str, Tensor]) -> str:
+    """Stores what a phase keeps of its beginning, once; every checkpoint of the phase names the blob.
+
+    Returns:
+        Digest of the blob; empty when the phase keeps nothing.
+    """
+    return store.put_sync(save_safetensors(tensors)).sha256 if tensors else ""
+
+
+def read_kept(store: BlobStore, checkpoint: Json) -> dict[str, Tensor]:
+    """What `write_kept` stored; nothing where the phase keeps nothing."""
+    paths = [entry["path"] for entry in store.load_manifest_sync(checkpoint["manifest_digest"])["blobs"]]
+    return load_safetensors(_read(store, checkpoint, "kept.safetensors")) if "kept.safetensors" in paths else {}
 
 
 def read_optimiser(store: BlobStore, checkpoint: Json, optimiser: torch.optim.Optimizer) -> None:

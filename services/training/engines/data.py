@@ -7,17 +7,14 @@ from dataclasses import dataclass
 
 import numpy as np
 import pyarrow as pa
-from tokenizers import Tokenizer
 
 from libs.common.blobs import BlobStore
 from libs.compute.context import EngineError
 from libs.compute.versions import read_rows
-from services.training.domain.spec import Method, Phase, TrainingSpec
-from services.training.engines.encode import encode_examples, pack
-from services.training.engines.heldout import ANSWER_ROWS, PACKED_ROWS
-from services.training.engines.prepared import Arrays, phase_arrays
-
-Columns = dict[str, list[str]]
+from services.training.domain.spec import Phase, TrainingSpec
+from services.training.engines.base import BaseText
+from services.training.engines.methods import METHODS
+from services.training.engines.methods.method import Answers, Arrays, Columns, Reading
 
 
 @dataclass(frozen=True)
@@ -55,56 +52,39 @@ def _texts(batch: pa.RecordBatch, name: str) -> Iterator[str]:
 
 
 def encode_phase(
-    tokenizer: Tokenizer, columns: Columns, spec: TrainingSpec, number: int, *, heldout: bool = False
+    text: BaseText,
+    columns: Columns,
+    spec: TrainingSpec,
+    number: int,
+    *,
+    heldout: bool = False,
+    teacher: Answers | None = None,
 ) -> Arrays | None:
     """Encodes as many random rows as the phase will read, no more: a fixed number of steps rarely needs all of them.
 
     Args:
         number: of the phase.
         heldout: a fixed small number of rows instead.
+        teacher: gives the answers, for a phase that copies them.
 
     Returns:
         Arrays by name; None when no row fits the phase.
     """
     phase = spec.phases[number]
+    learning = METHODS[phase.method]
+    count = len(columns[phase.text_column])
+    order = np.random.default_rng([spec.seed & 0xFFFFFFFFFFFFFFFF, number, int(heldout)]).permutation(count)
+    wanted = learning.heldout_rows if heldout else phase.steps * phase.batch_size
     length = spec.architecture.sequence_length
-    texts = columns[phase.text_column]
-    order = np.random.default_rng([spec.seed & 0xFFFFFFFFFFFFFFFF, number, int(heldout)]).permutation(len(texts))
-    if phase.method is Method.PRETRAIN:
-        wanted = PACKED_ROWS if heldout else phase.steps * phase.batch_size
-        sequences = _pack_enough(tokenizer, texts, order, length, wanted)
-        return phase_arrays(sequences, None) if len(sequences) else None
-    wanted = ANSWER_ROWS if heldout else phase.steps * phase.batch_size
-    rows = _answered(columns, phase, order, wanted)
-    examples = encode_examples(tokenizer, rows, phase, length)
-    return phase_arrays(None, examples) if len(examples) else None
+    return learning.encode(Reading(text, columns, phase, order, length, wanted, teacher))
 
 
-def _pack_enough(tokenizer: Tokenizer, texts: list[str], order: np.ndarray, length: int, wanted: int) -> np.ndarray:
-    """Sequences from texts in the given order until there are `wanted` or the texts end."""
-    # A token stands for two to five characters: three is a first guess, and the loop takes more where that was low.
-    parts: list[np.ndarray] = []
-    found = start = 0
-    while found < wanted and start < len(order):
-        end, characters = start, 0
-        while end < len(order) and characters < (wanted - found) * length * 3:
-            characters += len(texts[order[end]])
-            end += 1
-        sequences = pack(tokenizer, (texts[index] for index in order[start:end]), length)
-        parts.append(sequences)
-        # The rest of a part that fills no sequence is dropped.
-        found, start = found + len(sequences), end
-    packed = np.concatenate(parts) if parts else np.zeros((0, length), dtype=np.int32)
-    return packed[:wanted]
-
-
-def _answered(columns: Columns, phase: Phase, order: np.ndarray, wanted: int) -> Iterator[tuple[str, str]]:
-    texts, answers, known = columns[phase.text_column], columns[phase.answer_column], set(phase.answers)
-    taken = 0
-    for index in order:
-        answer = answers[index]
-        if texts[index] and answer and (not known or answer in known):
-            yield texts[index], answer
-            taken += 1
-            if taken == wanted:
-                return
+def nothing_to_learn(phase: Phase) -> str:
+    """What no row has, in words."""
+    if phase.compares:
+        pair = f"{phase.chosen_column!r} and another one in {phase.rejected_column!r}"
+        return f"no row has an answer in {pair} beside {phase.text_column!r}"
+    if not phase.has_answers:
+        return f"no row has text in {phase.text_column!r}"
+    wanted = f" among the {len(phase.answers)} listed answers" if phase.answers else ""
+    return f"no row has an answer in {phase.answer_column!r}{wanted} beside {phase.text_column!r}"

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
-from torch import distributed
+from torch import Tensor, distributed
 
 CPU = torch.device("cpu")
 
@@ -36,3 +36,11 @@ class Group:
         tensor = torch.tensor(values, dtype=torch.float64, device=self.device)
         distributed.all_reduce(tensor)
         return tensor.tolist()
+
+    def combine(self, tensor: Tensor) -> Tensor:
+        """A tensor of the CPU, float[...], summed over the workers; all of them must call it."""
+        if self.world == 1:
+            return tensor
+        summed = tensor.to(self.device)
+        distributed.all_reduce(summed)
+        return summed.cpu()

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import tempfile
 import threading
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import LlamaConfig
 
 from libs.common.blobs import BlobStore
 from libs.compute.context import EngineCancelled, EngineContext, EngineError, EngineInterrupted, EnginePaused
@@ -29,7 +29,7 @@ def run_here(ctx: EngineContext, spec: TrainingSpec, plan: Json) -> Json:
     """The whole run in this process: one worker that takes every row of a step."""
     seed_worker(spec.seed, spec.threads_per_worker)
     with tempfile.TemporaryDirectory(prefix="argosy-train-") as folder:
-        job = load_job(ctx.blobs_write, plan["prepared"], spec, LlamaConfig(**plan["config"]), Path(folder))
+        job = load_job(ctx.blobs_write, plan, spec, Path(folder))
         return Worker(job, Group(), TaskReports(ctx, plan), ctx.resume).run()
 
 
@@ -51,8 +51,7 @@ def run_on_ray(ctx: EngineContext, spec: TrainingSpec, plan: Json) -> Json:
     with tempfile.TemporaryDirectory(prefix="argosy-fit-") as folder:
         loop_config = {
             "spec": spec.to_json(),
-            "config": plan["config"],
-            "prepared": plan["prepared"],
+            "plan": plan,
             "store": ctx.blobs_write,
             "relay": relay,
         }
@@ -134,16 +133,17 @@ def worker_main(loop_config: dict[str, Any]) -> None:
         torch.cuda.set_device(group.device)
     checkpoint: Json | None = ray.get(relay.newest_checkpoint.remote())  # type: ignore[assignment]
     with tempfile.TemporaryDirectory(prefix="argosy-train-") as folder:
-        job = load_job(store, loop_config["prepared"], spec, LlamaConfig(**loop_config["config"]), Path(folder))
-        outcome = _outcome(Worker(job, group, reports, checkpoint))
+        outcome = _outcome(
+            lambda: Worker(load_job(store, loop_config["plan"], spec, Path(folder)), group, reports, checkpoint)
+        )
     if group.leads:
         reports.outcome(outcome)
 
 
-def _outcome(worker: Worker) -> Json:
+def _outcome(new_worker: Callable[[], Worker]) -> Json:
     """Runs a worker. An error of the run itself is an outcome: starting again would only repeat it."""
     try:
-        return {"result": worker.run()}
+        return {"result": new_worker().run()}
     except EngineCancelled:
         return {"cancelled": True}
     except EnginePaused:

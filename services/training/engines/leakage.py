@@ -10,7 +10,7 @@ from libs.compute.leakage import compared
 from libs.compute.mesh import MeshAccess
 from services.training.domain.leakage import Leakage
 from services.training.domain.spec import TrainingSpec
-from services.training.engines.data import Columns
+from services.training.engines.methods.method import Columns
 
 
 async def leaked_share(ctx: EngineContext, spec: TrainingSpec, heldout: Columns) -> float | None:

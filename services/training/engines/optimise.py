@@ -30,8 +30,9 @@ def learning_rate(step: int, steps: int, peak: float, warmup_fraction: float) ->
 
 
 def new_optimiser(model: nn.Module, peak: float, weight_decay: float) -> torch.optim.AdamW:
-    """AdamW in which only matrices decay: a norm's scale that decays would only be learned back."""
-    matrices = [parameter for parameter in model.parameters() if parameter.ndim > 1]
-    vectors = [parameter for parameter in model.parameters() if parameter.ndim <= 1]
+    """AdamW of what is trained, in which only matrices decay: a norm's scale that decays would only be learned back."""
+    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    matrices = [parameter for parameter in trained if parameter.ndim > 1]
+    vectors = [parameter for parameter in trained if parameter.ndim <= 1]
     groups = [{"params": matrices, "weight_decay": weight_decay}, {"params": vectors, "weight_decay": 0.0}]
     return torch.optim.AdamW(groups, lr=peak, betas=BETAS)

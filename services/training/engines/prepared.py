@@ -3,29 +3,29 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Callable
-from pathlib import Path
+import tempfile
+from functools import partial
+from pathlib import Path, PurePosixPath
 
 import numpy as np
-from transformers import LlamaConfig
+from tokenizers import Tokenizer
+from torch import nn
+from transformers import AutoConfig, PreTrainedConfig
 
 from libs.common.blobs import BlobStore
-from services.training.domain.spec import Method, Phase, TrainingSpec
-from services.training.engines.batches import AnswerRows, PackedRows
-from services.training.engines.encode import Array, Examples
-from services.training.engines.loop import PhaseData
+from services.training.domain.spec import Phase, TrainingSpec
+from services.training.engines.base import BaseText, read_text
+from services.training.engines.batches import Rows
+from services.training.engines.checkpoints import Json
+from services.training.engines.encode import Array
+from services.training.engines.frozen import frozen_model
+from services.training.engines.methods import METHODS
+from services.training.engines.methods.method import Arrays
 from services.training.engines.turn_rows import TurnRows
-from services.training.engines.worker import Job
+from services.training.engines.worker import Job, PhaseData
 
-Arrays = dict[str, Array]
-
-
-def phase_arrays(sequences: Array | None, examples: Examples | None) -> Arrays:
-    """The arrays of one set of rows, by name."""
-    if sequences is not None:
-        return {"sequences": sequences}
-    assert examples is not None
-    return {"tokens": examples.tokens, "starts": examples.starts, "answers": examples.answers}
+# Where the files of a base model lie in prepared data.
+BASE = "base"
 
 
 class Preparation:
@@ -42,8 +42,13 @@ class Preparation:
             np.save(buffer, array, allow_pickle=False)
             self.add_file(f"{phase}/{part}/{name}.npy", buffer.getvalue())
 
-    def add_file(self, path: str, content: bytes) -> None:
-        """Stores a file."""
+    def add_folder(self, part: str, folder: Path) -> None:
+        """Stores all files of a folder."""
+        for path in sorted(path for path in folder.rglob("*") if path.is_file()):
+            self.add_file(f"{part}/{path.relative_to(folder).as_posix()}", path)
+
+    def add_file(self, path: str, content: bytes | Path) -> None:
+        """Stores bytes, or what is in a file."""
         blob = self._store.put_sync(content)
         self._blobs.append({"path": path, "sha256": blob.sha256, "size": blob.size})
 
@@ -52,12 +57,19 @@ class Preparation:
         return self._store.commit_sync({"kind": "training.prepared", "blobs": self._blobs})
 
 
-def load_job(store: BlobStore, digest: str, spec: TrainingSpec, config: LlamaConfig, folder: Path) -> Job:
+def config_of(plan: Json) -> PreTrainedConfig:
+    """The configuration of the model that a plan is for."""
+    return AutoConfig.for_model(**plan["config"])
+
+
+def load_job(store: BlobStore, plan: Json, spec: TrainingSpec, folder: Path) -> Job:
     """Reads prepared data for one worker. Arrays are mapped from files, so that their size does not count as memory.
 
     Args:
+        plan: see `train.prepare`.
         folder: for the files; must live as long as the job.
     """
+    digest = plan["prepared"]
     paths = {entry["path"]: entry["sha256"] for entry in store.load_manifest_sync(digest)["blobs"]}
 
     def array(path: str) -> Array:
@@ -66,22 +78,60 @@ def load_job(store: BlobStore, digest: str, spec: TrainingSpec, config: LlamaCon
         mapped: Array = np.load(local, mmap_mode="r", allow_pickle=False)
         return mapped
 
+    def rows(phase: Phase, part: str) -> Rows:
+        if phase.messages_column:
+            return TurnRows(*(array(f"{part}/{name}.npy") for name in ("tokens", "starts", "counted")))
+        return METHODS[phase.method].rows(lambda name: array(f"{part}/{name}.npy"))
+
+    def frozen(number: int) -> nn.Module:
+        with tempfile.TemporaryDirectory(prefix="argosy-frozen-") as name:
+            place = bring_part(store, digest, frozen_part(number), Path(name))
+            assert place is not None
+            return frozen_model(place)
+
     data = [
         PhaseData(
-            _rows(phase, lambda name, part=f"{number}/train": array(f"{part}/{name}.npy")),
-            _rows(phase, lambda name, part=f"{number}/heldout": array(f"{part}/{name}.npy"))
-            if any(path.startswith(f"{number}/heldout/") for path in paths)
-            else None,
+            rows(phase, f"{number}/train"),
+            rows(phase, f"{number}/heldout") if any(path.startswith(f"{number}/heldout/") for path in paths) else None,
+            partial(frozen, number),
         )
         for number, phase in enumerate(spec.phases)
     ]
-    base = store.read_sync(paths["base.safetensors"]) if "base.safetensors" in paths else None
-    return Job(spec, config, data, store, base)
+    config, base = config_of(plan), bring_part(store, digest, BASE, folder)
+    return Job(spec, config, data, store, text_of(store, digest, base, config), base, plan.get("base", ""))
 
 
-def _rows(phase: Phase, array: Callable[[str], Array]) -> PackedRows | AnswerRows | TurnRows:
-    if phase.method is Method.PRETRAIN:
-        return PackedRows(array("sequences"))
-    if phase.messages_column:
-        return TurnRows(array("tokens"), array("starts"), array("counted"))
-    return AnswerRows(Examples(array("tokens"), array("starts"), array("answers")))
+def text_of(store: BlobStore, digest: str, base: Path | None, config: PreTrainedConfig) -> BaseText:
+    """How the model of prepared data reads and writes: as its base, if it has one.
+
+    Args:
+        base: folder with the small files of the base, at least.
+    """
+    if base is not None:
+        return read_text(base, config)
+    paths = {entry["path"]: entry["sha256"] for entry in store.load_manifest_sync(digest)["blobs"]}
+    return BaseText(Tokenizer.from_str(store.read_sync(paths["tokenizer.json"]).decode()))
+
+
+def bring_part(store: BlobStore, digest: str, part: str, folder: Path, weights: bool = True) -> Path | None:
+    """Writes a model of prepared data below a folder.
+
+    Args:
+        part: `BASE`, or what `frozen_part` gives.
+        weights: whether its weights are wanted, or only its small files.
+
+    Returns:
+        Where it lies; None if there is none.
+    """
+    place = folder / part
+    for entry in store.load_manifest_sync(digest)["blobs"]:
+        path = PurePosixPath(str(entry["path"]))
+        if path.is_relative_to(part) and (weights or path.suffix != ".safetensors"):
+            (folder / path).parent.mkdir(parents=True, exist_ok=True)
+            store.export_sync(str(entry["sha256"]), folder / path)
+    return place if place.exists() else None
+
+
+def frozen_part(number: int) -> str:
+    """Where the files of the version that a phase asks are among the prepared ones."""
+    return f"{number}/frozen"

@@ -7,8 +7,6 @@ import json
 import time
 from dataclasses import replace
 
-from transformers import LlamaConfig
-
 from libs.common.domain import DomainError
 from libs.compute.context import EngineContext, EngineError
 from services.training.domain.halving import rung_shares, rung_step
@@ -17,6 +15,7 @@ from services.training.domain.searches import SearchPlan, Trial, TrialState, bes
 from services.training.domain.spec import TrainingSpec
 from services.training.domain.spec_paths import with_values
 from services.training.engines.model import llama_config
+from services.training.engines.prepared import config_of
 from services.training.engines.proposals import propose
 from services.training.engines.reports import Json
 from services.training.engines.study import importances
@@ -39,6 +38,15 @@ _NOT_ENCODED = _AMOUNTS | {
     "key_value_heads",
     "threads_per_worker",
     "gpus_per_worker",
+    "rank",
+    "alpha",
+    "dropout",
+    "beta",
+    "temperature",
+    "group_size",
+    "updates",
+    "clip",
+    "weight",
 }
 
 
@@ -113,7 +121,7 @@ class Search:
 
     def _begin(self, runner: TrialRunner, number: int, point: Point, known: list[Trial]) -> None:
         try:
-            spec = trial_spec(self._spec, point)
+            spec = trial_spec(self._spec, point, "base" in self._ctx.spec)
         except DomainError as error:
             outcome = {"state": TrialState.FAILED, "reason": error.reason, "message": error.message}
             self._trials[number] = Trial(number, point)
@@ -168,7 +176,7 @@ class Search:
         plan = self._prepared[key]
         if "base" in self._ctx.spec:
             return plan
-        vocabulary = LlamaConfig(**plan["config"]).vocab_size
+        vocabulary = config_of(plan).vocab_size
         return {**plan, "config": llama_config(spec.architecture, vocabulary).to_diff_dict()}
 
     def _end(self, number: int, outcome: Json) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 
@@ -21,6 +22,20 @@ CONVERSATION_TEMPLATE = (
     "{% endfor %}"
     "{% if add_generation_prompt %}{{ '<|assistant|>\\n' }}{% endif %}"
 )
+
+
+@dataclass(frozen=True)
+class SpecialTokens:
+    """Tokens that stand around texts.
+
+    Attributes:
+        begin: what comes before every prompt; some families have nothing there.
+        end: what ends an answer, and each text of pre-training.
+    """
+
+    begin: tuple[int, ...] = (BEGIN_ID,)
+    end: int = END_ID
+
 
 # Bounds the time: the frequent pairs of bytes, which are what a vocabulary is made of, are known long before.
 TRAINING_CHARACTERS = 16_000_000
@@ -61,16 +76,13 @@ def _limited(texts: Iterable[str]) -> Iterable[str]:
             return
 
 
-def tokenizer_files(
-    tokenizer: Tokenizer, context_length: int, prompt_template: str | None, conversations: str | None = None
-) -> dict[str, bytes]:
+def tokenizer_files(tokenizer: Tokenizer, context_length: int, template: str) -> dict[str, bytes]:
     """The tokenizer in the Hugging Face layout.
 
     Args:
         context_length: tokens that the model takes.
-        prompt_template: what the model was tuned with. The chat template puts the last message into it, so that a chat
-            client asks exactly what the model has learned to answer; None: the last message alone.
-        conversations: the chat template that the model was tuned with, if it was tuned on conversations.
+        template: chat template that the model was tuned with, so that a chat client asks exactly what it has learned
+            to answer.
     """
     config = {
         "tokenizer_class": "PreTrainedTokenizerFast",
@@ -82,7 +94,7 @@ def tokenizer_files(
         "padding_side": "right",
         "truncation_side": "right",
         "clean_up_tokenization_spaces": False,
-        "chat_template": conversations or chat_template(prompt_template or "{text}"),
+        "chat_template": template,
     }
     special = {"bos_token": BEGIN, "eos_token": END, "pad_token": PAD}
     return {
@@ -92,11 +104,15 @@ def tokenizer_files(
     }
 
 
-def chat_template(prompt_template: str) -> str:
-    """A Jinja template that renders the last message inside the prompt template."""
+def chat_template(prompt_template: str, opening: str | None = None) -> str:
+    """A Jinja template that renders the last message inside the prompt template.
+
+    Args:
+        opening: what comes before every prompt; None: the tokenizer's `bos_token`.
+    """
     before, _, after = prompt_template.partition("{text}")
     return (
-        "{{ bos_token }}"
+        ("{{ bos_token }}" if opening is None else "{{ " + json.dumps(opening) + " }}")
         + "{{ "
         + json.dumps(before)
         + " }}"

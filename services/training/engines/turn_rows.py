@@ -28,7 +28,7 @@ class TurnRows:
     def target_count(self, rows: Array) -> int:
         return int(self._targets[rows].sum())
 
-    def batch(self, rows: Array) -> Batch:
+    def batch(self, rows: Array, step: int = 0) -> Batch:
         begins, ends = self._starts[rows], self._starts[rows + 1]
         width = int((ends - begins).max()) - 1
         inputs = np.full((len(rows), width), PAD_ID, dtype=np.int64)
@@ -40,8 +40,10 @@ class TurnRows:
             places.append(np.flatnonzero(counted) + index * width)
             targets.append(tokens[1:][counted].astype(np.int64))
         return Batch(
-            torch.from_numpy(inputs),
-            torch.from_numpy(np.concatenate(places)),
-            torch.from_numpy(np.concatenate(targets)),
+            (
+                torch.from_numpy(inputs),
+                torch.from_numpy(np.concatenate(places)),
+                torch.from_numpy(np.concatenate(targets)),
+            ),
             int((ends - begins).sum()),
         )

@@ -4,41 +4,60 @@ from __future__ import annotations
 
 import time
 from collections import deque
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import psutil
 import torch
-from safetensors.torch import load as load_safetensors
-from safetensors.torch import save as save_safetensors
+from torch import nn
 from torch.optim import Optimizer
-from transformers import LlamaConfig
+from transformers import PreTrainedConfig
 
 from libs.common.blobs import BlobStore
 from libs.compute.context import EnginePaused
 from services.training.domain.halving import rung_step
 from services.training.domain.spec import Method, Phase, TrainingSpec
+from services.training.engines.base import BaseText
+from services.training.engines.batches import Rows
 from services.training.engines.checkpoints import (
     Json,
+    read_kept,
     read_optimiser,
     read_progress,
     read_weights,
     write_checkpoint,
+    write_kept,
 )
 from services.training.engines.group import Group
-from services.training.engines.heldout import evaluate
-from services.training.engines.loop import PhaseData, PhaseLoop, Step, check_loss
-from services.training.engines.model import Objective, load_weights, new_model, weights
+from services.training.engines.loop import PhaseLoop, Step, check_loss
+from services.training.engines.methods import METHODS
+from services.training.engines.methods.method import Learning, Start, Work
+from services.training.engines.model import load_weights, sequence_length, trained_weights
 from services.training.engines.probe import pretraining_effect
 from services.training.engines.reports import Reports
+from services.training.engines.scorer import Scorer, new_scorer
+from services.training.engines.start import bare, finished_files, starting_model
 
 METRICS_EVERY = 10
 # Asking costs a message to the carrier.
 ASK_SECONDS = 0.5
 # The last loss is a mean: a single batch says little.
 _LAST_STEPS = 20
-# Fine-tuning computes logits at a few places only, so its token costs about half of one of pre-training.
-_COST = {Method.PRETRAIN: 1.0, Method.SFT: 0.5}
+
+
+@dataclass(frozen=True)
+class PhaseData:
+    """Rows to learn from and, where there is a validation version, rows that are held out.
+
+    Attributes:
+        frozen: loads the model version that the phase asks, for a phase that has one.
+    """
+
+    train: Rows
+    heldout: Rows | None
+    frozen: Callable[[], nn.Module]
 
 
 @dataclass(frozen=True)
@@ -50,14 +69,18 @@ class Job:
         config: of the model.
         data: of each phase.
         store: the task's own blobs.
-        base_weights: safetensors bytes to start from; None: fresh weights.
+        text: how the model reads and writes.
+        base: folder with the model to start from; None: fresh weights.
+        base_name: resource name of its complete version.
     """
 
     spec: TrainingSpec
-    config: LlamaConfig
+    config: PreTrainedConfig
     data: list[PhaseData]
     store: BlobStore
-    base_weights: bytes | None = None
+    text: BaseText
+    base: Path | None = None
+    base_name: str = ""
 
 
 class Worker:
@@ -74,9 +97,12 @@ class Worker:
         # The first checkpoint of a task has only the prepared data.
         self._checkpoint = checkpoint if checkpoint and "manifest_digest" in checkpoint else None
         self._progress = read_progress(checkpoint)
-        self._objective = self._new_objective()
+        self._model = starting_model(job.spec, job.config, job.base)
+        self._learner = self._new_learner()
+        # Of the phase at hand: the blob with what it keeps of its beginning.
+        self._kept = ""
         self._weight_of_phases = [
-            phase.steps * phase.batch_size * _mean_length(data, job.config) * _COST[phase.method]
+            phase.steps * phase.batch_size * _mean_length(data, job) * METHODS[phase.method].cost
             for phase, data in zip(job.spec.phases, job.data, strict=True)
         ]
         self._recent: deque[tuple[float, float]] = deque(maxlen=50)
@@ -86,7 +112,8 @@ class Worker:
         """All phases from where the checkpoint stands.
 
         Returns:
-            `results`, `tokens`, `cpu_seconds` and, from the leading worker, `weights`: the blob with the safetensors.
+            `results`, `tokens`, `cpu_seconds` and, from the leading worker, `weights` (SHA-256 of the written files by
+            path) and the `parameter_count` of these files.
 
         Raises:
             EngineError: It diverged.
@@ -98,88 +125,124 @@ class Worker:
             self._run_phase(progress.phase, spec.phases[progress.phase], spec.phase_names[progress.phase])
             name = spec.phase_names[progress.phase]
             progress.phase, progress.step = progress.phase + 1, 0
-            self._checkpoint = None
+            self._checkpoint, self._kept = None, ""
             self._write_checkpoint(None, name)
             if progress.phase < len(spec.phases):
                 self._pause_if_asked()
-        digest = ""
+        # Writing merges an adapter into its base and takes the model apart: the figures come first.
+        figures = self._figures()
+        job = self._job
+        files, parameters = {}, 0
         if self._group.leads:
-            content = save_safetensors(weights(self._objective.model), metadata={"format": "pt"})
-            digest = self._job.store.put_sync(content).sha256
+            # A reward model has no adapter, and its head is in the place of the model's own.
+            model = self._learner if isinstance(self._learner, Scorer) else self._model
+            files, parameters = finished_files(job.store, model, spec, job.config, job.base, job.base_name)
         return {
-            "results": self._figures(),
+            "results": figures,
             "tokens": progress.tokens,
             "cpu_seconds": progress.cpu_seconds,
-            "weights": digest,
+            "weights": files,
+            "parameter_count": parameters,
         }
 
-    def _new_objective(self) -> Objective:
-        job = self._job
-        model = new_model(job.config, job.spec.seed)
+    def _new_learner(self) -> nn.Module:
+        """What the phases teach: the model, with the matrices of an adapter in it if it has one."""
+        job, decoder = self._job, bare(self._model)
+        learner: nn.Module = decoder
         if self._checkpoint is not None:
-            read_weights(job.store, self._checkpoint, model)
-        elif job.base_weights is not None:
-            load_weights(model, load_safetensors(job.base_weights))
-        return Objective(model).to(self._group.device)
+            tensors = read_weights(job.store, self._checkpoint)
+            if "score.weight" in tensors:
+                learner = new_scorer(decoder, job.spec.seed)
+            load_weights(learner, tensors)
+        return learner.to(self._group.device)
 
     def _run_phase(self, number: int, phase: Phase, name: str) -> None:
-        progress, data = self._progress, self._job.data[number]
-        self._measure(f"{name}.heldout", "before", data)
-        self._probe(number, phase, data)
-        loop = PhaseLoop(self._objective, phase, number, data.train, self._job.spec.seed, self._group)
+        progress, learning = self._progress, METHODS[phase.method]
+        self._tell(f"{name}: making ready")
+        work = self._begin(number, phase, learning)
+        self._measure(f"{name}.heldout", "before", work)
+        self._probe(number, phase, work)
+        loop = PhaseLoop(work.objective, phase, number, work.train, self._job.spec.seed, self._group)
         if self._checkpoint is not None and progress.step:
             read_optimiser(self._job.store, self._checkpoint, loop.optimiser)
-        losses: deque[float] = deque(maxlen=_LAST_STEPS)
-        looks = {rung_step(share, phase.steps) for share in self._job.spec.heldout_at}
+        recent: deque[Step] = deque(maxlen=_LAST_STEPS)
         window: list[Step] = []
+        looks = {rung_step(share, phase.steps) for share in self._job.spec.heldout_at}
+        worst = learning.worst_loss(phase, self._job.config.vocab_size)
         for step in loop.run(progress.step, phase.steps, self._should_stop):
             self._count(step, phase, name)
-            losses.append(step.loss)
+            recent.append(step)
             window.append(step)
             done = progress.step == phase.steps
             due = self._checkpoint_due(number) and not done
             # At a checkpoint too: a run that goes on from there reports the same steps as one that was left alone.
             if progress.step % METRICS_EVERY == 0 or due or done:
-                check_loss(step.loss, self._job.config.vocab_size, phase, progress.step - 1)
+                check_loss(step.loss, worst, phase, progress.step - 1)
                 self._report(name, phase, window)
                 window = []
             if progress.step in looks and not done:
-                self._look(name, data)
+                self._look(name, work)
+            if due or done:
+                progress.results |= {f"{name}.last_{key}": value for key, value in _means(recent).items()}
             if due:
-                progress.results[f"{name}.last_loss"] = sum(losses) / len(losses)
                 self._write_checkpoint(loop.optimiser, name)
                 self._pause_if_asked()
-        if losses:
-            progress.results[f"{name}.last_loss"] = sum(losses) / len(losses)
-        self._measure(f"{name}.heldout", "after", data)
-        if self._group.leads and progress.results[f"{name}.last_loss"] >= progress.results[f"{name}.first_loss"]:
+        self._measure(f"{name}.heldout", "after", work)
+        results = progress.results
+        fell = results[f"{name}.last_loss"] < results[f"{name}.first_loss"]
+        if self._group.leads and learning.loss_falls and not fell:
             self._reports.log(f"{name}: the loss did not fall; the learning rate may be wrong", "WARNING")
 
-    def _measure(self, prefix: str, when: str, data: PhaseData) -> None:
-        """Held-out figures, unless an earlier attempt has them."""
-        results, key = self._progress.results, f"{prefix}_loss_{when}"
-        if data.heldout is None or key in results:
-            return
-        found = evaluate(self._objective, data.heldout, self._group)
-        results[key] = found.loss
-        if found.exact_match is not None:
-            results[f"{prefix}_exact_match_{when}"] = found.exact_match
+    def _begin(self, number: int, phase: Phase, learning: Learning) -> Work:
+        """The phase as it was when it began, also where an earlier attempt has taken steps of it."""
+        job, data = self._job, self._job.data[number]
+        resumed = self._checkpoint if self._progress.step else None
+        kept = read_kept(job.store, resumed) if resumed is not None else None
+        work = learning.begin(
+            Start(
+                model=self._learner,
+                phase=phase,
+                number=number,
+                seed=job.spec.seed,
+                group=self._group,
+                train=data.train,
+                heldout=data.heldout,
+                text=job.text,
+                frozen=data.frozen,
+                should_stop=self._should_stop,
+                kept=kept,
+            )
+        )
+        work.objective.train()
+        self._learner = work.objective.model
         if self._group.leads:
-            self._reports.log(f"{key}: {found.loss:.4f}")
+            self._kept = write_kept(job.store, work.kept)
+        return work
 
-    def _look(self, name: str, data: PhaseData) -> None:
-        """Held-out figures on the way, for the curve. Whoever reads them may want the run to stop: asks at once."""
-        if data.heldout is None:
+    def _measure(self, prefix: str, when: str, work: Work) -> None:
+        """Held-out figures, unless an earlier attempt has them."""
+        results = self._progress.results
+        known = any(key.startswith(f"{prefix}_") and key.endswith(f"_{when}") for key in results)
+        if work.heldout is None or known:
             return
-        found = evaluate(self._objective, data.heldout, self._group)
-        values = {"heldout_loss": found.loss}
-        if found.exact_match is not None:
-            values["heldout_exact_match"] = found.exact_match
+        found = {f"{prefix}_{figure}_{when}": value for figure, value in work.measure().items()}
+        results |= found
+        if self._group.leads:
+            self._reports.log(", ".join(f"{key}: {value:.4f}" for key, value in found.items()))
+
+    def _look(self, name: str, work: Work) -> None:
+        """Held-out figures on the way, for the curve. Whoever reads them may want the run to stop: asks at once."""
+        if work.heldout is None:
+            return
+        values = {f"heldout_{figure}": value for figure, value in work.measure().items()}
         if self._group.leads:
             self._reports.metrics(name, self._progress.step, values)
             self._asked = (0.0, False)
 
-    def _probe(self, number: int, phase: Phase, data: PhaseData) -> None:
+    def _probe(self, number: int, phase: Phase, work: Work) -> None:
+        if self._job.spec.adapter is not None:
+            # Fresh weights under an adapter would be frozen: there is nothing to compare with.
+            return
         results, phases = self._progress.results, self._job.spec.phases
         first = (
             self._job.spec.probe
@@ -188,9 +251,7 @@ class Worker:
             and phases[number - 1].method is Method.PRETRAIN
         )
         if first and "probe.steps" not in results and self._progress.step == 0:
-            results |= pretraining_effect(
-                self._objective, phase, number, data, self._job.spec.seed, self._group, self._should_stop
-            )
+            results |= pretraining_effect(work, phase, number, self._job.spec.seed, self._group, self._should_stop)
 
     def _count(self, step: Step, phase: Phase, name: str) -> None:
         progress = self._progress
@@ -211,7 +272,7 @@ class Worker:
         fraction = self._fraction()
         self._recent.append((fraction, progress.train_seconds))
         values = {
-            "loss": sum(step.loss for step in window) / len(window),
+            **_means(window),
             "learning_rate": window[-1].learning_rate,
             "tokens_per_second": sum(step.tokens for step in window) / max(seconds, 1e-9),
             "gradient_norm": sum(step.gradient_norm for step in window) / len(window),
@@ -221,10 +282,14 @@ class Worker:
         if eta is not None:
             values["eta_seconds"] = eta
         self._reports.metrics(name, progress.step, values)
-        message = f"{name}: step {progress.step} of {phase.steps}, loss {values['loss']:.3f}"
-        self._reports.progress(
-            fraction, message, {"tokens": float(progress.tokens), "cpu_seconds": progress.cpu_seconds}
-        )
+        self._tell(f"{name}: step {progress.step} of {phase.steps}, loss {values['loss']:.3f}")
+
+    def _tell(self, message: str) -> None:
+        """What the run is doing now, from the leading worker."""
+        progress = self._progress
+        if self._group.leads:
+            cost = {"tokens": float(progress.tokens), "cpu_seconds": progress.cpu_seconds}
+            self._reports.progress(self._fraction(), message, cost)
 
     def _usage(self, window: list[Step], seconds: float) -> dict[str, float]:
         """What the machine gave: the share of the booked CPU threads that was busy, memory of this worker in bytes."""
@@ -257,7 +322,7 @@ class Worker:
     def _write_checkpoint(self, optimiser: Optimizer | None, name: str) -> None:
         if self._group.leads:
             self._reports.checkpoint(
-                write_checkpoint(self._job.store, self._objective.model, optimiser, self._progress, name)
+                write_checkpoint(self._job.store, self._learner, optimiser, self._progress, name, self._kept)
             )
 
     def _pause_if_asked(self) -> None:
@@ -284,9 +349,20 @@ class Worker:
         results["tokens_per_second"] = progress.tokens / max(progress.train_seconds, 1e-9)
         results["cpu_seconds"] = progress.cpu_seconds
         results["train_seconds"] = progress.train_seconds
+        trained = trained_weights(self._learner)
+        results["trained_parameters"] = float(sum(tensor.numel() for tensor in trained.values()))
         return results
 
 
-def _mean_length(data: PhaseData, config: LlamaConfig) -> float:
+def _means(steps: Collection[Step]) -> dict[str, float]:
+    """Mean loss and mean figures of steps."""
+    totals: dict[str, float] = {}
+    for step in steps:
+        for name, value in {"loss": step.loss, **step.figures}.items():
+            totals[name] = totals.get(name, 0.0) + value
+    return {name: value / len(steps) for name, value in totals.items()}
+
+
+def _mean_length(data: PhaseData, job: Job) -> float:
     lengths: Any = data.train.lengths
-    return float(lengths.mean()) if lengths is not None else float(config.max_position_embeddings)
+    return float(lengths.mean()) if lengths is not None else float(sequence_length(job.spec, job.config))

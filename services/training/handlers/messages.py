@@ -6,20 +6,19 @@ from argosy.training.v1 import model_registry_service_pb2 as registry_pb
 from argosy.training.v1 import training_pb2 as pb
 
 from libs.common.db.mapping import timestamp, to_proto
+from services.training.domain.adapter import Adapter
 from services.training.domain.divergence import OnDivergence
 from services.training.domain.models import Gate, ModelAlias, ModelProject, ModelVersion, Signature, Transition
-from services.training.domain.spec import PLACEHOLDER, Architecture, Method, Phase, TrainingSpec, invalid
+from services.training.domain.spec import Architecture, TrainingSpec
 from services.training.domain.trainings import Training, TrainingRun
 from services.training.handlers.algorithm_messages import struct
 from services.training.handlers.life_cycles import life_cycle_message
+from services.training.handlers.phases import phase_from, phase_message
 
-# What a phase on conversations has no use for.
-_NOT_WITH_MESSAGES = ("text_column", "answer_column", "prompt_template", "answers")
 _ON_DIVERGENCE = {
     OnDivergence.ALERT: pb.TrainingSpec.ON_DIVERGENCE_ALERT,
     OnDivergence.STOP: pb.TrainingSpec.ON_DIVERGENCE_STOP,
 }
-_METHODS = {Method.PRETRAIN: pb.Phase.METHOD_PRETRAIN, Method.SFT: pb.Phase.METHOD_SFT}
 
 
 def training_message(training: Training) -> pb.Training:
@@ -143,7 +142,8 @@ def transition_message(transition: Transition) -> pb.ModelVersionTransition:
 def spec_message(spec: TrainingSpec) -> pb.TrainingSpec:
     shape = spec.architecture
     return pb.TrainingSpec(
-        phases=[_phase_message(phase) for phase in spec.phases],
+        adapter=_adapter_message(spec.adapter) if spec.adapter else None,
+        phases=[phase_message(phase) for phase in spec.phases],
         architecture=pb.Architecture(
             vocabulary_size=shape.vocabulary_size,
             hidden_size=shape.hidden_size,
@@ -162,30 +162,22 @@ def spec_message(spec: TrainingSpec) -> pb.TrainingSpec:
     )
 
 
-def _phase_message(phase: Phase) -> pb.Phase:
-    message = pb.Phase(
-        method=_METHODS[phase.method],
-        steps=phase.steps,
-        batch_size=phase.batch_size,
-        learning_rate=phase.learning_rate,
-        warmup_fraction=phase.warmup_fraction,
-        weight_decay=phase.weight_decay,
-        text_column=phase.text_column,
-        answer_column=phase.answer_column,
-        prompt_template=phase.prompt_template,
-        answers=phase.answers,
-        messages_column=phase.messages_column,
+def _adapter_message(adapter: Adapter) -> pb.Adapter:
+    return pb.Adapter(
+        method=pb.Adapter.METHOD_LORA,
+        rank=adapter.rank,
+        alpha=adapter.alpha,
+        dropout=adapter.dropout,
+        target_modules=adapter.target_modules,
+        quantize_base_bits=adapter.quantize_base_bits,
+        merge=adapter.merge,
     )
-    if phase.messages_column:
-        for name in _NOT_WITH_MESSAGES:
-            message.ClearField(name)
-    return message
 
 
 def spec_from(message: pb.TrainingSpec) -> TrainingSpec:
     """A spec with its defaults written out."""
     return TrainingSpec(
-        phases=tuple(_phase_from(phase) for phase in message.phases),
+        phases=tuple(phase_from(phase) for phase in message.phases),
         architecture=_architecture_from(message.architecture),
         workers=message.workers or 1,
         threads_per_worker=message.threads_per_worker or 1,
@@ -193,33 +185,25 @@ def spec_from(message: pb.TrainingSpec) -> TrainingSpec:
         seed=message.seed,
         checkpoint_every=message.checkpoint_every or 200,
         on_divergence=_stop_or_alert(message),
+        adapter=_adapter_from(message.adapter) if message.HasField("adapter") else None,
+    )
+
+
+def _adapter_from(message: pb.Adapter) -> Adapter:
+    """As it was given: what is left out depends on the base, and `bases.fitted` puts it in."""
+    return Adapter(
+        rank=message.rank,
+        alpha=message.alpha,
+        dropout=message.dropout,
+        target_modules=tuple(message.target_modules),
+        quantize_base_bits=message.quantize_base_bits,
+        merge=message.merge,
     )
 
 
 def _stop_or_alert(message: pb.TrainingSpec) -> OnDivergence:
     stops = message.on_divergence == pb.TrainingSpec.ON_DIVERGENCE_STOP
     return OnDivergence.STOP if stops else OnDivergence.ALERT
-
-
-def _phase_from(message: pb.Phase) -> Phase:
-    if message.messages_column:
-        given = next((name for name in _NOT_WITH_MESSAGES if getattr(message, name)), None)
-        if given is not None:
-            raise invalid(f"spec.phases.{given}", "does not go with messages_column")
-    methods = {number: method for method, number in _METHODS.items()}
-    return Phase(
-        method=methods[message.method],
-        steps=message.steps,
-        batch_size=message.batch_size,
-        learning_rate=message.learning_rate,
-        warmup_fraction=message.warmup_fraction,
-        weight_decay=message.weight_decay,
-        text_column=message.text_column or "text",
-        answer_column=message.answer_column or "label",
-        prompt_template=message.prompt_template or PLACEHOLDER,
-        answers=tuple(message.answers),
-        messages_column=message.messages_column,
-    )
 
 
 def _architecture_from(message: pb.Architecture) -> Architecture:

@@ -17,6 +17,7 @@ from libs.common.rpc.interceptors.validate import require_valid
 from libs.common.rpc.pagination import PageToken, page_size
 from services.training.domain.runs import EventKind, RunEvent, RunState, Value, parameters, require
 from services.training.domain.trainings import Training, snapshot
+from services.training.handlers.bases import given_numbers
 from services.training.handlers.messages import run_message, spec_from, training_message
 from services.training.handlers.trainings import MUTABLE, check_parts, parameters_from
 from services.training.store.algorithms import entry_of
@@ -83,7 +84,8 @@ async def clone_training(request: pb.CloneTrainingRequest, call: Call[App]) -> t
     training.parameters = parameters_from(wanted)
     for name in MUTABLE - {"labels", "spec", "parameters"}:
         setattr(training, name, getattr(wanted, name))
-    await check_parts(training, call)
+    own = {"sequence_length": wanted.spec.architecture.sequence_length}
+    await check_parts(training, own | given_numbers(request.training.spec.architecture), call)
     await Trainings(call.uow).insert(training)
     call.uow.emit("training.training.created", training)
     return training_message(training)

@@ -77,7 +77,7 @@ def trial_message(search: HyperparameterSearch, trial: Trial) -> pb.SearchTrial:
     message.parameters.update(trial.parameters)
     # Values that do not fit each other have no specification; `message` says why.
     if trial.reason != "INVALID_FIELD":
-        message.spec.CopyFrom(spec_message(trial_spec(search.spec, trial.parameters)))
+        message.spec.CopyFrom(spec_message(trial_spec(search.spec, trial.parameters, bool(search.base_model_version))))
     return message
 
 

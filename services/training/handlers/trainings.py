@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from argosy.training.v1 import training_pb2
@@ -21,8 +22,10 @@ from services.training.domain.preflight import DataFacts, Finding, preflight
 from services.training.domain.run_filter import Comparison, Ordering, parse_filter, parse_order
 from services.training.domain.runs import EventKind, RunEvent, RunState
 from services.training.domain.schemas import MOST_BYTES
+from services.training.domain.spec import invalid
 from services.training.domain.trainings import Training, TrainingRun, snapshot
 from services.training.handlers.algorithm_trainings import Plan, plan, require_algorithm
+from services.training.handlers.bases import base_of, fit_to_base, given_numbers
 from services.training.handlers.messages import run_message, spec_from, training_message
 from services.training.store.registry import ModelAliases
 from services.training.store.repositories import ModelProjects, ModelVersions, TrainingRuns, Trainings
@@ -88,7 +91,7 @@ async def create_training(request: pb.CreateTrainingRequest, call: Call[App]) ->
         parameters=parameters_from(given),
         task=given.task,
     )
-    await check_parts(training, call)
+    await check_parts(training, given_numbers(given.spec.architecture), call)
     await Trainings(call.uow).insert(training)
     call.uow.emit("training.training.created", training)
     return training_message(training)
@@ -99,6 +102,7 @@ async def update_training(request: pb.UpdateTrainingRequest, call: Call[App]) ->
     training = await repository.get(request.training.name)
     training.require_etag(request.training.etag)
     given = request.training
+    numbers = {"sequence_length": training.spec.architecture.sequence_length}
     for field in fields_to_change(given, request.update_mask, MUTABLE):
         if field == "spec":
             training.spec = spec_from(given.spec)
@@ -107,7 +111,7 @@ async def update_training(request: pb.UpdateTrainingRequest, call: Call[App]) ->
         else:
             setattr(training, field, dict(given.labels) if field == "labels" else getattr(given, field))
     training.update_time = call.clock.now()
-    await check_parts(training, call)
+    await check_parts(training, numbers, call)
     await repository.save(training)
     call.uow.emit("training.training.updated", training)
     return training_message(training)
@@ -172,15 +176,19 @@ async def list_training_runs(request: pb.ListTrainingRunsRequest, call: Call[App
 
 
 async def preflight_training(request: pb.PreflightTrainingRequest, call: Call[App]) -> pb.PreflightTrainingResponse:
-    training = await _read(request.name, call)
+    training, base_parameters = await _read(request.name, call)
     looked_at = Plan([])
     try:
-        looked_at = await _look(training, await _versions(training, call), call)
+        looked_at = await _look(training, base_parameters, await _versions(training, call), call)
     except ArgosyError as error:
         if error.reason != "NOT_FOUND":
             raise
         looked_at = Plan([Finding("schema", True, error.message)])
-    guess = Estimate(0, looked_at.memory_bytes, 0, 0) if training.runs_algorithm else estimate(training.spec)
+    guess = (
+        Estimate(0, looked_at.memory_bytes, 0, 0, 0)
+        if training.runs_algorithm
+        else estimate(training.spec, base_parameters)
+    )
     return pb.PreflightTrainingResponse(
         findings=[
             pb.PreflightFinding(check=finding.check, blocking=finding.blocking, message=finding.message)
@@ -189,6 +197,7 @@ async def preflight_training(request: pb.PreflightTrainingRequest, call: Call[Ap
         seconds=guess.seconds,
         memory_bytes=guess.memory_bytes,
         parameter_count=guess.parameter_count,
+        trained_parameter_count=guess.trained_parameter_count,
     )
 
 
@@ -196,9 +205,9 @@ async def checked_training(name: str, call: Call[App]) -> tuple[Training, list[t
     """A training that the pre-flight found nothing blocking about, locked, the versions that it reads, and what it
     would do.
     """
-    seen = await _read(name, call)
+    seen, base_parameters = await _read(name, call)
     versions = await _versions(seen, call)
-    looked_at = await _look(seen, versions, call)
+    looked_at = await _look(seen, base_parameters, versions, call)
     blocking = [finding for finding in looked_at.findings if finding.blocking]
     if blocking:
         first = blocking[0]
@@ -209,23 +218,36 @@ async def checked_training(name: str, call: Call[App]) -> tuple[Training, list[t
     return training, versions, looked_at
 
 
-async def check_parts(training: Training, call: Call[App]) -> None:
-    """What a training names in this service must be there; data is looked at by the pre-flight."""
+async def check_parts(training: Training, given: Mapping[str, int], call: Call[App]) -> None:
+    """What a training names in this service must be there; data is looked at by the pre-flight. An alias becomes the
+    version that it stands for, and the spec gets the shape of its base.
+
+    Args:
+        given: numbers of the architecture that the caller wrote.
+    """
     training.check()
     await require_algorithm(training, call)
     await ModelProjects(call.uow).get(training.model_project)
     if "/aliases/" in training.base_model_version:
         # Kept is the version: where the alias leads later changes no training.
         training.base_model_version = (await ModelAliases(call.uow).get(training.base_model_version)).model_version
-    if training.base_model_version:
-        await ModelVersions(call.uow).get(training.base_model_version)
+    await fit_to_base(training, given, call)
+    for name in training.spec.frozen_versions:
+        if (await ModelVersions(call.uow).get(name)).is_adapter:
+            raise invalid(
+                "spec.phases", f"name {name}, an adapter: only a complete model can be asked, as `merge` makes it"
+            )
 
 
-async def _read(name: str, call: Call[App]) -> Training:
-    """The training in a transaction of its own: peers are asked next, and no transaction waits for them."""
+async def _read(name: str, call: Call[App]) -> tuple[Training, int]:
+    """The training, and the parameters of its base (0: none), in a transaction of its own: peers are asked next, and
+    no transaction waits for them."""
     uow = call.deps.database.unit_of_work(call.org, call.principal.subject, deadline=call.deadline, read_only=True)
     try:
-        return await Trainings(uow).get(name)
+        training = await Trainings(uow).get(name)
+        if not training.base_model_version:
+            return training, 0
+        return training, (await base_of(training.base_model_version, uow, call.deps.blobs)).parameter_count
     finally:
         await uow.rollback()
 
@@ -241,7 +263,9 @@ def parameters_from(given: training_pb2.Training) -> dict[str, Any]:
     return from_struct(given.parameters, "training.parameters", MOST_BYTES)
 
 
-async def _look(training: Training, versions: list[tuple[str, DatasetVersion]], call: Call[App]) -> Plan:
+async def _look(
+    training: Training, base_parameters: int, versions: list[tuple[str, DatasetVersion]], call: Call[App]
+) -> Plan:
     """The pre-flight: what was found, and for an algorithm also what a run would do."""
     first = versions[0][1] if versions else None
     reads = first is not None and first.row_count > 0
@@ -252,7 +276,8 @@ async def _look(training: Training, versions: list[tuple[str, DatasetVersion]], 
     ]
     if training.runs_algorithm:
         return await plan(training, facts, call)
-    return Plan(preflight(training.spec, facts, estimate(training.spec), call.deps.memory_bytes))
+    guess = estimate(training.spec, base_parameters)
+    return Plan(preflight(training.spec, facts, guess, call.deps.memory_bytes))
 
 
 async def new_run(
@@ -268,6 +293,13 @@ async def new_run(
         base = await ModelVersions(call.uow).get(training.base_model_version)
         lineage.append(Parent(base.name, base.manifest_digest, "fine_tuned_from"))
         secrecy = inherit_secrecy(secrecy, base.secrecy)
+        if base.is_adapter:
+            complete = await ModelVersions(call.uow).get(base.base_model_version)
+            lineage.append(Parent(complete.name, complete.manifest_digest, "adapted_from"))
+    for name in training.spec.frozen_versions:
+        frozen = await ModelVersions(call.uow).get(name)
+        lineage.append(Parent(frozen.name, frozen.manifest_digest, "learned_from"))
+        secrecy = inherit_secrecy(secrecy, frozen.secrecy)
     return TrainingRun(
         uid=uuid7(),
         name=f"{training.name}/runs/{run_id}",

@@ -83,6 +83,10 @@ class RunTasks:
         async with self._database.system(read_only=True) as uow:
             base = await ModelVersions(uow).get(run.base_model_version) if run.base_model_version else None
             entry = await entry_of(uow, run.algorithm_version) if run.algorithm_version else None
+            adapter = None
+            if base is not None and base.is_adapter:
+                adapter, base = base, await ModelVersions(uow).get(base.base_model_version)
+            frozen = [await ModelVersions(uow).get(name) for name in run.spec.frozen_versions]
         if entry is not None:
             return await self._load_algorithm(task, run, entry[0])
         loaded: Json = {"spec": run.spec.to_json(), "train": await self._dataset_grant(run.dataset_version, task)}
@@ -90,10 +94,15 @@ class RunTasks:
             loaded["validation"] = await self._dataset_grant(run.validation_version, task)
             mesh = asdict(MeshAccess.of(runtime.settings))
             loaded["comparison"] = {"test": run.validation_version, "train": run.dataset_version, "mesh": mesh}
-        if base is not None:
-            grant = await self._blobs.grant(base.manifest_digest, task.name, _GRANT_SECONDS)
-            loaded["base"] = {"grant": grant, "manifest_digest": base.manifest_digest}
+        for part, version in (("base", base), ("base_adapter", adapter)):
+            if version is not None:
+                loaded[part] = await self._model_grant(version, task)
+        loaded["frozen"] = {version.name: await self._model_grant(version, task) for version in frozen}
         return loaded
+
+    async def _model_grant(self, version: ModelVersion, task: Task) -> Json:
+        grant = await self._blobs.grant(version.manifest_digest, task.name, _GRANT_SECONDS)
+        return {"name": version.name, "grant": grant, "manifest_digest": version.manifest_digest}
 
     async def _load_algorithm(self, task: Task, run: TrainingRun, entry: Entry) -> Json:
         loaded: Json = {
@@ -134,6 +143,9 @@ class RunTasks:
         projects = ModelProjects(uow)
         project = await projects.get(run.model_project, deleted=True, for_update=True)
         version = self._version(run, project.next_version(), result)
+        if version.is_adapter:
+            earlier = await ModelVersions(uow).get(run.base_model_version, deleted=True)
+            version.base_model_version = earlier.base_model_version if earlier.is_adapter else earlier.name
         began, cycle = task.start_time or run.create_time, project.life_cycle
         version.begin(cycle, run.creator, run.create_time, f"asked for by {run.name}")
         version.happen(Event.RUN_STARTED, cycle, "services/training", began, f"{run.name} began")
@@ -154,11 +166,12 @@ class RunTasks:
     def _version(self, run: TrainingRun, name: str, result: Json) -> ModelVersion:
         now = self._clock.now()
         digest, parameter_count = result["manifest_digest"], result["parameter_count"]
-        results, framework = result["results"], result["framework"]
+        results, framework, architecture = result["results"], result["framework"], result["architecture"]
+        length = result["context_length"]
         card = (
             algorithm_card(run, name, digest, parameter_count, results, framework)
             if run.algorithm_version
-            else model_card(run, name, digest, parameter_count, result["context_length"], results, framework)
+            else model_card(run, name, digest, parameter_count, length, results, framework, architecture)
         )
         data = [parent for parent in run.lineage if parent.digest]
         return ModelVersion(

@@ -72,7 +72,7 @@ class SearchTasks:
         best = Trial.from_json(result["trials"][result["best_trial"]])
         training = await Trainings(uow).get(search.training, deleted=True, for_update=True)
         run = _run_of(search, f"{training.name}/runs/{training.next_run_id()}")
-        run.spec = replace(trial_spec(search.spec, best.parameters), workers=1)
+        run.spec = replace(trial_spec(search.spec, best.parameters, bool(search.base_model_version)), workers=1)
         run.create_time = run.update_time = search.update_time
         await Trainings(uow).save(training)
         await TrainingRuns(uow).insert(run)

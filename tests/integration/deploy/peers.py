@@ -46,6 +46,11 @@ class FakeTraining(model_service_pb2_grpc.ModelServiceServicer):
             gates=[training_pb2.Gate(evaluation="orgs/acme/evaluations/e1", figures={"lower": 0.4}, **(usual | gate))],
         )
 
+    def make_adapter(self, name: str, base: str) -> None:
+        """Turns a version into an adapter for another one."""
+        self.versions[name].base_model_version = base
+        self.versions[name].files.add(path="adapter_config.json")
+
     async def GetModelVersion(self, request: Any, context: Any) -> training_pb2.ModelVersion:
         self._remember(context)
         if request.name not in self.versions:

@@ -75,6 +75,19 @@ async def test_a_shut_gate_refuses(
     assert not (await alice.ListWorkOrders(pb.ListWorkOrdersRequest(parent="orgs/acme"))).work_orders
 
 
+async def test_an_adapter_is_refused_with_its_base(alice: Caller, mesh: Mesh, training: FakeTraining) -> None:
+    """Its gate may be open; without its base it answers nothing."""
+    training.add(VERSION, DIGEST)
+    training.make_adapter(VERSION, "orgs/acme/modelProjects/docs/versions/base")
+    lease = pb.LeaseReplicaRequest(parent="orgs/acme", model_version=VERSION, holder="e1", ttl_seconds=60)
+    evaluator = Caller(mesh, "services/eval", options_pb2.ROLE_EDITOR, identity="eval")
+    for call in (alice.CreateWorkOrder(ask(order_of())), evaluator.LeaseReplica(lease)):
+        error = await refusal(call)
+        assert (error.reason, error.metadata["check"]) == ("PREFLIGHT_FAILED", "adapter")
+        assert "is an adapter for orgs/acme/modelProjects/docs/versions/base" in error.message
+    await evaluator.close()
+
+
 async def test_only_a_second_person_approves(
     alice: Caller, bob: Caller, mesh: Mesh, training: FakeTraining, service: RunningService[Any]
 ) -> None:

@@ -46,6 +46,8 @@ from tests.unit.training.samples import TEMPLATE, WORDS, rows, write_version
 MODEL = "orgs/acme/modelProjects/m/versions/1"
 TEST = "orgs/acme/datasets/docs-test/versions/1"
 TRAIN = "orgs/acme/datasets/docs/versions/1"
+TEACHER = "orgs/acme/modelProjects/m/versions/2"
+TAUGHT = "orgs/acme/datasets/answers/versions/1"
 REPLICA = "orgs/acme/replicas/r1"
 _ENGINE = """
 import sys, orjson
@@ -77,6 +79,7 @@ class Peers(
         self.dies = False
         self.leaked = 0
         self.trained_on: list[str] = []
+        self.taught_on: list[str] = []
         self.checked: list[str] = []
 
     async def LeaseReplica(self, request: Any, context: Any) -> deploy_pb2.Replica:
@@ -94,11 +97,14 @@ class Peers(
         return deploy_pb2.Replica(name=request.name)
 
     async def GetModelVersion(self, request: Any, context: Any) -> training_pb2.ModelVersion:
-        if request.name != MODEL:
+        if request.name not in (MODEL, TEACHER):
             await fail(context, not_found(request.name))
-        parents = [resource_pb2.Parent(name=name, relation="trained_on") for name in self.trained_on]
+        learned = self.trained_on if request.name == MODEL else self.taught_on
+        parents = [resource_pb2.Parent(name=name, relation="trained_on") for name in learned]
+        if request.name == MODEL and self.taught_on:
+            parents.append(resource_pb2.Parent(name=TEACHER, relation="learned_from"))
         lineage = resource_pb2.Lineage(parents=parents)
-        return training_pb2.ModelVersion(name=MODEL, manifest_digest="d" * 64, lineage=lineage)
+        return training_pb2.ModelVersion(name=request.name, manifest_digest="d" * 64, lineage=lineage)
 
     async def DownloadModelFile(
         self, request: Any, context: Any
@@ -313,6 +319,11 @@ async def test_evaluations_that_cannot_run_are_refused_and_leave_nothing(
     assert service.app is not None
     async with service.app.database.system(read_only=True) as uow:
         assert (await task_store.get(uow, made.task)).input["trained_on"] == [TRAIN]
+    # What its teacher was trained on counts as well.
+    peers.taught_on = [TAUGHT]
+    taught = await create()
+    async with service.app.database.system(read_only=True) as uow:
+        assert (await task_store.get(uow, taught.task)).input["trained_on"] == [TRAIN, TAUGHT]
     with pytest.raises(ArgosyError) as raised:
         await stub.ListSamples(eval_service_pb2.ListSamplesRequest(parent=made.name), metadata=metadata)
     assert raised.value.reason == "STATE_CONFLICT"

@@ -69,9 +69,9 @@ def test_masks_by_hand() -> None:
     batch = data.batch(np.array([0]))
     assert data.target_count(np.array([0])) == 3
     # The place before a token tells it.
-    assert batch.places.tolist() == [len(text) - 4, len(text) - 3, len(text) - 2]
-    assert batch.targets.tolist() == found.tokens[-3:].tolist()
-    assert batch.inputs.tolist() == [found.tokens[:-1].tolist()]
+    assert batch.tensors[1].tolist() == [len(text) - 4, len(text) - 3, len(text) - 2]
+    assert batch.tensors[2].tolist() == found.tokens[-3:].tolist()
+    assert batch.tensors[0].tolist() == [found.tokens[:-1].tolist()]
 
 
 def test_rows_of_a_batch_keep_their_own_places() -> None:
@@ -79,11 +79,11 @@ def test_rows_of_a_batch_keep_their_own_places() -> None:
     conversations = [(1, turns("q", "abc")), (2, turns("q", "a"))]
     found = encode_turns(tokenizer, own_template(), conversations, 200)
     batch = TurnRows(found.tokens, found.starts, found.counted).batch(np.array([1, 0]))
-    width = batch.inputs.shape[1]
-    assert (batch.places // width).tolist() == [0, 0, 1, 1, 1, 1]
+    width = batch.tensors[0].shape[1]
+    assert (batch.tensors[1] // width).tolist() == [0, 0, 1, 1, 1, 1]
     assert batch.tokens == len(found.tokens)
-    shown = [batch.inputs.flatten()[place + 1].item() for place in batch.places.tolist()[2:-1]]
-    assert shown == batch.targets.tolist()[2:-1]
+    shown = [batch.tensors[0].flatten()[place + 1].item() for place in batch.tensors[1].tolist()[2:-1]]
+    assert shown == batch.tensors[2].tolist()[2:-1]
 
 
 def test_a_long_conversation_loses_its_oldest_turns() -> None:
@@ -170,10 +170,12 @@ def test_the_base_model_brings_its_template(tmp_path: Path) -> None:
         entry = {"path": "tokenizer_config.json", "sha256": blob.sha256, "size": blob.size}
         return store.commit_sync({"kind": "model", "blobs": [entry]})
 
-    assert template_of(store, model({"chat_template": CHATML})).source == CHATML
+    found = template_of(store, model({"chat_template": CHATML}))
+    assert found is not None
+    assert found.source == CHATML
     # One that shows the last message alone was made for single questions.
     for config in ({"chat_template": chat_template("{text}")}, {}):
-        assert template_of(store, model(config)).source == CONVERSATION_TEMPLATE
+        assert template_of(store, model(config)) is None
     with pytest.raises(EngineError, match="chat template of the base model cannot be used"):
         template_of(store, model({"chat_template": "{% for %}"}))
 

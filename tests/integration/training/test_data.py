@@ -17,7 +17,7 @@ from services.training.engines.encode import encode_examples, encode_prompts, pa
 from services.training.engines.model import Objective, llama_config, new_model
 from services.training.engines.optimise import learning_rate, new_optimiser
 from services.training.engines.order import Order
-from services.training.engines.tokenizer import BEGIN_ID, END_ID, train_tokenizer
+from services.training.engines.tokenizer import BEGIN_ID, END_ID, SpecialTokens, train_tokenizer
 from tests.unit.training.samples import TEMPLATE, TINY, phase, rows
 
 
@@ -38,11 +38,11 @@ def test_every_text_comes_back(tokenizer: Tokenizer) -> None:
 
 
 def test_special_tokens_in_a_text_are_only_text_to_a_packer(tokenizer: Tokenizer) -> None:
-    assert pack(tokenizer, ["lion"] * 40, 8).dtype == np.int32
+    assert pack(tokenizer, SpecialTokens(), ["lion"] * 40, 8).dtype == np.int32
 
 
 def test_packing_ends_each_text_and_wastes_nothing(tokenizer: Tokenizer) -> None:
-    packed = pack(tokenizer, ["lion tiger"] * 50, 16)
+    packed = pack(tokenizer, SpecialTokens(), ["lion tiger"] * 50, 16)
     flat = packed.reshape(-1)
     length = len(tokenizer.encode("lion tiger", add_special_tokens=False).ids) + 1
     assert set(np.flatnonzero(flat == END_ID) % length) == {length - 1}
@@ -51,7 +51,7 @@ def test_packing_ends_each_text_and_wastes_nothing(tokenizer: Tokenizer) -> None
 
 def test_long_text_loses_its_end_and_nothing_else(tokenizer: Tokenizer) -> None:
     texts = ["lion " * 500, "wolf", "中" * 300, ""]
-    for prompt, text in zip(encode_prompts(tokenizer, texts, TEMPLATE, 24), texts, strict=True):
+    for prompt, text in zip(encode_prompts(tokenizer, SpecialTokens(), texts, TEMPLATE, 24), texts, strict=True):
         assert len(prompt) <= 24
         assert prompt[0] == BEGIN_ID
         shown = tokenizer.decode(prompt[1:])
@@ -61,7 +61,7 @@ def test_long_text_loses_its_end_and_nothing_else(tokenizer: Tokenizer) -> None:
 
 def test_examples_keep_wanted_answers_whole(tokenizer: Tokenizer) -> None:
     pairs = [("lion " * 99, "zoo"), ("loan", "bank"), ("keel", "ship"), ("x", "")]
-    examples = encode_examples(tokenizer, pairs, phase(Method.SFT, 1, answers=("zoo", "bank")), 32)
+    examples = encode_examples(tokenizer, SpecialTokens(), pairs, phase(Method.SFT, 1, answers=("zoo", "bank")), 32)
     assert len(examples) == 2
     for number, answer in enumerate(("zoo", "bank")):
         tokens = examples.tokens[examples.starts[number] : examples.starts[number + 1]]
@@ -108,7 +108,7 @@ def test_objective_is_the_loss_of_transformers(config: LlamaConfig) -> None:
     model = new_model(config, 0)
     tokens = np.random.default_rng(0).integers(3, 400, (4, 16)).astype(np.int32)
     batch = PackedRows(tokens).batch(np.arange(4))
-    summed, hits = Objective(model)(batch.inputs, batch.places, batch.targets)
+    summed, hits = Objective(model)(*batch.tensors)
     ids = torch.from_numpy(tokens.astype(np.int64))
     assert summed.item() / 60 == pytest.approx(model(input_ids=ids, labels=ids).loss.item(), rel=1e-5)
     assert len(hits) == PackedRows(tokens).target_count(np.arange(4)) == 60
@@ -116,19 +116,19 @@ def test_objective_is_the_loss_of_transformers(config: LlamaConfig) -> None:
 
 def test_padding_and_prompt_have_no_loss(tokenizer: Tokenizer, config: LlamaConfig) -> None:
     pairs = [("lion", "zoo"), ("loan credit account interest loan", "bank")]
-    data = AnswerRows(encode_examples(tokenizer, pairs, phase(Method.SFT, 1, answers=()), 32))
+    data = AnswerRows(encode_examples(tokenizer, SpecialTokens(), pairs, phase(Method.SFT, 1, answers=()), 32))
     objective = Objective(new_model(config, 0))
     both = data.batch(np.array([0, 1]))
     apart = [data.batch(np.array([row])) for row in (0, 1)]
-    summed = [objective(batch.inputs, batch.places, batch.targets)[0].item() for batch in (both, *apart)]
+    summed = [objective(*batch.tensors)[0].item() for batch in (both, *apart)]
     assert summed[0] == pytest.approx(summed[1] + summed[2], rel=1e-5)
-    assert data.target_count(np.array([0, 1])) == len(both.targets)
+    assert data.target_count(np.array([0, 1])) == len(both.tensors[2])
 
 
 def test_workers_together_take_the_step_of_one(tokenizer: Tokenizer, config: LlamaConfig) -> None:
     """Averaged gradients of two shares with different numbers of targets are the gradient of the whole."""
     pairs = [("lion", "zoo"), ("loan", "bank of the river"), ("keel", "ship"), ("wolf", "zoo zoo zoo")]
-    data = AnswerRows(encode_examples(tokenizer, pairs, phase(Method.SFT, 1, answers=()), 32))
+    data = AnswerRows(encode_examples(tokenizer, SpecialTokens(), pairs, phase(Method.SFT, 1, answers=()), 32))
     every = np.arange(4)
 
     def gradient(shares: list[np.ndarray]) -> torch.Tensor:
@@ -136,7 +136,7 @@ def test_workers_together_take_the_step_of_one(tokenizer: Tokenizer, config: Lla
         for share in shares:
             objective = Objective(new_model(config, 0))
             batch = data.batch(share)
-            summed, _ = objective(batch.inputs, batch.places, batch.targets)
+            summed, _ = objective(*batch.tensors)
             (summed / data.target_count(every) * len(shares)).backward()
             grads.append(nn.utils.parameters_to_vector([p.grad for p in objective.parameters() if p.grad is not None]))
         return torch.stack(grads).mean(0)

@@ -92,6 +92,28 @@ async def check_download(caller: Caller, version: training_pb2.ModelVersion, fol
         assert "model.embed_tokens.weight" in tensors.keys()  # noqa: SIM118 - not a mapping
 
 
+async def test_adapter_is_trained_on_a_version(worker: Caller) -> None:
+    """From a version of a run to an adapter on it."""
+    first = await run(worker, spec=spec_of(pretrain=4, sft=4, workers=1))
+    assert (await worker.finish(first.task)).state == task_pb2.Task.STATE_SUCCEEDED
+    base = f"{PROJECT}/versions/1"
+    lora = training_pb2.Adapter(method=training_pb2.Adapter.METHOD_LORA, rank=4)
+    spec = spec_of(architecture=None, adapter=lora, workers=1)
+    del spec.phases[0]
+    training = training_pb2.Training(name="orgs/acme/trainings/packages", base_model_version=base, spec=spec)
+    mask = FieldMask(paths=["base_model_version", "spec"])
+    await worker.UpdateTraining(pb.UpdateTrainingRequest(training=training, update_mask=mask))
+    second = await worker.RunTraining(pb.RunTrainingRequest(name=training.name))
+    task = await worker.finish(second.task)
+    assert task.state == task_pb2.Task.STATE_SUCCEEDED, task
+    done = await worker.GetTrainingRun(pb.GetTrainingRunRequest(name=second.name))
+    assert done.results["sft.heldout_loss_after"] < done.results["sft.heldout_loss_before"]
+    version = await worker.GetModelVersion(model_service_pb2.GetModelVersionRequest(name=done.model_version))
+    assert version.base_model_version == base
+    assert version.parameter_count == done.results["trained_parameters"] == 4 * (4 * 64 + 3 * 96)
+    assert {"adapter_config.json", "adapter_model.safetensors"} <= {file.path for file in version.files}
+
+
 async def test_run_on_held_out_rows_is_refused_before_it_trains(worker: Caller, dataset: FakeDataset) -> None:
     """One row of thirty is more than one in a hundred."""
     dataset.leaked = 1
