@@ -9,6 +9,8 @@ from argosy.common.v1 import task_pb2, task_service_pb2, task_service_pb2_grpc
 from argosy.training.v1 import (
     model_service_pb2,
     model_service_pb2_grpc,
+    run_service_pb2,
+    run_service_pb2_grpc,
     training_pb2,
     training_service_pb2,
     training_service_pb2_grpc,
@@ -78,6 +80,7 @@ class Trainings:
         self._models: model_service_pb2_grpc.ModelServiceStub = channels.stub(
             model_service_pb2_grpc.ModelServiceStub, "training"
         )
+        self._runs: run_service_pb2_grpc.RunServiceStub = channels.stub(run_service_pb2_grpc.RunServiceStub, "training")
         self._tasks: task_service_pb2_grpc.TaskServiceStub = channels.stub(
             task_service_pb2_grpc.TaskServiceStub, "training"
         )
@@ -161,6 +164,16 @@ class Trainings:
     async def cancel(self, task: str, caller: Caller, metadata: Metadata) -> task_pb2.Task:
         """Asks the task of a run to stop."""
         return await self._tasks.CancelTask(task_service_pb2.CancelTaskRequest(name=task), **_call(caller, metadata))
+
+    async def pause(self, run: str, caller: Caller, metadata: Metadata) -> None:
+        """Asks a run to stop at its next checkpoint."""
+        await self._runs.PauseTrainingRun(run_service_pb2.PauseTrainingRunRequest(name=run), **_call(caller, metadata))
+
+    async def resume(self, run: str, caller: Caller, metadata: Metadata) -> None:
+        """Queues a paused run again."""
+        await self._runs.ResumeTrainingRun(
+            run_service_pb2.ResumeTrainingRunRequest(name=run), **_call(caller, metadata)
+        )
 
     async def running_with(self, file_id: str, caller: Caller, metadata: Metadata) -> str:
         """A job that has not ended and reads this file; empty: none."""

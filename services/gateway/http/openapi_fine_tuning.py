@@ -187,6 +187,12 @@ FINE_TUNING_PATHS: dict[str, Schema] = {
     "/v1/fine_tuning/jobs/{job}/cancel": {
         "post": _with(operation("CancelFineTuningJob", "Stop a job", "FineTuningJob"), _JOB)
     },
+    "/v1/fine_tuning/jobs/{job}/pause": {
+        "post": _with(operation("PauseFineTuningJob", "Stop a job at its next checkpoint", "FineTuningJob"), _JOB)
+    },
+    "/v1/fine_tuning/jobs/{job}/resume": {
+        "post": _with(operation("ResumeFineTuningJob", "Go on with a paused job", "FineTuningJob"), _JOB)
+    },
     "/v1/fine_tuning/jobs/{job}/events": {
         "get": _with(
             operation("ListFineTuningEvents", "What happened, newest first", "FineTuningEventList"),

@@ -58,7 +58,7 @@ class Training(Resource):
                 raise invalid(f"training.{name}", "must be set")
         names = ("dataset_version", "validation_version", "model_project", "base_model_version")
         for value in (*(getattr(self, name) for name in names), *self.spec.frozen_versions):
-            if value and value.split("/")[1] != self.org:
+            if value and value.split("/")[1:2] != [self.org]:
                 # Another organization's resources are not there for this one.
                 raise DomainError("NOT_FOUND", f"{value} does not exist.", name=value)
         # Built-in algorithms are there for everybody.

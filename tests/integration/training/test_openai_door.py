@@ -223,10 +223,14 @@ async def test_a_model_is_fine_tuned_by_the_official_client(door: tuple[str, Cal
     assert [one.id async for one in client.fine_tuning.jobs.list(limit=1)] == [again.id, job.id]
     wanted = await client.fine_tuning.jobs.list(extra_query={"metadata[team]": "maps"})
     assert [one.id for one in wanted.data] == [job.id]
+    await client.fine_tuning.jobs.pause(again.id)
+    assert (await until(client, again.id, "paused", "succeeded")).status == "paused"
+    assert (await refused(client.fine_tuning.jobs.pause(again.id)))["code"] == "job_cannot_be_paused"
+    assert (await client.fine_tuning.jobs.resume(again.id)).status in ("queued", "running")
     await client.fine_tuning.jobs.cancel(again.id)
     assert (await until(client, again.id, "cancelled", "succeeded")).status == "cancelled"
     assert (await refused(client.fine_tuning.jobs.cancel(job.id)))["code"] == "job_not_cancellable"
-    assert (await refused(client.fine_tuning.jobs.pause(job.id)))["code"] == "unsupported_operation"
+    assert (await refused(client.fine_tuning.jobs.pause(job.id)))["code"] == "job_cannot_be_paused"
 
     assert [file.id async for file in client.files.list(limit=1, order="asc")] == [training.id, validation.id]
     assert (await client.files.delete(validation.id)).deleted

@@ -181,8 +181,7 @@ class Jobs:
             if action == "cancel":
                 job = await self._cancel(job, caller, exchange)
             elif action is not None:
-                message = f"A job cannot be {action}d here; cancel it and create another."
-                raise ParameterError(None, message, "unsupported_operation")
+                job = await self._pause_or_resume(job, action, caller, exchange)
             body = orjson.dumps(job_object(job, _now(exchange)))
         await exchange.respond(200, body)
 
@@ -193,6 +192,23 @@ class Jobs:
             raise ParameterError("fine_tuning_job_id", message, "job_not_cancellable")
         task = await self._trainings.cancel(job.task.name, caller, exchange.call_metadata())
         return Job(job.training, job.run, task)
+
+    async def _pause_or_resume(self, job: Job, action: str, caller: Caller, exchange: Exchange) -> Job:
+        """A pause takes until the next checkpoint; the job says `paused` then."""
+        metadata = exchange.call_metadata()
+        call = self._trainings.pause if action == "pause" else self._trainings.resume
+        refused = job.run is None
+        if job.run is not None:
+            try:
+                await call(job.run.name, caller, metadata)
+            except ArgosyError as error:
+                if not error.is_reason("STATE_CONFLICT"):
+                    raise
+                refused = True
+        if refused:
+            message = f"The job {job.id} cannot be {action}d: it is {status(job, _now(exchange))}."
+            raise ParameterError("fine_tuning_job_id", message, f"job_cannot_be_{action}d")
+        return await self._trainings.state(job.training, caller, metadata)
 
     async def _events(self, exchange: Exchange, job: Job, caller: Caller) -> bytes:
         listing = parse_listing(exchange.query, usual=_PAGE, most=_MOST_EVENTS)
