@@ -14,6 +14,8 @@ from services.deploy.engines.errors import ModelRefused
 
 # Weights only as safetensors: pickled weights (.bin, .pt) and Python files would run code of whoever made the model.
 _ALLOWED_SUFFIXES = frozenset({".safetensors", ".json", ".txt", ".model", ".jinja", ".md"})
+# Texts without a suffix, that models come with.
+_ALLOWED_NAMES = frozenset({"LICENSE", "NOTICE"})
 
 
 def materialise_model(grant: str, manifest_digest: str, folder: Path) -> Path:
@@ -54,7 +56,7 @@ def check_manifest(manifest: Mapping[str, Any]) -> dict[str, str]:
         path = PurePosixPath(str(entry["path"]))
         if path.is_absolute() or ".." in path.parts or not path.parts or "\\" in str(path):
             raise ModelRefused(f"the path {str(path)!r} leaves the model's folder")
-        if path.suffix not in _ALLOWED_SUFFIXES:
+        if path.suffix not in _ALLOWED_SUFFIXES and path.name not in _ALLOWED_NAMES:
             raise ModelRefused(f"{str(path)!r} is not a kind of file that is served; weights must be safetensors")
         files[str(path)] = str(entry["sha256"])
     if not any(path.endswith(".safetensors") for path in files):

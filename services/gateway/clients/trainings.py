@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -66,6 +67,10 @@ class Job:
         return names.FineTuned(labels[BASE_LABEL], org, labels[SUFFIX_LABEL], self.id)
 
 
+# What no repetition changes; after anything else, the same Idempotency-Key goes on where it was.
+_LASTING = ("PREFLIGHT_FAILED", "INVALID_FIELD", "CONTENT_INVALID", "ROLE_MISSING")
+
+
 class Trainings:
     """The way to trainings and models.
 
@@ -102,25 +107,28 @@ class Trainings:
             ),
             **call,
         )
-        created = await self._trainings.CreateTraining(
-            training_service_pb2.CreateTrainingRequest(
-                parent=parent, training_id=job_id, training=training, request_id=f"{job_id}-training"
-            ),
-            **call,
-        )
         try:
+            created = await self._trainings.CreateTraining(
+                training_service_pb2.CreateTrainingRequest(
+                    parent=parent, training_id=job_id, training=training, request_id=f"{job_id}-training"
+                ),
+                **call,
+            )
             run = await self._trainings.RunTraining(
                 training_service_pb2.RunTrainingRequest(name=created.name, request_id=f"{job_id}-run"),
                 **call | {"timeout": _RUN_SECONDS},
             )
         except ArgosyError as error:
-            if not error.is_reason("PEER_UNAVAILABLE", "DEADLINE_EXCEEDED"):
-                await self._trainings.DeleteTraining(
-                    training_service_pb2.DeleteTrainingRequest(name=created.name), **call
-                )
-                await self._models.DeleteModelProject(
-                    model_service_pb2.DeleteModelProjectRequest(name=created_project.name), **call
-                )
+            if error.is_reason(*_LASTING):
+                # Gone already where an earlier request with this key was refused.
+                with suppress(ArgosyError):
+                    await self._trainings.DeleteTraining(
+                        training_service_pb2.DeleteTrainingRequest(name=training.name), **call
+                    )
+                with suppress(ArgosyError):
+                    await self._models.DeleteModelProject(
+                        model_service_pb2.DeleteModelProjectRequest(name=created_project.name), **call
+                    )
             raise
         return Job(created, run, await self._task(run.task, caller, metadata))
 

@@ -99,6 +99,8 @@ class SearchPlan:
         """
         self.space.check(spec.to_json())
         for index, dimension in enumerate(self.space.dimensions):
+            if dimension.path.endswith(_ASKED_VERSIONS):
+                raise invalid(f"search.space[{index}].path", f"names {dimension.path}, which is the same in all trials")
             if dimension.path in _SET_BY_SEARCH:
                 raise invalid(f"search.space[{index}].path", f"names {dimension.path}, which the search sets itself")
         figures = objectives(spec, heldout)
@@ -135,6 +137,7 @@ class SearchPlan:
 
 
 # A trial runs on one worker, does not stop on its way, and is not resumed in its middle.
+_ASKED_VERSIONS = ("teacher_version", "reward_version")
 _SET_BY_SEARCH = frozenset({"workers", "checkpoint_every", "probe"})
 
 

@@ -44,6 +44,8 @@ TEMPLATES = ("chat_template.jinja", "chat_template.json")
 ADAPTER_FOLDER = "adapter"
 # Weights only as safetensors: pickles (.bin, .pt) and Python files would run code of whoever made the model.
 _SUFFIXES = frozenset({".safetensors", ".json", ".txt", ".model", ".jinja", ".md"})
+# Texts without a suffix, that models come with.
+_NAMES = frozenset({"LICENSE", "NOTICE"})
 # Tensors that old files hold and that models compute themselves now.
 _COMPUTED = ("rotary_emb.inv_freq", ".attn.bias", ".attn.masked_bias")
 
@@ -82,7 +84,7 @@ def bring(store: BlobStore, manifest_digest: str, folder: Path) -> Path:
         path = PurePosixPath(str(entry["path"]))
         if len(path.parts) != 1 or path.parts[0] == ".." or path.is_absolute():
             raise refused(repr(str(path)), "does not lie in the model's folder itself")
-        if path.suffix not in _SUFFIXES:
+        if path.suffix not in _SUFFIXES and path.name not in _NAMES:
             raise refused(str(path), "is not read: weights must be safetensors, and a model brings no code")
         store.export_sync(str(entry["sha256"]), folder / path.name)
     return folder

@@ -73,9 +73,16 @@ class _Bounds(NodeTransformer):
     """Puts what spends the budget around each loop, and what measures around each place where something grows."""
 
     def visit_For(self, node: nodes.For) -> nodes.Node:  # noqa: N802 - names of the visitor
+        if node.recursive:
+            raise SecurityError("recursive loops are not allowed")
         self.generic_visit(node)
         node.iter = _filtered(node.iter, "counted")
         return node
+
+    def visit_Tuple(self, node: nodes.Tuple) -> nodes.Node:  # noqa: N802
+        self.generic_visit(node)
+        # The targets of an assignment are a tuple too.
+        return _filtered(node, "bounded") if node.ctx == "load" else node
 
     def visit_Concat(self, node: nodes.Concat) -> nodes.Node:  # noqa: N802
         return _filtered(self.generic_visit(node), "bounded")
@@ -103,6 +110,8 @@ class _Environment(ImmutableSandboxedEnvironment):
             "bounded": self._bounded,
         }
         self.filters = {name: self._charged(self.filters[name]) for name in _FILTERS} | own
+        # Whatever is written into a block, a macro or a variable is put together by this.
+        self.concat = self._concat  # pyrefly: ignore[bad-assignment]
         functions: dict[str, Any] = {"range": self._range, "namespace": _Namespace, "raise_exception": _refuse}
         self.globals = functions
 
@@ -139,7 +148,9 @@ class _Environment(ImmutableSandboxedEnvironment):
         @functools.wraps(function)
         def charged(*args: Any, **kwargs: Any) -> Any:
             self.spend()
-            return self._bounded(function(*args, **kwargs))
+            # A range, or what another filter gives one by one, is read in here.
+            counted = (self._counted(one) if isinstance(one, range | Iterator) else one for one in args)
+            return self._bounded(function(*counted, **kwargs))
 
         return charged
 
@@ -155,6 +166,16 @@ class _Environment(ImmutableSandboxedEnvironment):
         elif isinstance(value, str | list | tuple | dict):
             self.spend(_size(value) // _BLOCK)
         return value
+
+    def _concat(self, pieces: Iterable[str]) -> str:
+        texts: list[str] = []
+        size = 0
+        for piece in pieces:
+            texts.append(piece)
+            size += len(piece)
+            if size > _MOST_SIZE:
+                raise SecurityError(f"a text is larger than {_MOST_SIZE}")
+        return "".join(texts)
 
     def _join(self, items: Iterable[Any], between: str = "", attribute: str | None = None) -> str:
         texts = [str(item if attribute is None else self.getattr(item, attribute)) for item in self._counted(items)]

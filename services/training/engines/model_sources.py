@@ -200,16 +200,17 @@ def _hub(hub: Json, max_bytes: int) -> Source:
     """The files of a model of a hub with the interface of huggingface.co, at one commit."""
     networks = Networks(hub["networks"], "ARGOSY_TRAINING_MODEL_HUB_NETWORKS")
     base = f"{hub['url'].rstrip('/')}"
-    listing = orjson.loads(
-        b"".join(_get(f"{base}/api/models/{hub['id']}/revision/{hub['revision'] or 'main'}", networks, _LISTING))
-    )
+    said = b"".join(_get(f"{base}/api/models/{hub['id']}/revision/{hub['revision'] or 'main'}", networks, _LISTING))
     try:
+        listing = orjson.loads(said)
         commit = str(listing["sha"])
         paths = sorted(str(each["rfilename"]) for each in listing["siblings"])
-    except (KeyError, TypeError) as error:
+    except (KeyError, TypeError, ValueError) as error:
         raise BadModel(f"{hub['id']}: the hub does not say which files it has") from error
     # Weights beside these, which other programs read, stay where they are.
     kept = [path for path in paths if _wanted(path)]
+    if len(kept) > _MOST_FILES:
+        raise BadModel(f"{hub['id']}: has more than {_MOST_FILES:,} files")
     limits = AnswerLimits(max_bytes, _HUB_SECONDS)
     files = (
         SourceFile(path, 0, lambda path=path: _get(f"{base}/{hub['id']}/resolve/{commit}/{path}", networks, limits))

@@ -95,6 +95,8 @@ def _outcome(ctx: TrialContext, objective: str) -> Json:
     except EngineError as error:
         return _failed(error.reason, error.message, error.metadata)
     results = {name: value for name, value in result["results"].items() if math.isfinite(value)}
+    if objective in result["results"] and objective not in results:
+        return _failed("TRAINING_DIVERGED", f"{objective} is not finite.", {"detail": objective})
     if objective not in results:
         have = ", ".join(sorted(results))
         return _failed("CONTENT_INVALID", f"The run has no figure {objective}; it has {have}.", {"detail": objective})

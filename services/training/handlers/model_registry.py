@@ -96,7 +96,8 @@ async def transition_model_version(
     project = await ModelProjects(call.uow).get(request.name.rpartition("/versions/")[0], deleted=True, for_update=True)
     version = await repository.get(request.name, for_update=True)
     version.require_etag(request.etag)
-    live = await ModelDeployments(call.uow).live(version.name)
+    # What went live before deployments were kept is known to the project alone.
+    live = project.live_version == version.name or await ModelDeployments(call.uow).live(version.name)
     principal, now = call.principal, call.clock.now()
     move_by_hand(
         version, project.life_cycle, request.stage, principal.subject, principal.role, now, request.reason, live

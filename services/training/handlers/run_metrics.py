@@ -29,8 +29,8 @@ _DEFAULT_POINTS = 1_000
 _LAST_STEP = 1 << 53
 # 16 bytes a point in the answer, which may have 9 MiB.
 _MOST_POINTS = 500_000
-# The last microsecond of the year 9999.
-_LAST_TIME = 253_402_300_799_999_999
+# The last second of the year 9999: microseconds later ones, as a double, are the year 10000.
+_LAST_TIME = 253_402_300_799_000_000
 # Of a line in a picture: two a pixel of its width.
 _PICTURE_POINTS = 1_200
 

@@ -10,7 +10,7 @@ from google.protobuf.descriptor import Descriptor
 from google.protobuf.field_mask_pb2 import FieldMask
 
 from libs.common.db.mapping import timestamp
-from libs.common.domain import invalid
+from libs.common.domain import DomainError, invalid
 from libs.common.ids import resource_id, uuid7
 from libs.common.rpc.call import Call
 from libs.common.rpc.interceptors.validate import require_valid
@@ -34,6 +34,9 @@ _MOST_CHARACTERS = 200
 async def pause_training_run(request: pb.PauseTrainingRunRequest, call: Call[App]) -> training_pb2.TrainingRun:
     run = await TrainingRuns(call.uow).get(request.name)
     require(run, "paused")
+    if run.algorithm_version and run.state == RunState.RUNNING:
+        message = f"{run.name} runs an algorithm without checkpoints; cancel it and retry it later."
+        raise DomainError("STATE_CONFLICT", message, name=run.name, state=run.state, wanted=str(RunState.PAUSED))
     await call.deps.tasks.pause(call.uow, run.task)
     return run_message(run)
 

@@ -104,6 +104,9 @@ async def update_training(request: pb.UpdateTrainingRequest, call: Call[App]) ->
     given = request.training
     numbers = {"sequence_length": training.spec.architecture.sequence_length}
     for field in fields_to_change(given, request.update_mask, MUTABLE):
+        if field in ("spec", "base_model_version"):
+            # What was written for another base or another spec binds no more.
+            numbers = given_numbers(given.spec.architecture)
         if field == "spec":
             training.spec = spec_from(given.spec)
         elif field == "parameters":
@@ -288,7 +291,8 @@ async def new_run(
     lineage = [Parent(training.name, relation="run_of")]
     relations = {"dataset_version": "trained_on", "validation_version": "validated_on"}
     lineage += [Parent(version.name, version.manifest_digest, relations[field]) for field, version in versions]
-    secrecy = inherit_secrecy(training.secrecy, *(version.secrecy for version in found.values()))
+    project = await ModelProjects(call.uow).get(training.model_project)
+    secrecy = inherit_secrecy(training.secrecy, project.secrecy, *(version.secrecy for version in found.values()))
     if training.base_model_version:
         base = await ModelVersions(call.uow).get(training.base_model_version)
         lineage.append(Parent(base.name, base.manifest_digest, "fine_tuned_from"))

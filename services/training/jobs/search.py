@@ -69,7 +69,9 @@ class SearchTasks:
     async def _apply(self, task: Task, result: Json, uow: UnitOfWork) -> Json:
         search = await Searches(uow).get(task.target, deleted=True, for_update=True)
         await self._keep(search, result["trials"], uow)
-        best = Trial.from_json(result["trials"][result["best_trial"]])
+        # Numbers have holes where a trial was cut off and the budget left no time for it.
+        best = next(one for one in map(Trial.from_json, result["trials"]) if one.number == result["best_trial"])
+        await Searches(uow).stop_trials(search)
         training = await Trainings(uow).get(search.training, deleted=True, for_update=True)
         run = _run_of(search, f"{training.name}/runs/{training.next_run_id()}")
         run.spec = replace(trial_spec(search.spec, best.parameters, bool(search.base_model_version)), workers=1)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -24,6 +25,18 @@ from tests.integration.training.versions import TRAINING, app, apply, finished_r
 NOON = datetime(2026, 5, 4, 12, tzinfo=UTC)
 CHAT = "orgs/acme/deployments/chat"
 CHAMPION = f"{PROJECT}/aliases/champion"
+# Of a base model.
+CONFIG = {
+    "model_type": "llama",
+    "architectures": ["LlamaForCausalLM"],
+    "vocab_size": 320,
+    "hidden_size": 32,
+    "intermediate_size": 64,
+    "num_hidden_layers": 1,
+    "num_attention_heads": 2,
+    "num_key_value_heads": 2,
+    "max_position_embeddings": 32,
+}
 
 
 async def deployed(caller: Caller, version: str, hour: int, *, live: bool = True, deployment: str = CHAT) -> None:
@@ -283,12 +296,18 @@ async def test_aliases_of_nothing_are_refused(served: Caller) -> None:
 
 
 async def test_a_training_keeps_the_version_that_an_alias_stood_for(served: Caller) -> None:
-    first, second = await two_versions(served)
+    await served.project()
+    await served.training()
+    made_of: list[str] = []
+    for weights in (b"first", b"second"):
+        run = await served.RunTraining(training_service_pb2.RunTrainingRequest(name=TRAINING))
+        made_of.append((await apply(served, run, weights, config=json.dumps(CONFIG).encode())).name)
+    first, second = made_of
     await served.SetModelAlias(pb.SetModelAliasRequest(name=CHAMPION, model_version=first))
+    tuned = training_of(base_model_version=CHAMPION)
+    tuned.spec.ClearField("architecture")
     made = await served.CreateTraining(
-        training_service_pb2.CreateTrainingRequest(
-            parent="orgs/acme", training_id="tuned", training=training_of(base_model_version=CHAMPION)
-        )
+        training_service_pb2.CreateTrainingRequest(parent="orgs/acme", training_id="tuned", training=tuned)
     )
     assert made.base_model_version == first
     await served.SetModelAlias(pb.SetModelAliasRequest(name=CHAMPION, model_version=second))

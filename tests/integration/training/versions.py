@@ -30,14 +30,20 @@ async def finished_run(caller: Caller, content: bytes = b"weights") -> training_
     return await apply(caller, run, content)
 
 
-async def apply(caller: Caller, run: training_pb2.TrainingRun, content: bytes) -> training_pb2.ModelVersion:
+async def apply(
+    caller: Caller, run: training_pb2.TrainingRun, content: bytes, **others: bytes
+) -> training_pb2.ModelVersion:
+    """What comes of a run that wrote these weights; `others`: JSON files beside them."""
     parts = app(caller)
     blobs: BlobStore = parts.blobs
-    blob = await blobs.put(content)
-    file = {"path": "model.safetensors", "sha256": blob.sha256, "size": blob.size}
+    files: list[dict[str, Any]] = []
+    beside = {f"{name}.json": written for name, written in others.items()}
+    for path, written in {"model.safetensors": content, **beside}.items():
+        blob = await blobs.put(written)
+        files.append({"path": path, "sha256": blob.sha256, "size": blob.size})
     result = {
-        "manifest_digest": await blobs.commit({"kind": "training.model", "blobs": [file]}),
-        "files": [file],
+        "manifest_digest": await blobs.commit({"kind": "training.model", "blobs": files}),
+        "files": files,
         "parameter_count": 7,
         "context_length": 32,
         "architecture": "llama",

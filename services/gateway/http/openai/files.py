@@ -174,7 +174,7 @@ class Files:
         if stored.version is None:
             raise ParameterError("file_id", f"file_id: {stored.fault or 'The file is still being read.'}")
         pieces = self._datasets.lines(stored.version.name, _EXPORT_SECONDS, caller, metadata)
-        if _CHOSEN in [column.name for column in stored.version.columns]:
+        if {"prompt", _CHOSEN, "rejected"} <= {column.name for column in stored.version.columns}:
             pieces = _as_preferences(pieces)
         # What is wrong shows at the first piece, before the status is sent.
         first = await anext(pieces, b"")

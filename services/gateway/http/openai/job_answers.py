@@ -55,7 +55,8 @@ def job_object(job: Job, now: float) -> Json:
     current = status(job, now)
     done = current == "succeeded"
     method = _parsed(labels[METHOD_LABEL])
-    chosen = method.get(str(method.get("type")), {})
+    # Labels can be overwritten.
+    chosen = method.get(str(method.get("type")))
     finished = task.end_time.seconds if task is not None and current in ENDED else None
     return {
         "id": job.id,
@@ -73,7 +74,7 @@ def job_object(job: Job, now: float) -> Json:
         "validation_file": labels[VALIDATION_FILE_LABEL] or None,
         "result_files": [names.results_file(job.id)] if done else [],
         "trained_tokens": int(job.run.results["tokens"]) if done and job.run is not None else None,
-        "hyperparameters": chosen.get("hyperparameters", {}),
+        "hyperparameters": chosen.get("hyperparameters", {}) if isinstance(chosen, dict) else {},
         "method": method,
         "seed": job.training.spec.seed,
         "user_provided_suffix": labels[SUFFIX_LABEL] or None,

@@ -23,6 +23,8 @@ _MAX_PIXELS = 40_000_000
 _IMAGE_FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF")
 _SOUND_FORMATS = ("WAV", "FLAC", "OGG")
 _MAX_SECONDS, _MAX_RATE, _MAX_CHANNELS = 600, 192_000, 8
+# Samples of all channels: 240 MB in memory.
+_MAX_SAMPLES = 60_000_000
 
 T = TypeVar("T")
 
@@ -100,6 +102,8 @@ def sound(content: bytes, rate: int) -> np.ndarray:
                 raise Undecodable(f"{file.channels} channels at {file.samplerate} Hz")
             if file.frames > _MAX_SECONDS * file.samplerate:
                 raise Undecodable(f"a sound of more than {_MAX_SECONDS} seconds")
+            if file.frames * file.channels > _MAX_SAMPLES:
+                raise Undecodable(f"a sound of more than {_MAX_SAMPLES:,} samples")
             samples, given = file.read(dtype="float32", always_2d=True).mean(axis=1), file.samplerate
     except soundfile.LibsndfileError as error:
         raise Undecodable("not a sound that can be decoded (WAV, FLAC, OGG)") from error

@@ -16,6 +16,8 @@ Array = np.ndarray
 
 # States of a table at most: probabilities are kept for every state, action and next state.
 _MOST_STATES = 500
+# Of a table of chances: 80 MB in memory.
+_MOST_CELLS = 10_000_000
 # Russell & Norvig, Artificial Intelligence, section "Sequential decision problems": a step costs 0.04 and goes where it
 # should four times of five, else to one of the two sides; the goal gives 1, a pit takes 1.
 _STEP, _STRAIGHT, _ASIDE = -0.04, 0.8, 0.1
@@ -166,6 +168,8 @@ def tabular_of(transitions: Sequence[Transition]) -> Tabular:
     if len(actions) < 2 or len(states) > _MOST_STATES:
         raise _bad("transitions", f"two actions are needed, and at most {_MOST_STATES} states are taken")
     shape = (len(states), len(actions), len(states))
+    if math.prod(shape) > _MOST_CELLS:
+        raise _bad("transitions", f"states x actions x states must be at most {_MOST_CELLS:,}")
     chances, rewards = np.zeros(shape), np.zeros(shape)
     for one in transitions:
         place = states.index(one.state), actions.index(one.action), states.index(one.after)
