@@ -12,9 +12,14 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
+import hypothesis
 import pytest
 
 from deploy.local import nats, postgres
+
+# How long an example takes says how busy the machine is; pytest-timeout ends what hangs.
+hypothesis.settings.register_profile("argosy", deadline=None)
+hypothesis.settings.load_profile("argosy")
 
 _numbers = itertools.count()
 _ROOM = 2 << 30
