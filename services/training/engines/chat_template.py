@@ -15,8 +15,7 @@ from typing import Any
 from jinja2 import TemplateError as JinjaError
 from jinja2 import nodes
 from jinja2.exceptions import SecurityError
-from jinja2.ext import Extension, loopcontrols
-from jinja2.parser import Parser
+from jinja2.ext import loopcontrols
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 from jinja2.utils import Namespace
 from jinja2.visitor import NodeTransformer
@@ -24,6 +23,7 @@ from jinja2.visitor import NodeTransformer
 from libs.common.blobs import BlobStore
 from libs.compute.context import EngineError
 from services.training.domain.conversations import Message, counts
+from services.training.engines.template_sandbox import Generation
 from services.training.engines.tokenizer import BEGIN, CONVERSATION_TEMPLATE, END, PAD
 
 # The longest of the families that are known have 10,000 characters.
@@ -50,16 +50,6 @@ _PROBE = ("first-question", "first-answer", "second-question", "second-answer")
 
 class TemplateError(Exception):
     """A template cannot be run, or does not render a conversation so that its answers can be told."""
-
-
-class _Generation(Extension):
-    """`{% generation %}` of transformers marks answers; here they are told by what they add to their prompt."""
-
-    tags = {"generation"}  # noqa: RUF012 - the type that Jinja wants
-
-    def parse(self, parser: Parser) -> list[nodes.Node]:
-        next(parser.stream)
-        return parser.parse_statements(("name:endgeneration",), drop_needle=True)
 
 
 class _Namespace(Namespace):
@@ -100,7 +90,7 @@ class _Environment(ImmutableSandboxedEnvironment):
     intercepted_binops = frozenset({"+", "*", "**", "%"})
 
     def __init__(self) -> None:
-        super().__init__(trim_blocks=True, lstrip_blocks=True, extensions=[loopcontrols, _Generation], cache_size=0)
+        super().__init__(trim_blocks=True, lstrip_blocks=True, extensions=[loopcontrols, Generation], cache_size=0)
         self.left = 0
         own = {
             "tojson": self._charged(_to_json),

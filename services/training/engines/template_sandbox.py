@@ -18,7 +18,7 @@ from jinja2.sandbox import ImmutableSandboxedEnvironment
 _DATE = "01 Jan 2026"
 
 
-class _Generation(Extension):
+class Generation(Extension):
     """`{% generation %}`, with which templates mark what the assistant says; it renders what is in it."""
 
     tags = {"generation"}  # noqa: RUF012
@@ -35,7 +35,7 @@ class _Environment(ImmutableSandboxedEnvironment):
 
 def environment() -> ImmutableSandboxedEnvironment:
     """The sandbox."""
-    made = _Environment(trim_blocks=True, lstrip_blocks=True, extensions=[_Generation, "jinja2.ext.loopcontrols"])
+    made = _Environment(trim_blocks=True, lstrip_blocks=True, extensions=[Generation, "jinja2.ext.loopcontrols"])
     made.filters["tojson"] = _to_json
     functions: dict[str, Any] = {"raise_exception": _refuse, "strftime_now": lambda form: _DATE}
     made.globals |= functions

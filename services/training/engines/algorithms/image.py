@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import json
 from collections.abc import Callable, Iterator
 from itertools import pairwise
@@ -10,21 +9,19 @@ from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 from safetensors.torch import load, save
 from torch import nn
 from torch.nn import functional
 
 from libs.compute.context import EngineError
 from services.training.engines.algorithms.declared import declare
+from services.training.engines.algorithms.decoding import Undecodable, picture
 from services.training.engines.algorithms.figures import class_numbers, classes_of, classification
 from services.training.engines.algorithms.interface import Json, Table, Trained, Watch
 
 Array = np.ndarray
 
-# As dataset takes them.
-_FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF")
-_MOST_PIXELS = 100_000_000
 _ASKED_ROWS = 64
 
 
@@ -35,12 +32,10 @@ def decode(content: bytes, size: int, color: bool) -> Array:
         ValueError: It is no image, or a huge one.
     """
     try:
-        with Image.open(io.BytesIO(content), formats=_FORMATS) as image:
-            if image.width * image.height > _MOST_PIXELS:
-                raise ValueError(f"it has {image.width} x {image.height} pixels")
-            small = image.convert("RGB" if color else "L").resize((size, size), Image.Resampling.BILINEAR)
-    except (UnidentifiedImageError, OSError, SyntaxError, Image.DecompressionBombError) as error:
+        decoded = picture(content, "RGB" if color else "L")
+    except Undecodable as error:
         raise ValueError(f"it cannot be decoded: {error}") from None
+    small = decoded.resize((size, size), Image.Resampling.BILINEAR)
     pixels = np.asarray(small, np.uint8).reshape(size, size, -1)
     return np.ascontiguousarray(pixels.transpose(2, 0, 1))
 
