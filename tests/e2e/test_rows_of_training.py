@@ -18,7 +18,7 @@ from tests.mesh import Mesh
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(400)]
 
-_SUBJECTS = ("ancient_chinese", "astronomy", "nutrition")
+_SUBJECTS = ("chinese_driving_rule", "computer_science", "economics")
 _ARCHITECTURE = {
     "vocabulary_size": 1024,
     "hidden_size": 32,
@@ -67,7 +67,7 @@ def subjects(run: Shell, folder: Path) -> str:
             rows += [{"text": row["Question"], "label": subject} for row in csv.DictReader(file)]
     (folder / "subjects.jsonl").write_text("\n".join(json.dumps(row, ensure_ascii=False) for row in rows))
     run("argosy dataset import subjects.jsonl -d subjects")
-    run("argosy dataset split subjects --train learned-subjects --test held-subjects --text-column text --fraction 0.2")
+    run("argosy dataset split subjects --train learned-subjects --test held-subjects --group text --text-column text --fraction 0.2")
     run("argosy model-project create --id subjects --set display_name=Subjects")
     return "subjects"
 
@@ -165,5 +165,5 @@ def test_model(run: Shell, trained: str) -> None:
     shown = run(f"argosy model show subjects/{number}")
     assert "learned-subjects" in shown
     assert said(run, f"argosy model-version verify subjects/{number}")["intact"]
-    run(f"argosy model-alias set --parent subjects --alias champion --version {trained}")
+    run(f"argosy model-alias set subjects/champion --model-version {trained}")
     assert "champion" in run("argosy model get subjects")
