@@ -19,7 +19,7 @@ def test_a_run_that_is_killed_ends_with_the_same_curve(ward: Ward, trial: Trial,
     """Ten points, or one for each kind in the short form: the service, the process of its tasks, the Ray worker that
     takes the steps, Ray with everything.
     """
-    points, work = (len(KINDS), Work(400, 20)) if trial.short else (10, Work(2_000, 40))
+    points, work = (len(KINDS), Work(400, 40)) if trial.short else (10, Work(1_500, 50))
     trainings = Trainings(ward.mesh, tmp_path)
     try:
         calm = trainings.train(work, [], trial.limit)

@@ -48,7 +48,8 @@ class Work:
             "learning_rate": 0.002,
             "warmup_fraction": 0.1,
         }
-        shape = {"vocabulary_size": 400, "hidden_size": 128, "layers": 4, "heads": 4, "sequence_length": 64}
+        # Three MB a checkpoint: the stores of the mesh are small.
+        shape = {"vocabulary_size": 400, "hidden_size": 64, "layers": 4, "heads": 4, "sequence_length": 64}
         return {"phases": [phase], "architecture": shape, "seed": 11, "checkpoint_every": self.every}
 
 
@@ -136,13 +137,14 @@ class Trainings:
     def _reach(self, task: str, step: int, end: float) -> int:
         """Waits until a step has been reported; a process that is just starting again gets the time to."""
         query = (
-            "SELECT coalesce(max((e.payload->>'step')::int), 0) AS step FROM task_events e JOIN tasks t"
-            " ON t.uid = e.task_uid WHERE t.name = $1 AND e.kind = 'metrics'"
+            "SELECT state, error, coalesce((SELECT max((payload->>'step')::int) FROM task_events"
+            " WHERE task_uid = uid AND kind = 'metrics'), 0) AS step FROM tasks WHERE name = $1"
         )
-        while (reached := books.ask(self._mesh, "training", query, task)[0]["step"]) < step:
-            assert time.monotonic() < end, f"it is at step {reached} only, and {step} was to be reached"
+        while (row := books.ask(self._mesh, "training", query, task)[0])["step"] < step:
+            assert row["state"] in ("QUEUED", "RUNNING"), row["error"]
+            assert time.monotonic() < end, f"it is at step {row['step']} only, and {step} was to be reached"
             time.sleep(_LOOK_SECONDS)
-        return int(reached)
+        return int(row["step"])
 
     def _ended(self, service: str, task: str, end: float) -> None:
         query = "SELECT state, error FROM tasks WHERE name = $1"
