@@ -67,9 +67,8 @@ def subjects(run: Shell, folder: Path) -> str:
             rows += [{"text": row["Question"], "label": subject} for row in csv.DictReader(file)]
     (folder / "subjects.jsonl").write_text("\n".join(json.dumps(row, ensure_ascii=False) for row in rows))
     run("argosy dataset import subjects.jsonl -d subjects")
-    run(
-        "argosy dataset split subjects --train learned-subjects --test held-subjects --group text --text-column text --fraction 0.2"
-    )
+    sides = "--train learned-subjects --test held-subjects --group text --text-column text"
+    run(f"argosy dataset split subjects {sides} --fraction 0.2")
     run("argosy model-project create --id subjects --set display_name=Subjects")
     return "subjects"
 
