@@ -62,6 +62,26 @@ def read(mesh: Mesh, run: str) -> Books:
     return asyncio.run(_settled(mesh, run))  # a test without a loop of its own
 
 
+def ask(mesh: Mesh, service: str, sql: str, *arguments: object) -> list[Any]:
+    """Rows of a service's database; nobody needs to answer for it."""
+
+    async def asked() -> list[Any]:
+        connection = await _connect(mesh, service)
+        try:
+            return list(await connection.fetch(sql, *arguments))
+        finally:
+            await connection.close()
+
+    return asyncio.run(asked())  # as in `read`
+
+
+async def _connect(mesh: Mesh, service: str) -> asyncpg.Connection:
+    password = Credentials(mesh.home).database["postgres"]
+    return await asyncpg.connect(
+        host="127.0.0.1", port=mesh.ports.postgres, user="postgres", password=password, database=service
+    )
+
+
 async def _settled(mesh: Mesh, run: str) -> Books:
     end = asyncio.get_running_loop().time() + _SETTLED_SECONDS
     while True:
@@ -72,14 +92,11 @@ async def _settled(mesh: Mesh, run: str) -> Books:
 
 
 async def _read(mesh: Mesh, run: str) -> Books:
-    password = Credentials(mesh.home).database["postgres"]
     rows: dict[str, Callable[[str], Awaitable[list[Any]]]] = {}
     connections: list[asyncpg.Connection] = []
     try:
         for name in SERVICES:
-            connection = await asyncpg.connect(
-                host="127.0.0.1", port=mesh.ports.postgres, user="postgres", password=password, database=name
-            )
+            connection = await _connect(mesh, name)
             connections.append(connection)
             if await connection.fetchval("SELECT to_regclass('outbox') IS NOT NULL"):
                 rows[name] = _query(connection, f"%{run}%")

@@ -18,7 +18,7 @@ from libs.common.domain import DomainError
 from libs.common.errors import ArgosyError, reason_of
 from libs.common.obs import extract, traceparent, tracer
 from libs.common.tasks import store
-from libs.common.tasks.kinds import Driver, Report, TaskKind
+from libs.common.tasks.kinds import DEFAULT_MAX_ATTEMPTS, Driver, Report, TaskKind
 from libs.common.tasks.store import LeaseLost, Wishes
 from libs.common.tasks.task import Json, Task, TaskError, storable
 
@@ -220,7 +220,8 @@ class Attempt:
             values = {"message": ""}
         new_checkpoint = report.checkpoint is not None and report.checkpoint != task.checkpoint
         if new_checkpoint:
-            values["checkpoint"] = report.checkpoint
+            # What was lost before it was not lost in vain: attempts count from the newest checkpoint.
+            values |= {"checkpoint": report.checkpoint, "max_attempts": task.attempt + DEFAULT_MAX_ATTEMPTS}
         if not values and not report.events:
             return
         verdict: TaskError | None = None

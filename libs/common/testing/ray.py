@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import random
 import socket
+import subprocess
+import sys
 import tempfile
+import time
 from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
@@ -12,6 +16,7 @@ from pathlib import Path
 from deploy.local.ray import RayHead, kill
 
 _PORTS = 4
+_JOIN_SECONDS = 60.0
 
 
 @contextmanager
@@ -23,6 +28,8 @@ def ray_head(num_cpus: int = 8) -> Generator[RunningRay]:
         try:
             yield ray
         finally:
+            for node in ray.nodes:
+                kill(node)
             ray.kill()
 
 
@@ -31,6 +38,7 @@ class RunningRay:
 
     def __init__(self, head: RayHead) -> None:
         self.head = head
+        self.nodes: list[subprocess.Popen[bytes]] = []
 
     @property
     def address(self) -> str:
@@ -49,6 +57,38 @@ class RunningRay:
     def kill(self) -> None:
         """kill -9 of the head and everything below it."""
         kill(self._process)
+
+    def join(self, num_cpus: int = 1) -> subprocess.Popen[bytes]:
+        """Another node of the cluster, on this machine; returns when it has joined."""
+        ray = Path(sys.executable).with_name("ray")
+        command = [
+            str(ray), "start", "--block", f"--address={self.address}", "--disable-usage-stats",
+            f"--num-cpus={num_cpus}", "--object-store-memory=100000000",
+            f"--dashboard-agent-listen-port={_free_ports()}",
+            # Not those that the head gives to its workers.
+            "--min-worker-port=20000", "--max-worker-port=20999",
+        ]  # fmt: skip
+        path = self.head.folder / f"node-{len(self.nodes)}.log"
+        with path.open("ab") as log:
+            node = subprocess.Popen(
+                command,
+                env={**os.environ, **self.environment},
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
+            )
+        self.nodes.append(node)
+        deadline = time.monotonic() + _JOIN_SECONDS
+        while "Ray runtime started" not in path.read_text(errors="replace"):
+            if node.poll() is not None or time.monotonic() > deadline:
+                raise RuntimeError(f"the node did not join: {path.read_text(errors='replace')[-500:]}")
+            time.sleep(0.1)
+        return node
+
+    def lose(self, node: subprocess.Popen[bytes]) -> None:
+        """kill -9 of a node and everything on it."""
+        kill(node)
 
 
 def _free_ports() -> int:

@@ -60,7 +60,11 @@ def estimate(spec: TrainingSpec, base_parameters: int = 0) -> Estimate:
     largest = max(_activation_bytes(spec, phase) for phase in spec.phases)
     frozen = 0.0 if spec.adapter is None else parameters * _FROZEN_BYTES[spec.adapter.quantize_base_bits]
     frozen += max(_frozen_models(phase) for phase in spec.phases) * parameters * _FLOAT
-    memory = spec.workers * (_PROCESS_BYTES + round(frozen) + trained * _BYTES_A_PARAMETER) + largest
+    state = spec.workers * trained * _BYTES_A_PARAMETER
+    if spec.distribution.shards:
+        # Divided; but every worker begins with the whole model.
+        state = trained * _BYTES_A_PARAMETER + spec.workers * parameters * _FLOAT
+    memory = spec.workers * (_PROCESS_BYTES + round(frozen)) + state + largest
     return Estimate(seconds, memory, parameters, trained, tokens)
 
 
@@ -110,6 +114,8 @@ def _operations(spec: TrainingSpec, phase: Phase, parameters: int) -> float:
         parameters -= architecture.vocabulary_size * architecture.hidden_size
     # Frozen weights have no gradient of their own, which is a third of the work; a forward pass is another third.
     update = 6.0 if spec.adapter is None else 4.0
+    if spec.distribution.activation_checkpointing:
+        update += 2.0
     return (update * phase.updates + 2.0 * _readings(phase)) * parameters * tokens
 
 
@@ -125,4 +131,8 @@ def _activation_bytes(spec: TrainingSpec, phase: Phase) -> int:
         places = phase.rollouts.max_new_tokens
     # Logits, their gradient and the soft-maxed copy.
     logits = 3 * architecture.vocabulary_size * places
-    return sequences * _FLOAT * (architecture.sequence_length * architecture.layers * layer + logits)
+    kept = architecture.layers * layer
+    if spec.distribution.activation_checkpointing:
+        # The input of each layer, and the inside of the one that is computed again.
+        kept = architecture.layers * architecture.hidden_size + layer
+    return sequences * _FLOAT * (architecture.sequence_length * kept + logits)

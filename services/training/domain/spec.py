@@ -6,6 +6,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from services.training.domain.adapter import Adapter
+from services.training.domain.distribution import Distribution
 from services.training.domain.divergence import OnDivergence
 from services.training.domain.methods import HELDOUT_FIGURES, Distillation, Method, Rollouts, Signal, invalid
 
@@ -162,7 +163,7 @@ class TrainingSpec:
     """Method and hyper-parameters of a training.
 
     Attributes:
-        workers: size of the data-parallel group.
+        workers: size of the data-parallel group, at most.
         threads_per_worker: CPU threads of each.
         gpus_per_worker: GPUs of each; 0 trains on the CPU.
         seed: of the first weights and of the order of the data.
@@ -171,6 +172,7 @@ class TrainingSpec:
         heldout_at: shares of each phase's steps after which held-out rows are asked too; a search sets its rungs here.
         probe: whether the effect of pre-training is measured beside the run; a search turns it off.
         adapter: what is trained beside the weights of the base; None: all weights.
+        distribution: how the workers share the work.
     """
 
     phases: tuple[Phase, ...]
@@ -184,6 +186,7 @@ class TrainingSpec:
     heldout_at: tuple[float, ...] = ()
     probe: bool = True
     adapter: Adapter | None = None
+    distribution: Distribution = field(default_factory=Distribution)
 
     @property
     def steps(self) -> int:
@@ -228,6 +231,8 @@ class TrainingSpec:
                 raise invalid(f"{where}.method", "must be that of the last phase: a reward model writes no text")
             if phase.batch_size < self.workers:
                 raise invalid(f"{where}.batch_size", f"must be at least the number of workers, {self.workers}")
+        methods = [phase.method for phase in self.phases]
+        self.distribution.check(self.workers, self.gpus_per_worker, methods, self.adapter is not None)
 
     def _check_adapter(self, adapter: Adapter, based: bool) -> None:
         if not based:
@@ -253,6 +258,7 @@ class TrainingSpec:
             "on_divergence": OnDivergence(data.get("on_divergence", OnDivergence.ALERT)),
             "heldout_at": tuple(data.get("heldout_at", ())),
             "adapter": adapter,
+            "distribution": Distribution.from_json(data.get("distribution", {})),
         }
         return cls(**rest)
 

@@ -7,6 +7,7 @@ from datetime import datetime
 from typing import Any
 
 from libs.common.domain import DomainError, Resource
+from services.training.domain.distribution import Distribution
 from services.training.domain.spec import Method, TrainingSpec, invalid
 
 
@@ -79,6 +80,7 @@ class Training(Resource):
             ("spec.phases", not self.spec.phases, "must be empty: algorithms have parameters in their place"),
             ("spec.workers", self.spec.workers == 1, "must be 1: algorithms run in one process"),
             ("spec.gpus_per_worker", not self.spec.gpus_per_worker, "must be 0: algorithms run on the CPU"),
+            ("spec.distribution", self.spec.distribution == Distribution(), "must not be set: there is one worker"),
             ("base_model_version", not self.base_model_version, "must be empty: algorithms begin from nothing"),
         )
         for name, holds, wanted in rules:

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import io
+import tempfile
 from dataclasses import asdict, dataclass, field
+from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors.torch import load as load_safetensors
 from safetensors.torch import save as save_safetensors
-from torch import Tensor, nn
+from safetensors.torch import save_file
+from torch import Tensor
 
 from libs.common.blobs import BlobStore
-from services.training.engines.model import trained_weights
+from services.training.engines.sharding import like
 
 Json = dict[str, Any]
 
@@ -38,37 +41,55 @@ class Progress:
     results: dict[str, float] = field(default_factory=dict)
 
 
-def write_checkpoint(
-    store: BlobStore,
-    model: nn.Module,
-    optimiser: torch.optim.Optimizer | None,
-    progress: Progress,
-    phase: str,
-    kept: str = "",
-) -> Json:
-    """Writes and commits a checkpoint. Weights that are frozen are not in it: the base has them.
+@dataclass(frozen=True)
+class Snapshot:
+    """The state of a run behind a step, in host memory that nobody else changes.
 
-    Args:
-        optimiser: None between two phases, as each has its own.
+    Attributes:
+        weights: that are trained, by name; those that are frozen the base has.
+        moments: of the optimiser, by number of the parameter; None between two phases, as each has its own.
+        random: state of the random generator.
+        phase: name of the current phase.
         kept: blob with what the phase keeps of its beginning; see `write_kept`.
+    """
+
+    weights: dict[str, Tensor]
+    moments: dict[int, Json] | None
+    random: Tensor
+    progress: Progress
+    phase: str
+    kept: str = ""
+
+
+def write_snapshot(store: BlobStore, snapshot: Snapshot) -> Json:
+    """Writes the blobs and then the manifest with their digests, which makes it a checkpoint. Through files, so that it
+    takes no memory beside the snapshot.
 
     Returns:
         What to keep as the task's checkpoint: `manifest_digest`, `phase`, `step` (of that phase) and `progress`.
     """
-    tensors = {name: tensor.cpu().contiguous() for name, tensor in trained_weights(model).items()}
-    files = {"model.safetensors": save_safetensors(tensors)}
-    if optimiser is not None:
-        buffer = io.BytesIO()
-        torch.save({"optimiser": optimiser.state_dict(), "random": torch.get_rng_state()}, buffer)
-        files["optimiser.pt"] = buffer.getvalue()
-    blobs = []
-    for path, content in files.items():
-        blob = store.put_sync(content)
-        blobs.append({"path": path, "sha256": blob.sha256, "size": blob.size})
-    if kept:
-        blobs.append({"path": "kept.safetensors", "sha256": kept, "size": store.stat_sync(kept).size})
-    digest = store.commit_sync({"kind": "training.checkpoint", "blobs": blobs, "progress": asdict(progress)})
-    return {"manifest_digest": digest, "phase": phase, "step": progress.step, "progress": asdict(progress)}
+    with tempfile.TemporaryDirectory(prefix="argosy-checkpoint-") as name:
+        folder = Path(name)
+        save_file(snapshot.weights, folder / "model.safetensors")
+        if snapshot.moments is not None:
+            state = {"optimiser": {"state": snapshot.moments}, "random": snapshot.random}
+            torch.save(state, folder / "optimiser.pt")
+        blobs = []
+        for path in sorted(folder.iterdir()):
+            blob = store.put_sync(path)
+            path.unlink()
+            blobs.append({"path": path.name, "sha256": blob.sha256, "size": blob.size})
+    if snapshot.kept:
+        size = store.stat_sync(snapshot.kept).size
+        blobs.append({"path": "kept.safetensors", "sha256": snapshot.kept, "size": size})
+    progress = asdict(snapshot.progress)
+    digest = store.commit_sync({"kind": "training.checkpoint", "blobs": blobs, "progress": progress})
+    return {
+        "manifest_digest": digest,
+        "phase": snapshot.phase,
+        "step": snapshot.progress.step,
+        "progress": progress,
+    }
 
 
 def read_progress(checkpoint: Json | None) -> Progress:
@@ -97,10 +118,21 @@ def read_kept(store: BlobStore, checkpoint: Json) -> dict[str, Tensor]:
 
 
 def read_optimiser(store: BlobStore, checkpoint: Json, optimiser: torch.optim.Optimizer) -> None:
-    """Puts the optimiser's moments and the random state back."""
-    state = torch.load(io.BytesIO(_read(store, checkpoint, "optimiser.pt")), weights_only=True)
-    optimiser.load_state_dict(state["optimiser"])
-    torch.set_rng_state(state["random"])
+    """Puts the optimiser's moments and the random state back; of a divided optimiser each worker takes its share.
+
+    Its options are its own: how it computes may differ between the machines.
+    """
+    found = torch.load(io.BytesIO(_read(store, checkpoint, "optimiser.pt")), weights_only=True)
+    parameters = [parameter for group in optimiser.param_groups for parameter in group["params"]]
+    state = {
+        number: {
+            name: like(value, parameters[number]) if isinstance(value, Tensor) else value
+            for name, value in values.items()
+        }
+        for number, values in found["optimiser"]["state"].items()
+    }
+    optimiser.load_state_dict({"state": state, "param_groups": optimiser.state_dict()["param_groups"]})
+    torch.set_rng_state(found["random"])
 
 
 def _read(store: BlobStore, checkpoint: Json, path: str) -> bytes:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 
 import torch
@@ -18,16 +19,22 @@ class Group:
         rank: my number, from 0.
         world: how many there are.
         device: where my tensors are.
+        precision: what matrices are multiplied in.
     """
 
     rank: int = 0
     world: int = 1
     device: torch.device = CPU
+    precision: torch.dtype = torch.float32
 
     @property
     def leads(self) -> bool:
         """Whether this is the worker that reports and writes."""
         return self.rank == 0
+
+    def computing(self) -> AbstractContextManager[object]:
+        """Inside, matrices are multiplied in the group's precision (Micikevicius et al., 2018)."""
+        return torch.autocast(self.device.type, self.precision, enabled=self.precision is not torch.float32)
 
     def sum(self, *values: float) -> list[float]:
         """Each value summed over the workers; all of them must call it."""

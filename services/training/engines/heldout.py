@@ -13,6 +13,7 @@ from services.training.engines.batches import Batch, PackedRows, Rows
 from services.training.engines.encode import Array
 from services.training.engines.group import Group
 from services.training.engines.model import MethodObjective
+from services.training.engines.sharding import is_sharded
 
 # Enough for a standard error of two points of exact match, few enough to cost a second.
 PACKED_ROWS = 128
@@ -49,11 +50,13 @@ def passes(objective: MethodObjective, rows: Rows, group: Group) -> Iterator[tup
     """This worker's share of the rows through the objective: batch, summed loss and what else was seen."""
     objective.eval()
     for chosen in shares(rows, group):
-        if not len(chosen):
-            continue
-        batch = rows.batch(chosen).to(group.device)
-        summed, seen = objective(*batch.tensors)
-        yield batch, summed, seen
+        if len(chosen) or is_sharded(objective.model):
+            # Divided layers are put together by all workers: one without a row left computes another one for nothing.
+            batch = rows.batch(chosen if len(chosen) else np.zeros(1, np.int64)).to(group.device)
+            with group.computing():
+                summed, seen = objective(*batch.tensors)
+            if len(chosen):
+                yield batch, summed, seen
     objective.train()
 
 

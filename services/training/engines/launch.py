@@ -9,12 +9,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import distributed
 
 from libs.common.blobs import BlobStore
 from libs.compute.context import EngineCancelled, EngineContext, EngineError, EngineInterrupted, EnginePaused
+from services.training.domain.distribution import Precision, Sharding
 from services.training.domain.spec import TrainingSpec
 from services.training.engines.checkpoints import Json
-from services.training.engines.group import Group
+from services.training.engines.group import CPU, Group
 from services.training.engines.loop import seed_worker
 from services.training.engines.prepared import load_job
 from services.training.engines.reports import TaskReports
@@ -23,18 +25,30 @@ from services.training.engines.worker import Worker
 # A worker process that dies is started again inside the same fit; more often than this, something else is wrong.
 _MAX_FAILURES = 3
 _DRAIN_SECONDS = 0.2
+# How often a run that may grow looks for room. Growing costs the start of a group, and the steps since a checkpoint.
+_RESIZE_SECONDS = 60.0
+_PRECISIONS = {Precision.FLOAT32: torch.float32, Precision.BFLOAT16: torch.bfloat16}
 
 
 def run_here(ctx: EngineContext, spec: TrainingSpec, plan: Json) -> Json:
-    """The whole run in this process: one worker that takes every row of a step."""
+    """The whole run in this process: one worker that takes every row of a step.
+
+    Raises:
+        EngineError: PREFLIGHT_FAILED, it is to have a GPU and there is none.
+    """
     seed_worker(spec.seed, spec.threads_per_worker)
+    if spec.gpus_per_worker and not torch.cuda.is_available():
+        message = "spec.gpus_per_worker needs a GPU, which is not here; 0 trains on the CPU."
+        raise EngineError("PREFLIGHT_FAILED", message, check="gpus_per_worker", detail=message)
+    device = torch.device("cuda", 0) if spec.gpus_per_worker else CPU
+    group = Group(device=device, precision=_PRECISIONS[spec.distribution.precision])
     with tempfile.TemporaryDirectory(prefix="argosy-train-") as folder:
         job = load_job(ctx.blobs_write, plan, spec, Path(folder))
-        return Worker(job, Group(), TaskReports(ctx, plan), ctx.resume).run()
+        return Worker(job, group, TaskReports(ctx, plan), ctx.resume).run()
 
 
 def run_on_ray(ctx: EngineContext, spec: TrainingSpec, plan: Json) -> Json:
-    """The whole run in one `fit` of Ray Train, with `spec.workers` processes.
+    """The whole run in one `fit` of Ray Train, with `spec.workers` processes, or as many as there is room for.
 
     Raises:
         EngineCancelled: The task was cancelled.
@@ -93,11 +107,12 @@ def _fit(loop_config: Json, spec: TrainingSpec, folder: str, failure: list[BaseE
             train_loop_config=loop_config,
             # ray.train has the classes of both its versions, as a switch of the environment says.
             scaling_config=ScalingConfig(  # pyrefly: ignore[bad-argument-type]
-                num_workers=spec.workers,
+                num_workers=spec.distribution.worker_range(spec.workers),  # pyrefly: ignore[bad-argument-type]
+                elastic_resize_monitor_interval_s=_RESIZE_SECONDS,  # pyrefly: ignore[unexpected-keyword]
                 use_gpu=spec.gpus_per_worker > 0,
                 resources_per_worker=worker_resources(spec),
             ),
-            torch_config=TorchConfig(backend="nccl" if spec.gpus_per_worker else "gloo"),
+            torch_config=TorchConfig(backend=_backend(spec)),
             run_config=RunConfig(  # pyrefly: ignore[bad-argument-type]
                 name="fit",
                 storage_path=folder,
@@ -106,6 +121,14 @@ def _fit(loop_config: Json, spec: TrainingSpec, folder: str, failure: list[BaseE
         ).fit()
     except Exception as error:
         failure.append(error)
+
+
+def _backend(spec: TrainingSpec) -> str:
+    """What the workers speak to each other by."""
+    if not spec.gpus_per_worker:
+        return "gloo"
+    # What lies in host memory is summed there.
+    return "cpu:gloo,cuda:nccl" if spec.distribution.sharding is Sharding.FULL_OFFLOAD else "nccl"
 
 
 def worker_resources(spec: TrainingSpec) -> dict[str, float]:
@@ -127,10 +150,15 @@ def worker_main(loop_config: dict[str, Any]) -> None:
     relay = loop_config["relay"]
     reports = RelayReports(relay)
     context = train.get_context()
-    group = Group(context.get_world_rank(), context.get_world_size(), get_device())
+    precision = _PRECISIONS[spec.distribution.precision]
+    group = Group(context.get_world_rank(), context.get_world_size(), get_device(), precision)
     seed_worker(spec.seed, spec.threads_per_worker)
     if group.device.type == "cuda":
         torch.cuda.set_device(group.device)
+    nodes = [""] * group.world
+    distributed.all_gather_object(nodes, ray.get_runtime_context().get_node_id())
+    if group.leads:
+        reports.log(f"workers: {group.world}, nodes: {len(set(nodes))}")
     checkpoint: Json | None = ray.get(relay.newest_checkpoint.remote())  # type: ignore[assignment]
     with tempfile.TemporaryDirectory(prefix="argosy-train-") as folder:
         outcome = _outcome(

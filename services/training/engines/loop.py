@@ -19,6 +19,7 @@ from services.training.engines.group import Group
 from services.training.engines.model import MethodObjective
 from services.training.engines.optimise import CLIP_NORM, learning_rate, new_optimiser
 from services.training.engines.order import Order
+from services.training.engines.sharding import is_sharded, whole
 
 
 @dataclass(frozen=True)
@@ -66,7 +67,8 @@ class PhaseLoop:
         self._order = Order(len(rows), phase.batch_size, seed, number, rows.lengths)
         self._entropy = (seed & 0xFFFFFFFFFFFFFFFF, number)
         self._group = group
-        self._forward: nn.Module = objective if group.world == 1 else DistributedDataParallel(objective)
+        alone = group.world == 1 or is_sharded(objective.model)
+        self._forward: nn.Module = objective if alone else DistributedDataParallel(objective)
 
     def run(self, first: int, last: int, should_stop: Callable[[], bool]) -> Iterator[Step]:
         """Takes the steps [first, last).
@@ -105,12 +107,13 @@ class PhaseLoop:
 
     def _update(self, step: int, batch: Batch, count: int) -> tuple[float, float, dict[str, float]]:
         """One update: this worker's part of the loss before it, norm of the gradients, its part of the figures."""
-        summed, seen = self._forward(*batch.tensors)
+        with self._group.computing():
+            summed, seen = self._forward(*batch.tensors)
         # Data parallelism averages gradients over workers; a worker with more answer tokens must weigh more.
         share = summed / count
         self.optimiser.zero_grad()
         (share * self._group.world).backward()
-        norm = float(nn.utils.clip_grad_norm_(self.objective.parameters(), CLIP_NORM))
+        norm = float(whole(nn.utils.clip_grad_norm_(self.objective.parameters(), CLIP_NORM), self._group))
         # The norm is of the averaged gradients, so every worker comes to the same verdict without a word.
         if not math.isfinite(norm):
             raise diverged(self._phase, step, "the gradients are not finite")

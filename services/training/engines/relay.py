@@ -8,6 +8,7 @@ from __future__ import annotations
 from typing import Any
 
 import ray
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from services.training.engines.reports import Json, Reports
 
@@ -56,8 +57,11 @@ class RelayState:
 
 
 def start_relay(checkpoint: Json | None) -> Any:
-    """Starts the actor. It takes no CPU from the workers and goes when its owner goes."""
-    return ray.remote(num_cpus=0)(RelayState).remote(checkpoint)
+    """Starts the actor. It takes no CPU from the workers and goes when its owner goes, and with no other node than
+    its owner's."""
+    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+    actor: Any = ray.remote(num_cpus=0)(RelayState)
+    return actor.options(scheduling_strategy=here).remote(checkpoint)
 
 
 class RelayReports:

@@ -12,7 +12,6 @@ from typing import Any
 import psutil
 import torch
 from torch import nn
-from torch.optim import Optimizer
 from transformers import PreTrainedConfig
 
 from libs.common.blobs import BlobStore
@@ -21,13 +20,13 @@ from services.training.domain.halving import rung_step
 from services.training.domain.spec import Method, Phase, TrainingSpec
 from services.training.engines.base import BaseText
 from services.training.engines.batches import Rows
+from services.training.engines.checkpoint_writer import CheckpointWriter
 from services.training.engines.checkpoints import (
     Json,
     read_kept,
     read_optimiser,
     read_progress,
     read_weights,
-    write_checkpoint,
     write_kept,
 )
 from services.training.engines.group import Group
@@ -38,7 +37,8 @@ from services.training.engines.model import load_weights, sequence_length, train
 from services.training.engines.probe import pretraining_effect
 from services.training.engines.reports import Reports
 from services.training.engines.scorer import Scorer, new_scorer
-from services.training.engines.start import bare, finished_files, starting_model
+from services.training.engines.sharding import is_sharded, place, whole_weights
+from services.training.engines.start import Model, bare, finished_files, starting_model
 
 METRICS_EVERY = 10
 # Asking costs a message to the carrier.
@@ -97,6 +97,7 @@ class Worker:
         # The first checkpoint of a task has only the prepared data.
         self._checkpoint = checkpoint if checkpoint and "manifest_digest" in checkpoint else None
         self._progress = read_progress(checkpoint)
+        self._writer = CheckpointWriter(job.store, group, reports.checkpoint)
         self._model = starting_model(job.spec, job.config, job.base)
         self._learner = self._new_learner()
         # Of the phase at hand: the blob with what it keeps of its beginning.
@@ -120,23 +121,32 @@ class Worker:
             EngineCancelled: The task was cancelled.
             EnginePaused: It stopped at a checkpoint, as it was asked to.
         """
+        try:
+            self._run_phases()
+            return self._finish()
+        finally:
+            # Nobody reads a checkpoint that is still being written when this returns.
+            self._writer.settle()
+
+    def _run_phases(self) -> None:
         spec, progress = self._job.spec, self._progress
         while progress.phase < len(spec.phases):
             self._run_phase(progress.phase, spec.phases[progress.phase], spec.phase_names[progress.phase])
             name = spec.phase_names[progress.phase]
             progress.phase, progress.step = progress.phase + 1, 0
             self._checkpoint, self._kept = None, ""
-            self._write_checkpoint(None, name)
+            self._writer.write(self._learner, None, progress, name, self._kept)
             if progress.phase < len(spec.phases):
                 self._pause_if_asked()
+
+    def _finish(self) -> Json:
         # Writing merges an adapter into its base and takes the model apart: the figures come first.
-        figures = self._figures()
-        job = self._job
+        figures, job, progress = self._figures(), self._job, self._progress
         files, parameters = {}, 0
+        model = self._whole_model()
         if self._group.leads:
-            # A reward model has no adapter, and its head is in the place of the model's own.
-            model = self._learner if isinstance(self._learner, Scorer) else self._model
-            files, parameters = finished_files(job.store, model, spec, job.config, job.base, job.base_name)
+            files, parameters = finished_files(job.store, model, job.spec, job.config, job.base, job.base_name)
+        self._writer.wait()
         return {
             "results": figures,
             "tokens": progress.tokens,
@@ -144,6 +154,20 @@ class Worker:
             "weights": files,
             "parameter_count": parameters,
         }
+
+    def _whole_model(self) -> Model:
+        """The model in one piece; of a divided one all workers give their parts, and the leading one gets it."""
+        job = self._job
+        if isinstance(self._learner, Scorer):
+            # A reward model has no adapter, and its head is in the place of the model's own.
+            return self._learner
+        if not is_sharded(self._learner):
+            return self._model
+        tensors = whole_weights(self._learner, self._group)
+        if self._group.leads:
+            self._model = starting_model(job.spec, job.config, job.base)
+            load_weights(self._model, tensors)
+        return self._model
 
     def _new_learner(self) -> nn.Module:
         """What the phases teach: the model, with the matrices of an adapter in it if it has one."""
@@ -154,7 +178,8 @@ class Worker:
             if "score.weight" in tensors:
                 learner = new_scorer(decoder, job.spec.seed)
             load_weights(learner, tensors)
-        return learner.to(self._group.device)
+        place(learner, decoder, job.spec.distribution, self._group)
+        return learner
 
     def _run_phase(self, number: int, phase: Phase, name: str) -> None:
         progress, learning = self._progress, METHODS[phase.method]
@@ -171,6 +196,7 @@ class Worker:
         worst = learning.worst_loss(phase, self._job.config.vocab_size)
         for step in loop.run(progress.step, phase.steps, self._should_stop):
             self._count(step, phase, name)
+            self._writer.check()
             recent.append(step)
             window.append(step)
             done = progress.step == phase.steps
@@ -185,7 +211,7 @@ class Worker:
             if due or done:
                 progress.results |= {f"{name}.last_{key}": value for key, value in _means(recent).items()}
             if due:
-                self._write_checkpoint(loop.optimiser, name)
+                self._writer.write(self._learner, loop.optimiser, progress, name, self._kept)
                 self._pause_if_asked()
         self._measure(f"{name}.heldout", "after", work)
         results = progress.results
@@ -240,8 +266,9 @@ class Worker:
             self._asked = (0.0, False)
 
     def _probe(self, number: int, phase: Phase, work: Work) -> None:
-        if self._job.spec.adapter is not None:
-            # Fresh weights under an adapter would be frozen: there is nothing to compare with.
+        if self._job.spec.adapter is not None or is_sharded(self._learner):
+            # Fresh weights under an adapter would be frozen: there is nothing to compare with. Divided ones have no
+            # copy.
             return
         results, phases = self._progress.results, self._job.spec.phases
         first = (
@@ -293,8 +320,8 @@ class Worker:
 
     def _usage(self, window: list[Step], seconds: float) -> dict[str, float]:
         """What the machine gave: the share of the booked CPU threads that was busy, memory of this worker in bytes."""
-        spec, device = self._job.spec, self._group.device
-        threads = spec.workers * max(1, spec.threads_per_worker)
+        device = self._group.device
+        threads = self._group.world * max(1, self._job.spec.threads_per_worker)
         usage = {
             "cpu_share": sum(step.cpu_seconds for step in window) / max(seconds * threads, 1e-9),
             "resident_bytes": float(psutil.Process().memory_info().rss),
@@ -319,15 +346,10 @@ class Worker:
         done = sum(phase.steps for phase in spec.phases[:number]) + self._progress.step
         return done % spec.checkpoint_every == 0
 
-    def _write_checkpoint(self, optimiser: Optimizer | None, name: str) -> None:
-        if self._group.leads:
-            self._reports.checkpoint(
-                write_checkpoint(self._job.store, self._learner, optimiser, self._progress, name, self._kept)
-            )
-
     def _pause_if_asked(self) -> None:
         """Stops behind a checkpoint; the leading worker asks, and all stop at the same step."""
         if self._group.sum(float(self._group.leads and self._reports.pausing()))[0]:
+            self._writer.wait()
             raise EnginePaused()
 
     def _should_stop(self) -> bool:

@@ -12,6 +12,7 @@ from services.training.domain.models import Gate, ModelAlias, ModelProject, Mode
 from services.training.domain.spec import Architecture, TrainingSpec
 from services.training.domain.trainings import Training, TrainingRun
 from services.training.handlers.algorithm_messages import struct
+from services.training.handlers.distributions import distribution_from, distribution_message
 from services.training.handlers.life_cycles import life_cycle_message
 from services.training.handlers.phases import phase_from, phase_message
 
@@ -159,6 +160,7 @@ def spec_message(spec: TrainingSpec) -> pb.TrainingSpec:
         seed=spec.seed,
         checkpoint_every=spec.checkpoint_every,
         on_divergence=_ON_DIVERGENCE[spec.on_divergence],
+        distribution=distribution_message(spec.distribution),
     )
 
 
@@ -186,6 +188,7 @@ def spec_from(message: pb.TrainingSpec) -> TrainingSpec:
         checkpoint_every=message.checkpoint_every or 200,
         on_divergence=_stop_or_alert(message),
         adapter=_adapter_from(message.adapter) if message.HasField("adapter") else None,
+        distribution=distribution_from(message.distribution, message.gpus_per_worker),
     )
 
 

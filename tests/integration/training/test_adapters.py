@@ -16,7 +16,7 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 
 from libs.common.blobs import BlobStore
-from libs.compute.context import EngineCancelled, EngineError, LocalContext
+from libs.compute.context import EngineError, EnginePaused, LocalContext
 from services.training.domain.adapter import Adapter
 from services.training.domain.estimate import adapter_parameters
 from services.training.domain.spec import Method
@@ -146,8 +146,8 @@ def test_resume_gives_the_same_curve(
     adapter = replace(LORA, dropout=dropout)
     whole = adapted(store, base, steps=18, adapter=adapter)
     result = train.run(whole)
-    stopped = adapted(store, base, 18, adapter, cancel_when=lambda recorded: len(recorded.checkpoints) > 1)
-    with pytest.raises(EngineCancelled):
+    stopped = adapted(store, base, 18, adapter, pause_when=lambda _: True)
+    with pytest.raises(EnginePaused):
         train.run(stopped)
     checkpoint = stopped.recorded.checkpoints[-1]
     assert checkpoint["step"] == 6

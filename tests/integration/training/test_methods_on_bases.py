@@ -76,7 +76,7 @@ def test_a_method_teaches_an_adapter_and_resumes_exactly(store: BlobStore, name:
         base=base,
         frozen=frozen,
         heldout=pairs(4, seed=9),
-        pause_when=lambda recorded: len(recorded.checkpoints) >= 2,
+        pause_when=lambda _: True,
     )
     with pytest.raises(EnginePaused):
         run(cut)

@@ -15,7 +15,7 @@ from safetensors.torch import load
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 from libs.common.blobs import BlobStore
-from libs.compute.context import EngineCancelled, EngineError
+from libs.compute.context import EngineError, EnginePaused
 from services.training.domain.methods import Distillation, Method, RewardRule, Rollouts, RuleKind, Signal
 from services.training.domain.spec import Phase
 from services.training.engines.frozen import frozen_model
@@ -183,10 +183,8 @@ def test_resume_in_the_middle_gives_the_same_losses(store: BlobStore, base: dict
         patch.setattr("services.training.engines.worker.ASK_SECONDS", 0.0)
         first = context(store, spec, pairs(60), base=base, frozen=frozen)
         whole = run(first)
-        stopped = context(
-            store, spec, pairs(60), base=base, frozen=frozen, cancel_when=lambda seen: len(seen.checkpoints) > 1
-        )
-        with pytest.raises(EngineCancelled):
+        stopped = context(store, spec, pairs(60), base=base, frozen=frozen, pause_when=lambda _: True)
+        with pytest.raises(EnginePaused):
             run(stopped)
         checkpoint = stopped.recorded.checkpoints[-1]
         assert checkpoint["step"] == 3

@@ -1,9 +1,10 @@
-"""A run from request to model version, with Ray Train on two workers."""
+"""A run from request to model version, with Ray Train on two workers, each on a node of its own."""
 
 from __future__ import annotations
 
 import os
 import signal
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +17,20 @@ from google.protobuf.field_mask_pb2 import FieldMask
 from safetensors import safe_open
 from sqlalchemy import text
 
+from libs.common.testing.ray import RunningRay, ray_head
 from tests.integration.training.peers import HELDOUT, PROJECT, TRAIN, Caller, FakeDataset, spec_of
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(240)]
+
+
+@pytest.fixture(scope="module")
+def ray() -> Iterator[RunningRay]:
+    """Two nodes with room for one worker each."""
+    with ray_head(num_cpus=1) as running, pytest.MonkeyPatch.context() as patch:
+        for name, value in running.environment.items():
+            patch.setenv(name, value)
+        running.join()
+        yield running
 
 
 async def run(caller: Caller, **fields: Any) -> training_pb2.TrainingRun:
@@ -70,6 +82,8 @@ async def test_run_makes_a_model_version(worker: Caller, dataset: FakeDataset, t
     metrics = await worker.ListTaskMetrics(task_service_pb2.ListTaskMetricsRequest(parent=started.task))
     assert {point.phase for point in metrics.metrics} == {"pretrain", "sft"}
     assert all(point.values["tokens_per_second"] > 0 for point in metrics.metrics)
+    logs = await worker.ListTaskLogs(task_service_pb2.ListTaskLogsRequest(parent=started.task, page_size=1000))
+    assert "workers: 2, nodes: 2" in [line.body for line in logs.logs]
     await check_download(worker, version, tmp_path)
 
 

@@ -55,7 +55,7 @@ def answer_rows(array: Callable[[str], Array]) -> AnswerRows:
 
 def begin(start: Start) -> Work:
     """The model learns the next tokens of its rows."""
-    objective = Objective(decoder(start)).to(start.group.device)
+    objective = Objective(decoder(start))
 
     def measure() -> dict[str, float]:
         assert start.heldout is not None
