@@ -16,9 +16,11 @@ from libs.common.db.lease import Lease
 from libs.common.db.uow import Database, UnitOfWork
 from libs.common.domain import DomainError
 from libs.common.errors import ArgosyError, reason_of
+from libs.common.ids import uuid7
 from libs.common.obs import extract, traceparent, tracer
 from libs.common.tasks import store
 from libs.common.tasks.kinds import Driver, Report, TaskKind
+from libs.common.tasks.quota import Needs, NoRoom, QuotaLedger
 from libs.common.tasks.store import LeaseLost, Wishes
 from libs.common.tasks.task import Json, Task, TaskError, storable
 
@@ -30,6 +32,8 @@ _CANCEL_LOOK_SECONDS = 0.5
 _MOST_BACKOFF_SECONDS = 30.0
 # Faults of our own code in `load`, `apply` and the like: a second look helps against races, a third does not.
 _MOST_FAULTS = 3
+# Well within the time after which identity takes what was reserved to be free: fifteen minutes.
+_QUOTA_BEAT_SECONDS = 60.0
 
 _log = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -42,6 +46,14 @@ class _End(Exception):
         super().__init__(error.message)
         self.state = state
         self.error = error
+
+
+class _PutOff(Exception):
+    """There is no room for the task yet: others go first."""
+
+    def __init__(self, room: NoRoom) -> None:
+        super().__init__(room.why)
+        self.room = room
 
 
 _CANCELLED = _End("CANCELLED", TaskError("CANCELLED", "The task was cancelled."))
@@ -61,6 +73,7 @@ class Attempt:
         task: The row after the claim.
         seconds: Length of the lease.
         clock: Its monotonic side fences: a worker that slept through its lease touches nothing.
+        quota: Identity's ledger; None: there is no identity, and nothing is reserved.
     """
 
     def __init__(
@@ -74,7 +87,9 @@ class Attempt:
         task: Task,
         seconds: float,
         clock: Clock,
+        quota: QuotaLedger | None = None,
     ) -> None:
+        self._quota = quota
         self._database = database
         self._driver = driver
         self._kind = kind
@@ -103,12 +118,17 @@ class Attempt:
             try:
                 async with asyncio.TaskGroup() as group:
                     beat = group.create_task(self._beat(), name="heartbeat")
+                    holding = group.create_task(self._hold_room(), name="quota")
                     try:
                         await self._carry()
                     except _End as end:
                         span.set_status(Status(StatusCode.ERROR, end.error.reason))
                         await self._finish(end)
+                    except _PutOff as wait:
+                        await self._put_off(wait.room)
                     beat.cancel()
+                    holding.cancel()
+                await self._settle()
             except* LeaseLost:
                 _log.warning("another worker has %s", self._task.name)
 
@@ -145,6 +165,7 @@ class Attempt:
         if self._task.attempt >= self._task.max_attempts:
             raise _End("FAILED", self._last_error)
         number = self._task.attempt + 1
+        await self._take_room()
         spec = await self._patiently("load", lambda: self._kind.load(self._task, self._runtime))
         grant = await self._patiently("grant", self._grant)
         carrier = f"argosy-{self._database.service}-{self._task.uid}-{number}"
@@ -160,6 +181,82 @@ class Attempt:
         )
         self._began, self._began_progress = self._clock.monotonic(), self._task.progress
         await self._patiently("submit", lambda: self._submit(carrier, spec, grant, number))
+
+    # Room in the quotas of whoever asked for the task.
+
+    async def _take_room(self) -> None:
+        """Reserves what the task needs. A later attempt of a task that runs has it already.
+
+        Raises:
+            _PutOff: There is no room yet.
+            _End: The task needs more than a limit.
+        """
+        quota = self._quota
+        if quota is None or self._task.state == "RUNNING":
+            return
+        needs = await self._patiently("needs", lambda: self._kind.needs_of(self._task, self._runtime))
+        if not needs:
+            return
+        while True:
+            if self._task.reservation is None:
+                # Stored first: whatever happens from here on, the room is given back when the task has ended.
+                await self._write(None, reservation=uuid7())
+            try:
+                room = await self._patiently("reserve", lambda: self._reserve(quota, needs))
+            except _End as end:
+                if end.error.reason != "STATE_CONFLICT":
+                    raise
+                # Retried or resumed while the room of its last time was given back.
+                await self._write(None, reservation=None)
+                continue
+            if room is not None:
+                raise _PutOff(room)
+            return
+
+    async def _reserve(self, quota: QuotaLedger, needs: Needs, *, running: bool = False) -> NoRoom | None:
+        task = self._task
+        return await quota.reserve(
+            task.org, task.reservation or "", task.creator, task.name, task.target, needs, running=running
+        )
+
+    async def _hold_room(self) -> None:
+        """Says now and then that the task runs, so that its room is kept."""
+        needs: Needs | None = None
+        while True:
+            await self._clock.sleep(_QUOTA_BEAT_SECONDS)
+            if self._quota is None or self._task.reservation is None or self._task.state != "RUNNING":
+                continue
+            try:
+                needs = needs or await self._kind.needs_of(self._task, self._runtime)
+                await self._reserve(self._quota, needs, running=True)
+            except (DomainError, ArgosyError) as error:
+                _log.warning("cannot say that %s runs: %s", self._task.name, error.message)
+
+    async def _put_off(self, room: NoRoom) -> None:
+        """Waits in the queue, in nobody's hands."""
+
+        async def put_off() -> None:
+            self._fence()
+            self._ending = True
+            message = storable(f"waiting for quota: {room.why}")
+            async with self._unit_of_work() as uow:
+                task = await store.lock(uow, self._lease)
+                if task.message != message:
+                    await store.record(uow, self._lease, task, (), 0.0, message=message)
+                # Somebody asked for its end meanwhile: at once.
+                seconds = 0.0 if task.cancel_requested or task.pause_requested else room.retry_seconds
+                await store.postpone(uow, self._lease, seconds)
+
+        await self._patiently("put off", put_off)
+
+    async def _settle(self) -> None:
+        """Gives the room back; the worker's tidying does it otherwise."""
+        task = self._task
+        if self._quota is not None and task.reservation is not None and task.state not in ("QUEUED", "RUNNING"):
+            try:
+                await settle(self._database, self._quota, task)
+            except (DomainError, ArgosyError) as error:
+                _log.warning("the room of %s is given back later: %s", task.name, error.message)
 
     async def _grant(self) -> str | None:
         if self._blobs is None:
@@ -416,6 +513,15 @@ class Attempt:
                         raise _End("FAILED", _as_task_error(error)) from error
                     _log.exception("%s of %s failed", what, self._task.name)
                 await self._pause(_AWAY_SECONDS)
+
+
+async def settle(database: Database, quota: QuotaLedger, task: Task) -> None:
+    """Gives the room of a task back that has ended or pauses, and lets those look that wait for it."""
+    # A paused task has no end; it holds nothing from its last change on.
+    await quota.settle(task.org, task.reservation or "", task.end_time or task.update_time)
+    async with database.system() as uow:
+        await store.settled(uow, task)
+        await store.hurry(uow, task.org)
 
 
 def _passes(error: Exception) -> bool:
