@@ -6,12 +6,23 @@ from dataclasses import dataclass
 
 from services.training.domain.adapter import Adapter
 from services.training.domain.spec import Architecture, Method, Phase, TrainingSpec
-from services.training.domain.work import Load, Rates, RowFacts, Work, forward, full, sequences, step_load, work_of
+from services.training.domain.work import (
+    CHARACTERS_A_TOKEN,
+    Load,
+    Rates,
+    RowFacts,
+    Work,
+    full,
+    measure_load,
+    sequences,
+    step_load,
+    work_of,
+)
 
 __all__ = ["Estimate", "Rates", "adapter_parameters", "estimate", "work_of"]
 
 # Reading, the first calls, writing the model.
-_FIXED_SECONDS = 2.0
+_FIXED_SECONDS = 0.5
 # Starting a group of workers, its collective operations and its end: 17 s on two cores.
 _GROUP_SECONDS = 17.0
 # Held-out rows that are asked at most, and how often: before and after.
@@ -24,15 +35,19 @@ _TOKENIZER_RATE, _ENCODE_RATE = 1.5e6, 2.0e6
 # A checkpoint has weights and two moments: made into bytes, hashed, and written to the disk.
 _CHECKPOINT_BYTES, _WRITE_RATE = 12, 150e6
 
-# Weights, gradients and two moments of AdamW in single precision.
+# Weights, gradients and two moments of AdamW in single precision. A checkpoint makes bytes of all but the gradients.
 _BYTES_A_PARAMETER = 16
 _FLOAT = 4
 # A frozen weight beside an adapter has neither gradient nor moments. Quantised: its bits, and a scale of eight bits
 # for each block of 64 (Dettmers et al., 2023, section 3).
 _FROZEN_BYTES = {0: 4.0, 8: 8 / 8 + 1 / 64, 4: 4 / 8 + 1 / 64}
-# Tensors of the width of the hidden state that one layer keeps for its backward pass, feed-forward ones counted apart.
-_KEPT_HIDDEN, _KEPT_WIDE = 12, 3
-# A worker process with torch and transformers loaded, before any data.
+# Tensors of the width of the hidden state that one layer keeps for its backward pass, feed-forward ones counted apart,
+# with what the heap loses between them. An adapter keeps its share of the outputs of its targets.
+_KEPT_HIDDEN, _KEPT_WIDE = 19, 4
+_KEPT_BY_ADAPTER = 1.5
+# Logits, their gradient and the soft-maxed copy of a step; logits and the copy of a batch of held-out rows.
+_KEPT_LOGITS, _HELDOUT_LOGITS, _HELDOUT_BATCH = 3, 2, 32
+# A worker process with torch and transformers loaded, before any data: 585 MiB, and what a longer run adds to its heap.
 _PROCESS_BYTES = 600 << 20
 
 
@@ -84,13 +99,15 @@ def _seconds(spec: TrainingSpec, work: Work, rates: Rates, parameters: int, trai
     load, characters = Load(), 0.0
     for number, (phase, rows) in enumerate(zip(spec.phases, work.phases, strict=True)):
         step = step_load(spec, phase, rows, body, trained)
-        held = min(work.heldout, _HELDOUT_ROWS.get(phase.method, _MOST_HELDOUT_ROWS)) / spec.workers
+        held = (
+            min(_heldout(spec, phase, rows, work), _HELDOUT_ROWS.get(phase.method, _MOST_HELDOUT_ROWS)) / spec.workers
+        )
         probed = 0.0
         if _is_probed(spec, number) and work.heldout:
             probed = _PROBE_MODELS * min(phase.steps, max(10.0, min(_PROBE_STEPS, phase.steps * _PROBE_SHARE)))
         load += step * (phase.steps + probed)
-        passes = (_MEASURES + (_PROBE_MODELS if probed else 0)) * held * sequences(phase)
-        load += forward(shape, body, passes, rows.tokens, passes * max(1.0, rows.answer))
+        times = _MEASURES + (_PROBE_MODELS if probed else 0)
+        load += measure_load(spec, phase, rows, body, held) * times
         characters += min(work.rows, phase.steps * phase.batch_size) * rows.characters / _ENCODE_RATE
     if not spec.adapter and parameters == shape.parameter_count and work.phases:
         characters += work.rows * work.phases[0].characters / _TOKENIZER_RATE
@@ -98,6 +115,13 @@ def _seconds(spec: TrainingSpec, work: Work, rates: Rates, parameters: int, trai
     written += (trained * len(spec.phases) + parameters) * _FLOAT
     group = _GROUP_SECONDS if spec.workers > 1 else 0.0
     return _FIXED_SECONDS + group + load.seconds(rates) + characters + written / _WRITE_RATE
+
+
+def _heldout(spec: TrainingSpec, phase: Phase, rows: RowFacts, work: Work) -> float:
+    """Held-out sequences that there are: texts are packed, everything else is a row."""
+    if phase.method is not Method.PRETRAIN:
+        return float(work.heldout)
+    return work.heldout * rows.characters / CHARACTERS_A_TOKEN / spec.architecture.sequence_length
 
 
 def _is_probed(spec: TrainingSpec, number: int) -> bool:
@@ -125,10 +149,15 @@ def adapter_parameters(architecture: Architecture, adapter: Adapter) -> int:
 
 
 def _memory(spec: TrainingSpec, work: Work, parameters: int, trained: int) -> int:
-    largest = max(_activations(spec, phase, rows) for phase, rows in zip(spec.phases, work.phases, strict=True))
+    pairs = list(zip(spec.phases, work.phases, strict=True))
+    largest = max(_activations(spec, phase, rows) for phase, rows in pairs)
+    looked_at = max(_heldout_bytes(spec, phase, rows, work) for phase, rows in pairs)
     frozen = 0.0 if spec.adapter is None else parameters * _FROZEN_BYTES[spec.adapter.quantize_base_bits]
     frozen += max(_frozen_models(phase) for phase in spec.phases) * parameters * _FLOAT
-    return spec.workers * (_PROCESS_BYTES + round(frozen) + trained * _BYTES_A_PARAMETER) + round(largest)
+    each = _PROCESS_BYTES + round(frozen + looked_at) + trained * _BYTES_A_PARAMETER
+    # The leading worker writes checkpoints.
+    written = trained * _CHECKPOINT_BYTES if spec.steps > spec.checkpoint_every else 0
+    return spec.workers * each + written + round(largest)
 
 
 def _frozen_models(phase: Phase) -> int:
@@ -140,9 +169,20 @@ def _activations(spec: TrainingSpec, phase: Phase, rows: RowFacts) -> float:
     """Bytes of activations of one step over all workers."""
     shape, count = spec.architecture, phase.batch_size * sequences(phase)
     layer = _KEPT_HIDDEN * shape.hidden_size + _KEPT_WIDE * shape.intermediate_size
-    places = rows.tokens if phase.method is Method.PRETRAIN else rows.answer
+    if spec.adapter is not None:
+        layer += _KEPT_BY_ADAPTER * (5 * shape.hidden_size + 2 * shape.intermediate_size)
+    logits = _KEPT_LOGITS * shape.vocabulary_size * _places(phase, rows)
+    return count * _FLOAT * (rows.longest * shape.layers * layer + logits)
+
+
+def _heldout_bytes(spec: TrainingSpec, phase: Phase, rows: RowFacts, work: Work) -> float:
+    """Bytes of the logits of a batch of held-out rows, beside what the heap keeps of the steps."""
+    count = min(_HELDOUT_BATCH, _heldout(spec, phase, rows, work)) * (2 if phase.compares else 1)
+    return _FLOAT * _HELDOUT_LOGITS * count * _places(phase, rows) * spec.architecture.vocabulary_size
+
+
+def _places(phase: Phase, rows: RowFacts) -> float:
+    """Places of a sequence at which logits are computed."""
     if phase.method is Method.REWARD:
-        places = 0.0
-    # Logits, their gradient and the soft-maxed copy.
-    logits = 3 * shape.vocabulary_size * places
-    return count * _FLOAT * (rows.tokens * shape.layers * layer + logits)
+        return 0.0
+    return rows.tokens if phase.method is Method.PRETRAIN else rows.answer

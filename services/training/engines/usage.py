@@ -15,7 +15,7 @@ _TOKENS, _HIDDEN, _WIDE = 512, 384, 1024
 # Far more than caches hold.
 _FLOATS = 4 << 20
 _CALLS = 200
-_ROUNDS = 3
+_ROUNDS = 12
 
 
 def peak_bytes() -> int:
@@ -29,7 +29,7 @@ def peak_bytes() -> int:
 
 
 def measure_rates() -> dict[str, float]:
-    """How fast this process computes on the CPU, with as many threads as torch has. Takes some thirty milliseconds.
+    """How fast this process computes on the CPU, with as many threads as torch has. Takes some eighty milliseconds.
 
     Returns:
         `operations` of a matrix product a second, `bandwidth` of memory in bytes a second, `call_seconds` of an
