@@ -20,7 +20,8 @@ from libs.common.ids import uuid7
 from libs.common.obs import extract, traceparent, tracer
 from libs.common.tasks import store
 from libs.common.tasks.kinds import Driver, Report, TaskKind
-from libs.common.tasks.quota import Needs, NoRoom, QuotaLedger
+from libs.common.tasks.quota import NoRoom, QuotaLedger
+from libs.common.tasks.room import Room
 from libs.common.tasks.store import LeaseLost, Wishes
 from libs.common.tasks.task import Json, Task, TaskError, storable
 
@@ -32,8 +33,6 @@ _CANCEL_LOOK_SECONDS = 0.5
 _MOST_BACKOFF_SECONDS = 30.0
 # Faults of our own code in `load`, `apply` and the like: a second look helps against races, a third does not.
 _MOST_FAULTS = 3
-# Well within the time after which identity takes what was reserved to be free: fifteen minutes.
-_QUOTA_BEAT_SECONDS = 60.0
 
 _log = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -89,7 +88,7 @@ class Attempt:
         clock: Clock,
         quota: QuotaLedger | None = None,
     ) -> None:
-        self._quota = quota
+        self._room = None if quota is None else Room(database, quota, kind, runtime, clock)
         self._database = database
         self._driver = driver
         self._kind = kind
@@ -118,7 +117,9 @@ class Attempt:
             try:
                 async with asyncio.TaskGroup() as group:
                     beat = group.create_task(self._beat(), name="heartbeat")
-                    holding = group.create_task(self._hold_room(), name="quota")
+                    beats = [beat]
+                    if self._room is not None:
+                        beats.append(group.create_task(self._room.hold(lambda: self._task), name="quota"))
                     try:
                         await self._carry()
                     except _End as end:
@@ -126,9 +127,10 @@ class Attempt:
                         await self._finish(end)
                     except _PutOff as wait:
                         await self._put_off(wait.room)
-                    beat.cancel()
-                    holding.cancel()
-                await self._settle()
+                    for running in beats:
+                        running.cancel()
+                if self._room is not None:
+                    await self._room.give_back(self._task)
             except* LeaseLost:
                 _log.warning("another worker has %s", self._task.name)
 
@@ -191,46 +193,26 @@ class Attempt:
             _PutOff: There is no room yet.
             _End: The task needs more than a limit.
         """
-        quota = self._quota
-        if quota is None or self._task.state == "RUNNING":
+        room = self._room
+        if room is None or self._task.state == "RUNNING":
             return
-        needs = await self._patiently("needs", lambda: self._kind.needs_of(self._task, self._runtime))
-        if not needs:
+        if not await self._patiently("needs", lambda: room.needs(self._task)):
             return
         while True:
             if self._task.reservation is None:
                 # Stored first: whatever happens from here on, the room is given back when the task has ended.
                 await self._write(None, reservation=uuid7())
             try:
-                room = await self._patiently("reserve", lambda: self._reserve(quota, needs))
+                missing = await self._patiently("reserve", lambda: room.reserve(self._task))
             except _End as end:
                 if end.error.reason != "STATE_CONFLICT":
                     raise
                 # Retried or resumed while the room of its last time was given back.
                 await self._write(None, reservation=None)
                 continue
-            if room is not None:
-                raise _PutOff(room)
+            if missing is not None:
+                raise _PutOff(missing)
             return
-
-    async def _reserve(self, quota: QuotaLedger, needs: Needs, *, running: bool = False) -> NoRoom | None:
-        task = self._task
-        return await quota.reserve(
-            task.org, task.reservation or "", task.creator, task.name, task.target, needs, running=running
-        )
-
-    async def _hold_room(self) -> None:
-        """Says now and then that the task runs, so that its room is kept."""
-        needs: Needs | None = None
-        while True:
-            await self._clock.sleep(_QUOTA_BEAT_SECONDS)
-            if self._quota is None or self._task.reservation is None or self._task.state != "RUNNING":
-                continue
-            try:
-                needs = needs or await self._kind.needs_of(self._task, self._runtime)
-                await self._reserve(self._quota, needs, running=True)
-            except (DomainError, ArgosyError) as error:
-                _log.warning("cannot say that %s runs: %s", self._task.name, error.message)
 
     async def _put_off(self, room: NoRoom) -> None:
         """Waits in the queue, in nobody's hands."""
@@ -248,15 +230,6 @@ class Attempt:
                 await store.postpone(uow, self._lease, seconds)
 
         await self._patiently("put off", put_off)
-
-    async def _settle(self) -> None:
-        """Gives the room back; the worker's tidying does it otherwise."""
-        task = self._task
-        if self._quota is not None and task.reservation is not None and task.state not in ("QUEUED", "RUNNING"):
-            try:
-                await settle(self._database, self._quota, task)
-            except (DomainError, ArgosyError) as error:
-                _log.warning("the room of %s is given back later: %s", task.name, error.message)
 
     async def _grant(self) -> str | None:
         if self._blobs is None:
@@ -513,15 +486,6 @@ class Attempt:
                         raise _End("FAILED", _as_task_error(error)) from error
                     _log.exception("%s of %s failed", what, self._task.name)
                 await self._pause(_AWAY_SECONDS)
-
-
-async def settle(database: Database, quota: QuotaLedger, task: Task) -> None:
-    """Gives the room of a task back that has ended or pauses, and lets those look that wait for it."""
-    # A paused task has no end; it holds nothing from its last change on.
-    await quota.settle(task.org, task.reservation or "", task.end_time or task.update_time)
-    async with database.system() as uow:
-        await store.settled(uow, task)
-        await store.hurry(uow, task.org)
 
 
 def _passes(error: Exception) -> bool:

@@ -17,9 +17,10 @@ from libs.common.db.uow import Database
 from libs.common.domain import DomainError
 from libs.common.errors import ArgosyError
 from libs.common.tasks import store
-from libs.common.tasks.attempt import Attempt, settle
+from libs.common.tasks.attempt import Attempt
 from libs.common.tasks.kinds import Driver, TaskKind
 from libs.common.tasks.quota import QuotaLedger
+from libs.common.tasks.room import settle
 from libs.common.tasks.task import Task
 from libs.common.tasks.wake import Wake
 

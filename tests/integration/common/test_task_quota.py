@@ -17,7 +17,7 @@ from libs.common.db.engine import create_engine
 from libs.common.db.uow import Database
 from libs.common.domain import DomainError
 from libs.common.errors import ArgosyError
-from libs.common.tasks import Needs, NoRoom, Task, TaskKind, Tasks, TaskWorker, attempt, store, worker
+from libs.common.tasks import Needs, NoRoom, Task, TaskKind, Tasks, TaskWorker, room, store, worker
 from libs.common.testing.database import apply
 from libs.common.testing.task_worker import SERVICE, kinds, migrate
 from libs.compute.client import CarrierReport
@@ -266,7 +266,7 @@ async def test_a_worker_that_is_killed_leaves_its_room_to_the_next(
 
     with monkeypatch.context() as patch:
         if not away:
-            patch.setattr(attempt, "settle", killed)
+            patch.setattr(room, "settle", killed)
             patch.setattr(worker, "settle", killed)
         async with working(database, carriers, ledger):
             name = await create(database)
@@ -286,7 +286,7 @@ async def test_a_worker_that_is_killed_leaves_its_room_to_the_next(
 async def test_the_next_worker_keeps_the_room_of_what_it_adopts(
     database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(attempt, "_QUOTA_BEAT_SECONDS", 0.1)
+    monkeypatch.setattr(room, "_BEAT_SECONDS", 0.1)
     carriers, ledger = Carriers(), Cores(1)
     async with working(database, carriers, ledger):
         name = await create(database)
