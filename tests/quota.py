@@ -7,20 +7,27 @@ from typing import Any
 from argosy.identity.v1 import quota_pb2, quota_service_pb2_grpc
 from argosy.identity.v1 import quota_service_pb2 as pb
 
+from libs.common.errors import ArgosyError
+from tests.integration.app.stubs import fail
+
 
 class RoomForAll(quota_service_pb2_grpc.QuotaServiceServicer):
     """Grants what is asked, and remembers it: `held` by reservation, and the ids that were `settled`.
 
     Attributes:
         impossible, waiting_for: what the pre-flight is told.
+        away: whether it is told nothing.
     """
 
     def __init__(self) -> None:
         self.held: dict[str, pb.ReserveQuotaRequest] = {}
         self.settled: list[str] = []
         self.impossible = self.waiting_for = ""
+        self.away = False
 
     async def CheckQuota(self, request: Any, context: Any) -> pb.CheckQuotaResponse:
+        if self.away:
+            await fail(context, ArgosyError("PEER_UNAVAILABLE", "identity does not answer."))
         return pb.CheckQuotaResponse(impossible=self.impossible, waiting_for=self.waiting_for)
 
     async def ReserveQuota(self, request: Any, context: Any) -> pb.ReserveQuotaResponse:

@@ -303,7 +303,13 @@ async def _quota(training: Training, looked_at: Plan, call: Call[App]) -> list[F
     guess = looked_at.guess or Estimate(0.0, 0, 0, 0, 0)
     cpus, gpus = booked(training.spec)
     needs = Needs(cpus, gpus, guess.memory_bytes, guess.seconds)
-    impossible, waiting_for = await call.deps.quota.check(training.org, call.principal.subject, needs)
+    try:
+        impossible, waiting_for = await call.deps.quota.check(training.org, call.principal.subject, needs)
+    except ArgosyError as error:
+        if error.reason != "PEER_UNAVAILABLE":
+            raise
+        # The start asks again, and waits for the answer.
+        return [Finding("quota", False, "Nobody could be asked whether there is quota for a run.")]
     if impossible:
         return [Finding("quota", True, f"There is no quota for this: {impossible}.")]
     return [Finding("quota", False, f"A run has to wait for quota: {waiting_for}.")] if waiting_for else []

@@ -56,6 +56,17 @@ async def test_a_run_that_has_to_wait_is_warned_and_queued(served: Caller, quota
     assert preflight.cost == estimated
 
 
+async def test_a_run_is_queued_although_identity_is_away(served: Caller, quota: RoomForAll) -> None:
+    """Whether there is room is decided when it starts."""
+    await served.project()
+    await served.training()
+    quota.away = True
+    ((_, blocking, message),) = await found(served)
+    assert not blocking
+    assert "Nobody could be asked" in message
+    await served.RunTraining(pb.RunTrainingRequest(name=NAME))
+
+
 @pytest.mark.timeout(120)
 @pytest.mark.parametrize(
     "spec",
