@@ -52,7 +52,7 @@ if TYPE_CHECKING:
     from libs.common.blobs import BlobStore
     from libs.common.bus import Bus
     from libs.common.db.uow import Database
-    from libs.common.tasks import TaskKind, Tasks, TaskWorker
+    from libs.common.tasks import QuotaLedger, TaskKind, Tasks, TaskWorker
     from libs.compute.client import RayDriver
 
 App = TypeVar("App")
@@ -110,6 +110,14 @@ class Runtime:
             )
             self.resources.push_async_callback(self._driver.close)
         return self._driver
+
+    @property
+    def quota(self) -> QuotaLedger | None:
+        """Identity's ledger of what jobs hold; None in a mesh without identity."""
+        from libs.common.tasks import QuotaLedger
+
+        settings: CommonSettings = self.settings
+        return QuotaLedger(self.channels) if "identity" in settings.peers else None
 
     @property
     def database(self) -> Database:
@@ -336,7 +344,7 @@ class RunningService(Generic[App]):
 
         assert definition.task_kinds is not None
         kinds = definition.task_kinds(app)
-        worker = TaskWorker(runtime.database, kinds, runtime.driver, runtime, blobs=runtime._blobs)
+        worker = TaskWorker(runtime.database, kinds, runtime.driver, runtime, blobs=runtime._blobs, quota=runtime.quota)
         background.start(worker.run(), name="tasks")
         return worker
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from argosy.identity.v1 import identity_service_pb2, token_service_pb2, usage_service_pb2
+from argosy.identity.v1 import identity_service_pb2, quota_service_pb2, token_service_pb2, usage_service_pb2
 
 from libs.common.auth.tokens import TOKEN_SECONDS, mint
 from libs.common.clock import Clock
@@ -19,6 +19,8 @@ from services.identity.handlers import (
     api_keys,
     departments,
     organizations,
+    quota_ledger,
+    quotas,
     secrets,
     service_accounts,
     tokens,
@@ -97,8 +99,20 @@ DEFINITION = ServiceDefinition[App](
         identity_service_pb2.DESCRIPTOR.services_by_name["IdentityService"],
         token_service_pb2.DESCRIPTOR.services_by_name["TokenService"],
         usage_service_pb2.DESCRIPTOR.services_by_name["UsageService"],
+        quota_service_pb2.DESCRIPTOR.services_by_name["QuotaService"],
     ],
-    handlers=[organizations, departments, users, service_accounts, api_keys, secrets, tokens, usage],
+    handlers=[
+        organizations,
+        departments,
+        users,
+        service_accounts,
+        api_keys,
+        secrets,
+        tokens,
+        usage,
+        quotas,
+        quota_ledger,
+    ],
     migrations=Path(__file__).parent / "migrations",
     jwks=App.jwks,
     token_source=lambda app: app.issue,

@@ -20,7 +20,7 @@ from libs.common.clock import Clock
 from libs.common.db.uow import Database
 from libs.common.secrets import Keyring
 from libs.common.service import Runtime, ServiceDefinition
-from libs.common.tasks import TaskKind, Tasks
+from libs.common.tasks import QuotaLedger, TaskKind, Tasks
 from services.training.clients.dataset import Datasets
 from services.training.config import TrainingSettings
 from services.training.events.subscribers import LIVE, STOPPED, LiveVersions
@@ -52,6 +52,7 @@ class App:
     Attributes:
         memory_bytes: of this machine, for the pre-flight.
         signer: signs model versions.
+        quota: identity's ledger, for the pre-flight; None in a mesh without identity.
     """
 
     database: Database
@@ -62,6 +63,7 @@ class App:
     memory_bytes: int
     signer: ModelSigner
     settings: TrainingSettings
+    quota: QuotaLedger | None
 
 
 async def build(runtime: Runtime) -> App:
@@ -78,6 +80,7 @@ async def build(runtime: Runtime) -> App:
         memory_bytes=psutil.virtual_memory().total,
         signer=await ModelSigner.load(runtime.database, Keyring.create_file(settings.key_path), runtime.clock),
         settings=settings,
+        quota=runtime.quota,
     )
 
 

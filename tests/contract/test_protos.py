@@ -77,6 +77,7 @@ _OUTPUT_ONLY_OF = {
         "training_run",
     },
     "Prompt": {"latest_version"},
+    "Quota": {"use"},
     "Secret": {"payload_version"},
     "WorkItem": {"agreement", "answer", "answer_count", "state"},
     "WorkProject": {"progress"},

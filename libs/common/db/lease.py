@@ -111,6 +111,12 @@ async def release(connection: AsyncConnection, table: Table, lease: Lease) -> bo
     return (await connection.execute(update(table).where(held(table, lease)).values(nothing))).rowcount == 1
 
 
+async def postpone(connection: AsyncConnection, table: Table, lease: Lease, seconds: float) -> bool:
+    """Gives the row back, to nobody for `seconds`; False when the lease was lost before."""
+    later: dict[str, Any] = {"lease_owner": None, "lease_token": None, "lease_expires_at": _until(seconds)}
+    return (await connection.execute(update(table).where(held(table, lease)).values(later))).rowcount == 1
+
+
 def _until(seconds: float) -> ColumnElement[Any]:
     # clock_timestamp, not now: a transaction that waited for a lock must not hand out a lease that is half over.
     return func.clock_timestamp(type_=time_type()) + timedelta(seconds=seconds)

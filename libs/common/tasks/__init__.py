@@ -2,13 +2,17 @@
 
 from libs.common.tasks.handlers import TaskServiceHandlers
 from libs.common.tasks.kinds import Driver, TaskKind
-from libs.common.tasks.tables import add_pause_to_tasks, create_task_tables
+from libs.common.tasks.quota import Needs, NoRoom, QuotaLedger
+from libs.common.tasks.tables import add_pause_to_tasks, add_quota_to_tasks, create_task_tables
 from libs.common.tasks.task import Task, TaskError
 from libs.common.tasks.tasks import Tasks
 from libs.common.tasks.worker import TaskWorker
 
 __all__ = [
     "Driver",
+    "Needs",
+    "NoRoom",
+    "QuotaLedger",
     "Task",
     "TaskError",
     "TaskKind",
@@ -16,5 +20,6 @@ __all__ = [
     "TaskWorker",
     "Tasks",
     "add_pause_to_tasks",
+    "add_quota_to_tasks",
     "create_task_tables",
 ]

@@ -16,9 +16,12 @@ from libs.common.db.lease import Lease
 from libs.common.db.uow import Database, UnitOfWork
 from libs.common.domain import DomainError
 from libs.common.errors import ArgosyError, reason_of
+from libs.common.ids import uuid7
 from libs.common.obs import extract, traceparent, tracer
 from libs.common.tasks import store
 from libs.common.tasks.kinds import DEFAULT_MAX_ATTEMPTS, Driver, Report, TaskKind
+from libs.common.tasks.quota import NoRoom, QuotaLedger
+from libs.common.tasks.room import Room
 from libs.common.tasks.store import LeaseLost, Wishes
 from libs.common.tasks.task import Json, Task, TaskError, storable
 
@@ -44,6 +47,14 @@ class _End(Exception):
         self.error = error
 
 
+class _PutOff(Exception):
+    """There is no room for the task yet: others go first."""
+
+    def __init__(self, room: NoRoom) -> None:
+        super().__init__(room.why)
+        self.room = room
+
+
 _CANCELLED = _End("CANCELLED", TaskError("CANCELLED", "The task was cancelled."))
 _PAUSED = _End("PAUSED", TaskError("STATE_CONFLICT", "The task was paused."))
 
@@ -61,6 +72,7 @@ class Attempt:
         task: The row after the claim.
         seconds: Length of the lease.
         clock: Its monotonic side fences: a worker that slept through its lease touches nothing.
+        quota: Identity's ledger; None: there is no identity, and nothing is reserved.
     """
 
     def __init__(
@@ -74,7 +86,9 @@ class Attempt:
         task: Task,
         seconds: float,
         clock: Clock,
+        quota: QuotaLedger | None = None,
     ) -> None:
+        self._room = None if quota is None else Room(database, quota, kind, runtime, clock)
         self._database = database
         self._driver = driver
         self._kind = kind
@@ -103,12 +117,20 @@ class Attempt:
             try:
                 async with asyncio.TaskGroup() as group:
                     beat = group.create_task(self._beat(), name="heartbeat")
+                    beats = [beat]
+                    if self._room is not None:
+                        beats.append(group.create_task(self._room.hold(lambda: self._task), name="quota"))
                     try:
                         await self._carry()
                     except _End as end:
                         span.set_status(Status(StatusCode.ERROR, end.error.reason))
                         await self._finish(end)
-                    beat.cancel()
+                    except _PutOff as wait:
+                        await self._put_off(wait.room)
+                    for running in beats:
+                        running.cancel()
+                if self._room is not None:
+                    await self._room.give_back(self._task)
             except* LeaseLost:
                 _log.warning("another worker has %s", self._task.name)
 
@@ -145,6 +167,7 @@ class Attempt:
         if self._task.attempt >= self._task.max_attempts:
             raise _End("FAILED", self._last_error)
         number = self._task.attempt + 1
+        await self._take_room()
         spec = await self._patiently("load", lambda: self._kind.load(self._task, self._runtime))
         grant = await self._patiently("grant", self._grant)
         carrier = f"argosy-{self._database.service}-{self._task.uid}-{number}"
@@ -160,6 +183,53 @@ class Attempt:
         )
         self._began, self._began_progress = self._clock.monotonic(), self._task.progress
         await self._patiently("submit", lambda: self._submit(carrier, spec, grant, number))
+
+    # Room in the quotas of whoever asked for the task.
+
+    async def _take_room(self) -> None:
+        """Reserves what the task needs. A later attempt of a task that runs has it already.
+
+        Raises:
+            _PutOff: There is no room yet.
+            _End: The task needs more than a limit.
+        """
+        room = self._room
+        if room is None or self._task.state == "RUNNING":
+            return
+        if not await self._patiently("needs", lambda: room.needs(self._task)):
+            return
+        while True:
+            if self._task.reservation is None:
+                # Stored first: whatever happens from here on, the room is given back when the task has ended.
+                await self._write(None, reservation=uuid7())
+            try:
+                missing = await self._patiently("reserve", lambda: room.reserve(self._task))
+            except _End as end:
+                if end.error.reason != "STATE_CONFLICT":
+                    raise
+                # Retried or resumed while the room of its last time was given back.
+                await self._write(None, reservation=None)
+                continue
+            if missing is not None:
+                raise _PutOff(missing)
+            return
+
+    async def _put_off(self, room: NoRoom) -> None:
+        """Waits in the queue, in nobody's hands."""
+
+        async def put_off() -> None:
+            self._fence()
+            self._ending = True
+            message = storable(f"waiting for quota: {room.why}")
+            async with self._unit_of_work() as uow:
+                task = await store.lock(uow, self._lease)
+                if task.message != message:
+                    await store.record(uow, self._lease, task, (), 0.0, message=message)
+                # Somebody asked for its end meanwhile: at once.
+                seconds = 0.0 if task.cancel_requested or task.pause_requested else room.retry_seconds
+                await store.postpone(uow, self._lease, seconds)
+
+        await self._patiently("put off", put_off)
 
     async def _grant(self) -> str | None:
         if self._blobs is None:

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from libs.common.db.uow import UnitOfWork
+from libs.common.tasks.quota import Needs
 from libs.common.tasks.task import Json, Task, TaskError
 
 DEFAULT_MAX_ATTEMPTS = 5
@@ -29,6 +30,8 @@ class TaskKind:
         entrypoint: `package.module:function` of the engine.
         apply: (task, result, uow) -> the task's result for callers; stores what the engine computed.
         resources: For Ray: `num_cpus`, `num_gpus`, `memory`, ...
+        needs: (task, runtime) -> what it holds of quotas while it runs, for kinds whose engine books more than
+            `resources` says; None: those.
         on_start: (task, uow): an attempt begins.
         checkpoint: (task, checkpoint, uow): the engine has a new checkpoint.
         metrics: (task, events, uow): the engine reported numbers; each event has `phase`, `step`, `values` and `time`.
@@ -53,6 +56,14 @@ class TaskKind:
     on_interruption: Callable[[Task, str, UnitOfWork], Awaitable[None]] | None = None
     grant_seconds: float = _GRANT_SECONDS
     driver: Driver | None = None
+    needs: Callable[[Task, Any], Awaitable[Needs]] | None = None
+
+    async def needs_of(self, task: Task, runtime: Any) -> Needs:
+        """What a task of this kind holds of quotas while it runs."""
+        if self.needs is not None:
+            return await self.needs(task, runtime)
+        booked = self.resources
+        return Needs(booked.get("num_cpus", 0.0), booked.get("num_gpus", 0.0), round(booked.get("memory", 0.0)))
 
 
 class Report(Protocol):

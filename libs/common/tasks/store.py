@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from datetime import datetime
 from typing import Any, NamedTuple
 
-from sqlalchemy import ColumnElement, RowMapping, and_, func, insert, literal, or_, select, update
+from sqlalchemy import ColumnElement, RowMapping, and_, case, func, insert, literal, or_, select, update
 
 from libs.common.db import lease as leases
 from libs.common.db.lease import Lease
@@ -74,7 +74,8 @@ async def page(
 
 
 async def change(uow: UnitOfWork, task: Task, **values: Any) -> Task:
-    """Changes a task that `get(..., for_update=True)` locked."""
+    """Changes a task that `get(..., for_update=True)` locked; one that was put off is looked at at once."""
+    values["lease_expires_at"] = case((tasks.c.lease_owner.is_not(None), tasks.c.lease_expires_at))
     statement = update(tasks).where(tasks.c.uid == task.uid).values(**_CHANGED, sequence=tasks.c.sequence + 1, **values)
     connection = await uow.connection()
     changed = Task.from_row((await connection.execute(statement.returning(tasks))).mappings().one())
@@ -106,12 +107,11 @@ def _tenant(uow: UnitOfWork) -> tuple[ColumnElement[bool], ...]:
 async def claim(
     uow: UnitOfWork, owner: str, kinds: Sequence[str], seconds: float, limit: int
 ) -> list[tuple[Lease, Task]]:
-    """Takes tasks that wait, or whose worker is gone; the oldest first."""
+    """Takes tasks that wait, or whose worker is gone; the oldest first, those that were put off after the others."""
     where = [tasks.c.state.in_(("QUEUED", "RUNNING")), tasks.c.kind.in_(kinds)]
+    order = [tasks.c.lease_owner.is_(None) & tasks.c.lease_expires_at.is_not(None), tasks.c.create_time]
     connection = await uow.connection()
-    claimed = await leases.claim(
-        connection, tasks, owner, seconds, where=where, order_by=[tasks.c.create_time], limit=limit
-    )
+    claimed = await leases.claim(connection, tasks, owner, seconds, where=where, order_by=order, limit=limit)
     return [(lease, Task.from_row(row)) for lease, row in claimed]
 
 
@@ -187,6 +187,39 @@ async def wishes(uow: UnitOfWork, lease: Lease) -> Wishes:
 async def release(uow: UnitOfWork, lease: Lease) -> None:
     """Gives the task back, for the next worker to adopt at once."""
     await leases.release(await uow.connection(), tasks, lease)
+
+
+async def postpone(uow: UnitOfWork, lease: Lease, seconds: float) -> None:
+    """Gives the task back, for whoever looks after so many seconds, or after somebody has changed it."""
+    await leases.postpone(await uow.connection(), tasks, lease, seconds)
+
+
+async def hurry(uow: UnitOfWork, org: str) -> None:
+    """Tasks of an organization that were put off are looked at at once: there may be room for them."""
+    put_off = select(tasks.c.uid).where(
+        tasks.c.org == org,
+        tasks.c.state == "QUEUED",
+        tasks.c.lease_owner.is_(None),
+        tasks.c.lease_expires_at.is_not(None),
+    )
+    # Two workers that do this at once must not wait for each other.
+    free = put_off.with_for_update(skip_locked=True)
+    connection = await uow.connection()
+    await connection.execute(update(tasks).where(tasks.c.uid.in_(free)).values(lease_expires_at=None))
+    await connection.execute(_NOTIFY)
+
+
+async def unsettled(uow: UnitOfWork, limit: int) -> list[Task]:
+    """Tasks that have ended, or pause, and have not given their room back. Their worker may be about to."""
+    query = select(tasks).where(tasks.c.reservation.is_not(None), tasks.c.state.not_in(("QUEUED", "RUNNING")))
+    rows = await (await uow.connection()).execute(query.limit(limit))
+    return [Task.from_row(row) for row in rows.mappings()]
+
+
+async def settled(uow: UnitOfWork, task: Task) -> None:
+    """The room of the task is given back; it may have got another one meanwhile."""
+    same = (tasks.c.uid == task.uid, tasks.c.reservation == task.reservation)
+    await (await uow.connection()).execute(update(tasks).where(*same).values(reservation=None))
 
 
 async def carriers(uow: UnitOfWork) -> set[str]:

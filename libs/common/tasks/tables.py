@@ -44,6 +44,8 @@ tasks = Table(
     Column("result", JSONB),
     # The newest checkpoint of any attempt.
     Column("checkpoint", JSONB),
+    # Id of its room in identity's ledger, stored before it is asked for and until it is given back.
+    Column("reservation", Text),
     # Name of the Ray actor of this attempt, stored before it exists; whoever adopts the task looks it up.
     Column("carrier", Text, nullable=False, server_default=""),
     # The carrier's last event that is in task_events.
@@ -54,6 +56,11 @@ tasks = Table(
 )
 Index("ix_tasks_org_create_time_uid", tasks.c.org, tasks.c.create_time.desc(), tasks.c.uid)
 Index("ix_tasks_target", tasks.c.org, tasks.c.target)
+Index(
+    "ix_tasks_reservation",
+    tasks.c.reservation,
+    postgresql_where=tasks.c.reservation.is_not(None) & tasks.c.state.not_in(("QUEUED", "RUNNING")),
+)
 Index("ix_tasks_work", tasks.c.create_time, postgresql_where=tasks.c.state.in_(("QUEUED", "RUNNING")))
 
 # Log lines and metrics. The states of a task need no rows: a watcher is told the current one.
@@ -134,3 +141,12 @@ def create_task_tables(op: Operations) -> None:
 def add_pause_to_tasks(op: Operations) -> None:
     """Tasks can be paused from now on. For a migration of each service that has task kinds. Frozen."""
     op.execute("ALTER TABLE tasks ADD COLUMN pause_requested boolean NOT NULL DEFAULT false")
+
+
+def add_quota_to_tasks(op: Operations) -> None:
+    """Tasks reserve room in identity's ledger. For a migration of each service that has task kinds. Frozen."""
+    op.execute("ALTER TABLE tasks ADD COLUMN reservation text")
+    op.execute(
+        "CREATE INDEX ix_tasks_reservation ON tasks (reservation) "
+        "WHERE reservation IS NOT NULL AND state NOT IN ('QUEUED', 'RUNNING')"
+    )

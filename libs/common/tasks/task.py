@@ -42,6 +42,7 @@ class Task:
         input: What `Tasks.create` was given.
         checkpoint: The newest checkpoint of any attempt.
         carrier: Name of the Ray actor of this attempt; empty before the first.
+        reservation: Id of its room in identity's ledger; None: it has none to give back.
     """
 
     uid: str
@@ -70,6 +71,7 @@ class Task:
     error: Json | None
     result: Json | None
     checkpoint: Json | None
+    reservation: str | None
     carrier: str
     carrier_cursor: int
     sequence: int

@@ -15,9 +15,12 @@ from libs.common.clock import SYSTEM_CLOCK, Clock
 from libs.common.db.lease import Lease
 from libs.common.db.uow import Database
 from libs.common.domain import DomainError
+from libs.common.errors import ArgosyError
 from libs.common.tasks import store
 from libs.common.tasks.attempt import Attempt
 from libs.common.tasks.kinds import Driver, TaskKind
+from libs.common.tasks.quota import QuotaLedger
+from libs.common.tasks.room import settle
 from libs.common.tasks.task import Task
 from libs.common.tasks.wake import Wake
 
@@ -42,6 +45,7 @@ class TaskWorker:
         blobs: The service's store, which gives engines their write grants.
         lease_seconds: A task whose worker died is adopted after so long.
         clock: The injected clock.
+        quota: Identity's ledger, where each task reserves what it needs; None: there is no identity.
     """
 
     def __init__(
@@ -54,7 +58,9 @@ class TaskWorker:
         blobs: BlobStore | None = None,
         lease_seconds: float = LEASE_SECONDS,
         clock: Clock = SYSTEM_CLOCK,
+        quota: QuotaLedger | None = None,
     ) -> None:
+        self._quota = quota
         self._database = database
         self._kinds = {kind.name: kind for kind in kinds}
         self._driver = driver
@@ -67,7 +73,7 @@ class TaskWorker:
         self._stopping = asyncio.Event()
         self._ended = asyncio.Event()
         self._running: dict[str, asyncio.Task[None]] = {}
-        self._tidy_at = 0.0
+        self._tidy_at = self._settle_at = 0.0
 
     async def run(self) -> None:
         """Works until `stop`."""
@@ -77,6 +83,7 @@ class TaskWorker:
                 while not self._stopping.is_set():
                     await self._claim(group)
                     await self._tidy()
+                    await self._settle()
                     await self._wake.wait(self._seconds / _LOOKS)
                 listening.cancel()
                 for task in self._running.values():
@@ -108,7 +115,16 @@ class TaskWorker:
         kind = self._kinds[task.kind]
         driver = kind.driver or self._driver
         attempt = Attempt(
-            self._database, driver, kind, self._runtime, self._blobs, lease, task, self._seconds, self._clock
+            self._database,
+            driver,
+            kind,
+            self._runtime,
+            self._blobs,
+            lease,
+            task,
+            self._seconds,
+            self._clock,
+            self._quota,
         )
         try:
             await attempt.run()
@@ -120,6 +136,8 @@ class TaskWorker:
             _log.exception("the worker failed on %s", task.name)
         finally:
             self._running.pop(lease.token, None)
+            # There is a place for another one.
+            self._wake.ring()
 
     async def _give_back(self, lease: Lease) -> None:
         try:
@@ -127,6 +145,19 @@ class TaskWorker:
                 await store.release(uow, lease)
         except DomainError:
             return  # the lease runs out by itself
+
+    async def _settle(self) -> None:
+        """Gives back the room of tasks that have ended, where their worker could not: killed, or identity was away."""
+        if self._quota is None or self._clock.monotonic() < self._settle_at:
+            return
+        self._settle_at = self._clock.monotonic() + _TIDY_SECONDS
+        try:
+            async with self._database.system(read_only=True) as uow:
+                ended = await store.unsettled(uow, _MOST_TASKS)
+            for task in ended:
+                await settle(self._database, self._quota, task)
+        except (DomainError, ArgosyError) as error:
+            _log.info("room is given back later: %s", error.message)
 
     async def _tidy(self) -> None:
         """Ends carriers that no living task names: their worker was killed between the row's end and theirs."""

@@ -16,7 +16,15 @@ from libs.common.blobs import BlobStore
 from libs.common.db.engine import create_engine
 from libs.common.db.infrastructure import create_infrastructure
 from libs.common.db.uow import Database, UnitOfWork
-from libs.common.tasks import Task, TaskError, TaskKind, TaskWorker, add_pause_to_tasks, create_task_tables
+from libs.common.tasks import (
+    Task,
+    TaskError,
+    TaskKind,
+    TaskWorker,
+    add_pause_to_tasks,
+    add_quota_to_tasks,
+    create_task_tables,
+)
 from libs.compute.client import RayDriver
 
 # Short, so that adoption is quick; long enough for two busy cores.
@@ -29,6 +37,7 @@ def migrate(op: Operations) -> None:
     create_infrastructure(op)
     create_task_tables(op)
     add_pause_to_tasks(op)
+    add_quota_to_tasks(op)
     op.execute("CREATE TABLE effects (task uuid, effect text, detail text)")
 
 

@@ -15,6 +15,7 @@ from sqlalchemy import (
     Table,
     Text,
 )
+from sqlalchemy.dialects.postgresql import ARRAY
 
 from libs.common.db.tables import new_metadata, resource_table, time_type
 
@@ -119,3 +120,59 @@ usage = Table(
     Column("time_to_first_token_seconds", Float, nullable=False),
 )
 Index(None, usage.c.org, usage.c.time.desc(), usage.c.id)
+
+quotas = resource_table(
+    metadata,
+    "quotas",
+    Column("scope", Text, nullable=False),
+    Column("cpus", Float),
+    Column("cpu_hours", Float),
+    Column("gpus", Float),
+    Column("gpu_hours", Float),
+    Column("memory_bytes", BigInteger),
+)
+Index("uq_quotas_scope", quotas.c.scope, unique=True, postgresql_where=quotas.c.delete_time.is_(None))
+
+# What jobs hold, wait for and have used; settled ones stay for thirty days. `number` is the place in the queue.
+quota_reservations = Table(
+    "quota_reservations",
+    metadata,
+    Column("org", Text, primary_key=True),
+    Column("id", Text, primary_key=True),
+    Column("number", BigInteger, Identity(always=True), nullable=False),
+    Column("task", Text, nullable=False),
+    Column("target", Text, nullable=False),
+    Column("subject", Text, nullable=False),
+    Column("scopes", ARRAY(Text), nullable=False),
+    Column("cpus", Float, nullable=False),
+    Column("gpus", Float, nullable=False),
+    Column("memory_bytes", BigInteger, nullable=False),
+    Column("seconds", Float, nullable=False),
+    Column("state", Text, nullable=False),
+    Column("waiting_for", Text, nullable=False),
+    Column("ask_time", time_type(), nullable=False),
+    Column("renew_time", time_type(), nullable=False),
+    Column("start_time", time_type()),
+    Column("booked_time", time_type()),
+    Column("end_time", time_type()),
+    Column("cpu_seconds", Float, nullable=False),
+    Column("gpu_seconds", Float, nullable=False),
+)
+Index(
+    "ix_quota_reservations_live",
+    quota_reservations.c.org,
+    quota_reservations.c.number,
+    postgresql_where=quota_reservations.c.state.in_(("WAITING", "HELD")),
+)
+Index("ix_quota_reservations_org_number", quota_reservations.c.org, quota_reservations.c.number.desc())
+
+# What was used in a month, by everything that it counts for.
+quota_months = Table(
+    "quota_months",
+    metadata,
+    Column("org", Text, primary_key=True),
+    Column("scope", Text, primary_key=True),
+    Column("month", Text, primary_key=True),
+    Column("cpu_seconds", Float, nullable=False),
+    Column("gpu_seconds", Float, nullable=False),
+)

@@ -130,6 +130,7 @@ class TrainingRun(Resource):
         results: figures by name: `pretrain.first_loss`, `sft.heldout_loss_after`, `tokens_per_second`, ...
         framework: versions of torch, transformers, ray, ...
         algorithm_version, parameters: what it runs, all parameters written out; empty: a language model.
+        estimate, actual: what it was to cost and what it did cost, by the names of `costs.Cost`; empty: unknown.
     """
 
     task: str = ""
@@ -146,6 +147,8 @@ class TrainingRun(Resource):
     framework: dict[str, str] = field(default_factory=dict[str, str])
     algorithm_version: str = ""
     parameters: dict[str, Any] = field(default_factory=dict[str, Any])
+    estimate: dict[str, float] = field(default_factory=dict[str, float])
+    actual: dict[str, float] = field(default_factory=dict[str, float])
 
 
 def snapshot(training: Training | TrainingRun) -> dict[str, Any]:

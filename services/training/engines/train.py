@@ -6,6 +6,7 @@ import asyncio
 import importlib.metadata
 import sys
 import tempfile
+import time
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -58,7 +59,8 @@ def run(ctx: EngineContext) -> Json:
 
     Returns:
         `manifest_digest` and `files` of the model, `parameter_count`, `context_length`, `architecture`, `rows`,
-        `results` by name, `tokens`, `cpu_seconds`, `framework` versions.
+        `results` by name, `tokens`, `cpu_seconds`, `framework` versions; `usage`: `seconds` of the run, `memory_bytes`
+        and `rates` of its workers.
 
     Raises:
         EngineError: CONTENT_INVALID, INVALID_FIELD, PREFLIGHT_FAILED, TRAINING_DIVERGED.
@@ -67,6 +69,7 @@ def run(ctx: EngineContext) -> Json:
     """
     if "algorithm" in ctx.spec:
         return run_algorithm(ctx)
+    began = time.monotonic()
     spec = TrainingSpec.from_json(ctx.spec["spec"])
     if spec.adapter is not None and spec.adapter.quantize_base_bits:
         require_quantisation(_gpus())
@@ -78,7 +81,11 @@ def run(ctx: EngineContext) -> Json:
     ctx.progress(0.0, f"starting {spec.workers} worker{'s' if spec.workers > 1 else ''}")
     outcome = (run_on_ray if _needs_group(spec) else run_here)(ctx, spec, plan)
     ctx.progress(1.0, "writing the model", tokens=outcome["tokens"], cpu_seconds=outcome["cpu_seconds"])
-    return _finish(ctx, spec, plan, outcome)
+    made = _finish(ctx, spec, plan, outcome)
+    # What earlier attempts took steps for was paid too; what they repeated was not planned.
+    earlier = (ctx.resume or {}).get("progress", {}).get("train_seconds", 0.0)
+    seconds = time.monotonic() - began + earlier
+    return {**made, "usage": {name: outcome[name] for name in ("memory_bytes", "rates")} | {"seconds": seconds}}
 
 
 def _needs_group(spec: TrainingSpec) -> bool:

@@ -39,6 +39,7 @@ from services.training.engines.reports import Reports
 from services.training.engines.scorer import Scorer, new_scorer
 from services.training.engines.sharding import is_sharded, place, whole_weights
 from services.training.engines.start import Model, bare, finished_files, starting_model
+from services.training.engines.usage import measure_rates, peak_bytes
 
 METRICS_EVERY = 10
 # Asking costs a message to the carrier.
@@ -108,12 +109,14 @@ class Worker:
         ]
         self._recent: deque[tuple[float, float]] = deque(maxlen=50)
         self._asked = (0.0, False)
+        self._rates = measure_rates() if group.device.type == "cpu" else {}
 
     def run(self) -> Json:
         """All phases from where the checkpoint stands.
 
         Returns:
-            `results`, `tokens`, `cpu_seconds` and, from the leading worker, `weights` (SHA-256 of the written files by
+            `results`, `memory_bytes` (the peaks of all workers), `rates` (see `measure_rates`; none on a GPU),
+            `tokens`, `cpu_seconds` and, from the leading worker, `weights` (SHA-256 of the written files by
             path) and the `parameter_count` of these files.
 
         Raises:
@@ -149,6 +152,8 @@ class Worker:
         self._writer.wait()
         return {
             "results": figures,
+            "memory_bytes": int(self._group.sum(float(peak_bytes()))[0]),
+            "rates": self._rates,
             "tokens": progress.tokens,
             "cpu_seconds": progress.cpu_seconds,
             "weights": files,

@@ -15,6 +15,7 @@ from services.training.domain.algorithm_preflight import preflight_algorithm
 from services.training.domain.algorithms import SYSTEM, Entry, require_data, resolve
 from services.training.domain.built_in import ENTRIES
 from services.training.domain.choice import Choice, choose
+from services.training.domain.estimate import Estimate
 from services.training.domain.preflight import DataFacts, Finding
 from services.training.domain.spec import invalid
 from services.training.domain.trainings import Training, TrainingRun
@@ -36,14 +37,14 @@ class Plan:
         algorithm_version: that it runs; empty where none could be chosen.
         given: parameters as they stand on the training, with those that were chosen.
         parameters: all of them.
-        memory_bytes: that it needs.
+        guess: what it needs; None: it is not known.
     """
 
     findings: list[Finding]
     algorithm_version: str = ""
     given: Json | None = None
     parameters: Json | None = None
-    memory_bytes: int = 0
+    guess: Estimate | None = None
 
     def write_out(self, training: Training, run: TrainingRun) -> None:
         """Keeps what was chosen on the training, and everything on the run."""
@@ -97,7 +98,7 @@ async def plan(training: Training, data: Sequence[DataFacts], call: Call[App]) -
     if faults:
         return Plan(findings)
     found, memory = preflight_algorithm(entry, parameters, data, call.deps.memory_bytes)
-    return Plan([*found, *findings], entry.name, given, parameters, memory)
+    return Plan([*found, *findings], entry.name, given, parameters, Estimate(0.0, memory, 0, 0, 0))
 
 
 def _choice(training: Training, facts: DataFacts) -> Choice | Finding:

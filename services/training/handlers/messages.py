@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from argosy.training.v1 import model_registry_service_pb2 as registry_pb
+from argosy.training.v1 import run_costs_pb2
 from argosy.training.v1 import training_pb2 as pb
 
 from libs.common.db.mapping import timestamp, to_proto
 from services.training.domain.adapter import Adapter
+from services.training.domain.costs import ratio
 from services.training.domain.divergence import OnDivergence
 from services.training.domain.models import Gate, ModelAlias, ModelProject, ModelVersion, Signature, Transition
 from services.training.domain.spec import Architecture, TrainingSpec
@@ -61,7 +63,18 @@ def run_message(run: TrainingRun) -> pb.TrainingRun:
                 time=timestamp(run.checkpoint.time),
             )
         )
+    if run.estimate or run.actual:
+        message.costs.CopyFrom(_costs_message(run))
     return to_proto(run, message)
+
+
+def _costs_message(run: TrainingRun) -> run_costs_pb2.RunCosts:
+    return run_costs_pb2.RunCosts(
+        estimate=run_costs_pb2.RunCost(**run.estimate) if run.estimate else None,  # type: ignore[arg-type]
+        actual=run_costs_pb2.RunCost(**run.actual) if run.actual else None,  # type: ignore[arg-type]
+        seconds_ratio=ratio(run, "seconds"),
+        memory_ratio=ratio(run, "memory_bytes"),
+    )
 
 
 def project_message(project: ModelProject) -> pb.ModelProject:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from argosy.training.v1 import training_pb2
+from argosy.training.v1 import run_costs_pb2, training_pb2
 from argosy.training.v1 import training_service_pb2 as pb
 
 from libs.common.db.mapping import from_proto
@@ -16,8 +16,10 @@ from libs.common.rpc.call import Call
 from libs.common.rpc.masks import fields_to_change
 from libs.common.rpc.pagination import PageToken, page_size
 from libs.common.rpc.structs import from_struct
+from libs.common.tasks import Needs
 from services.training.clients.dataset import DatasetVersion
-from services.training.domain.estimate import Estimate, estimate
+from services.training.domain.costs import booked, expected
+from services.training.domain.estimate import Estimate, Rates, estimate, work_of
 from services.training.domain.preflight import DataFacts, Finding, preflight
 from services.training.domain.run_filter import Comparison, Ordering, parse_filter, parse_order
 from services.training.domain.runs import EventKind, RunEvent, RunState
@@ -27,6 +29,7 @@ from services.training.domain.trainings import Training, TrainingRun, snapshot
 from services.training.handlers.algorithm_trainings import Plan, plan, require_algorithm
 from services.training.handlers.bases import base_of, fit_to_base, given_numbers
 from services.training.handlers.messages import run_message, spec_from, training_message
+from services.training.store.machine_rates import MachineRates
 from services.training.store.registry import ModelAliases
 from services.training.store.repositories import ModelProjects, ModelVersions, TrainingRuns, Trainings
 from services.training.store.run_events import RunEvents
@@ -148,6 +151,8 @@ async def run_training(request: pb.RunTrainingRequest, call: Call[App]) -> train
     run.task = task.name
     if training.runs_algorithm:
         looked_at.write_out(training, run)
+    if looked_at.guess is not None:
+        run.estimate = expected(run.spec, looked_at.guess).to_json()
     await repository.save(training)
     await TrainingRuns(call.uow).insert(run)
     await RunEvents(call.uow).add(run, RunEvent(EventKind.CREATED, run.create_time, f"created by {run.creator}"))
@@ -187,11 +192,8 @@ async def preflight_training(request: pb.PreflightTrainingRequest, call: Call[Ap
         if error.reason != "NOT_FOUND":
             raise
         looked_at = Plan([Finding("schema", True, error.message)])
-    guess = (
-        Estimate(0, looked_at.memory_bytes, 0, 0, 0)
-        if training.runs_algorithm
-        else estimate(training.spec, base_parameters)
-    )
+    guess = looked_at.guess or Estimate(0.0, 0, 0, 0, 0)
+    cost = expected(training.spec, guess).to_json() if looked_at.guess is not None else None
     return pb.PreflightTrainingResponse(
         findings=[
             pb.PreflightFinding(check=finding.check, blocking=finding.blocking, message=finding.message)
@@ -201,6 +203,7 @@ async def preflight_training(request: pb.PreflightTrainingRequest, call: Call[Ap
         memory_bytes=guess.memory_bytes,
         parameter_count=guess.parameter_count,
         trained_parameter_count=guess.trained_parameter_count,
+        cost=run_costs_pb2.RunCost(**cost) if cost is not None else None,
     )
 
 
@@ -278,9 +281,38 @@ async def _look(
         for field, version in versions
     ]
     if training.runs_algorithm:
-        return await plan(training, facts, call)
-    guess = estimate(training.spec, base_parameters)
-    return Plan(preflight(training.spec, facts, guess, call.deps.memory_bytes))
+        looked_at = await plan(training, facts, call)
+    else:
+        guess = estimate(training.spec, base_parameters, work_of(training.spec, facts), await _rates(training, call))
+        looked_at = Plan(preflight(training.spec, facts, guess, call.deps.memory_bytes), guess=guess)
+    looked_at.findings.extend(await _quota(training, looked_at, call))
+    looked_at.findings.sort(key=lambda finding: not finding.blocking)
+    return looked_at
+
+
+async def _rates(training: Training, call: Call[App]) -> Rates:
+    """What the last run with as many threads measured."""
+    async with call.deps.database.system(read_only=True) as uow:
+        return await MachineRates(uow).newest(max(1, training.spec.threads_per_worker)) or Rates()
+
+
+async def _quota(training: Training, looked_at: Plan, call: Call[App]) -> list[Finding]:
+    """Whether the quotas of the caller, of the departments above and of the organization have room for a run."""
+    if call.deps.quota is None:
+        return []
+    guess = looked_at.guess or Estimate(0.0, 0, 0, 0, 0)
+    cpus, gpus = booked(training.spec)
+    needs = Needs(cpus, gpus, guess.memory_bytes, guess.seconds)
+    try:
+        impossible, waiting_for = await call.deps.quota.check(training.org, call.principal.subject, needs)
+    except ArgosyError as error:
+        if error.reason != "PEER_UNAVAILABLE":
+            raise
+        # The start asks again, and waits for the answer.
+        return [Finding("quota", False, "Nobody could be asked whether there is quota for a run.")]
+    if impossible:
+        return [Finding("quota", True, f"There is no quota for this: {impossible}.")]
+    return [Finding("quota", False, f"A run has to wait for quota: {waiting_for}.")] if waiting_for else []
 
 
 async def new_run(

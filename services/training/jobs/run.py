@@ -13,18 +13,21 @@ from libs.common.db.uow import Database, UnitOfWork
 from libs.common.domain import Parent
 from libs.common.ids import uuid7
 from libs.common.service import Runtime
-from libs.common.tasks import Task, TaskKind
+from libs.common.tasks import Needs, Task, TaskKind
 from libs.compute.mesh import MeshAccess
 from services.training.clients.dataset import Datasets
 from services.training.domain.algorithm_card import algorithm_card
 from services.training.domain.algorithms import Entry
 from services.training.domain.card import model_card
+from services.training.domain.costs import booked, cost_of
+from services.training.domain.estimate import Rates
 from services.training.domain.life_cycle import Event
 from services.training.domain.models import ModelFile, ModelVersion
 from services.training.domain.runs import EventKind, RunEvent, RunState
 from services.training.domain.trainings import TrainingRun
 from services.training.jobs.run_progress import RunProgress
 from services.training.store.algorithms import entry_of
+from services.training.store.machine_rates import MachineRates
 from services.training.store.repositories import ModelProjects, ModelVersions, TrainingRuns
 from services.training.store.run_events import RunEvents
 from services.training.store.signing import ModelSigner
@@ -71,7 +74,15 @@ class RunTasks:
             on_pause=progress.paused,
             on_interruption=progress.interrupted,
             on_failure=progress.ended,
+            needs=self._needs,
         )
+
+    async def _needs(self, task: Task, runtime: Runtime) -> Needs:
+        """The cores and GPUs of all workers, and what the pre-flight found."""
+        async with self._database.system(read_only=True) as uow:
+            run = await TrainingRuns(uow).get(task.target, deleted=True)
+        cpus, gpus = booked(run.spec)
+        return Needs(cpus, gpus, round(run.estimate.get("memory_bytes", 0)), run.estimate.get("seconds", 0.0))
 
     async def _load(self, task: Task, runtime: Runtime) -> Json:
         async with self._database.system(read_only=True) as uow:
@@ -131,12 +142,22 @@ class RunTasks:
         run.model_version = version.name
         run.results = result["results"]
         run.framework = result["framework"]
+        if "usage" in result:
+            await self._keep_usage(run, result["usage"], uow)
         run.state, run.update_time = RunState.SUCCEEDED, version.create_time
         await TrainingRuns(uow).save(run)
         event = RunEvent(EventKind.SUCCEEDED, run.update_time, f"made {version.name}", {"model_version": version.name})
         await RunEvents(uow).add(run, event)
         uow.emit("training.run.succeeded", run)
         return {"model_version": version.name, "manifest_digest": version.manifest_digest, "results": run.results}
+
+    async def _keep_usage(self, run: TrainingRun, usage: Json, uow: UnitOfWork) -> None:
+        """What the run has cost, and how fast it computed, for the estimates of the next ones."""
+        tokens = round(run.results.get("tokens", 0.0))
+        run.actual = cost_of(run.spec, usage["seconds"], usage["memory_bytes"], tokens).to_json()
+        if rates := usage.get("rates"):
+            threads = max(1, run.spec.threads_per_worker)
+            await MachineRates(uow).keep(threads, Rates(**rates), self._clock.now())
 
     async def _publish(self, task: Task, run: TrainingRun, result: Json, uow: UnitOfWork) -> ModelVersion:
         """Makes what the engine wrote the newest version of the project."""

@@ -10,7 +10,8 @@ from libs.common.db.uow import Database, UnitOfWork
 from libs.common.domain import Parent
 from libs.common.ids import uuid7
 from libs.common.service import Runtime
-from libs.common.tasks import Task, TaskError, TaskKind
+from libs.common.tasks import Needs, Task, TaskError, TaskKind
+from services.training.domain.costs import booked
 from services.training.domain.searches import HyperparameterSearch, Trial, trial_spec
 from services.training.domain.trainings import TrainingRun
 from services.training.jobs.run import RunTasks
@@ -46,7 +47,16 @@ class SearchTasks:
             resources={"num_cpus": 0},
             checkpoint=self._checkpoint,
             on_failure=self._failed,
+            needs=self._needs,
         )
+
+    async def _needs(self, task: Task, runtime: Runtime) -> Needs:
+        """All trials that may run beside each other: a search is one reservation."""
+        async with self._database.system(read_only=True) as uow:
+            search = await Searches(uow).get(task.target, deleted=True)
+        cpus, gpus = booked(replace(search.spec, workers=1))
+        parallel = search.plan.max_parallel
+        return Needs(cpus * parallel, gpus * parallel, seconds=search.plan.max_seconds)
 
     async def _load(self, task: Task, runtime: Runtime) -> Json:
         async with self._database.system(read_only=True) as uow:

@@ -14,6 +14,7 @@ from sqlalchemy import (
     SmallInteger,
     Table,
     Text,
+    text,
 )
 from sqlalchemy.dialects.postgresql import JSONB
 
@@ -54,6 +55,9 @@ training_runs = resource_table(
     Column("framework", JSONB, nullable=False),
     Column("algorithm_version", Text, nullable=False),
     Column("parameters", JSONB, nullable=False),
+    # What the run costs; empty: not known.
+    Column("estimate", JSONB, nullable=False, server_default=text("'{}'::jsonb")),
+    Column("actual", JSONB, nullable=False, server_default=text("'{}'::jsonb")),
 )
 
 algorithms = resource_table(
@@ -171,6 +175,17 @@ model_signing_keys = Table(
     Column("key_id", Text, primary_key=True),
     Column("sealed", LargeBinary, nullable=False),
     Column("create_time", time_type(), nullable=False),
+)
+
+# How fast the workers of the last run of a kind computed. They belong to the platform, not to a tenant.
+machine_rates = Table(
+    "machine_rates",
+    metadata,
+    Column("threads", Integer, primary_key=True),
+    Column("operations", Float, nullable=False),
+    Column("bandwidth", Float, nullable=False),
+    Column("call_seconds", Float, nullable=False),
+    Column("update_time", time_type(), nullable=False),
 )
 
 # Every decision of every gate: an evaluation decides a gate of a version once.

@@ -12,7 +12,7 @@ import grpc
 import pytest
 from argosy.common.v1 import task_service_pb2_grpc
 from argosy.dataset.v1 import dataset_service_pb2_grpc
-from argosy.identity.v1 import token_service_pb2_grpc
+from argosy.identity.v1 import quota_service_pb2_grpc, token_service_pb2_grpc
 
 from deploy.local.nats import Server
 from libs.common.blobs import BlobStore
@@ -23,6 +23,7 @@ from services.training.app import DEFINITION
 from tests.integration.app.stubs import Identity
 from tests.integration.app.stubs import served as serving
 from tests.integration.training.peers import Caller, FakeDataset
+from tests.quota import RoomForAll
 
 
 @pytest.fixture(scope="module")
@@ -39,7 +40,13 @@ def mesh(tmp_path: Path) -> Mesh:
 
 
 @pytest.fixture
-async def dataset(mesh: Mesh, tmp_path: Path) -> AsyncIterator[FakeDataset]:
+def quota() -> RoomForAll:
+    """Identity's ledger."""
+    return RoomForAll()
+
+
+@pytest.fixture
+async def dataset(mesh: Mesh, tmp_path: Path, quota: RoomForAll) -> AsyncIterator[FakeDataset]:
     """The data layer, and identity for the engine; the mesh knows their addresses."""
     dataset, identity = FakeDataset(BlobStore(f"file://{tmp_path}/dataset")), Identity(mesh)
 
@@ -49,6 +56,7 @@ async def dataset(mesh: Mesh, tmp_path: Path) -> AsyncIterator[FakeDataset]:
 
     def add_identity(server: grpc.aio.Server) -> None:
         token_service_pb2_grpc.add_TokenServiceServicer_to_server(identity, server)
+        quota_service_pb2_grpc.add_QuotaServiceServicer_to_server(quota, server)
 
     async with serving(mesh, {"dataset": add_dataset, "identity": add_identity}):
         yield dataset

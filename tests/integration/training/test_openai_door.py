@@ -16,7 +16,7 @@ import openai
 import pytest
 import pytest_asyncio
 from argosy.deploy.v1 import deploy_pb2, deploy_service_pb2, deploy_service_pb2_grpc
-from argosy.identity.v1 import token_service_pb2_grpc
+from argosy.identity.v1 import quota_service_pb2_grpc, token_service_pb2_grpc
 from argosy.training.v1 import model_service_pb2, training_pb2
 from argosy.training.v1 import training_service_pb2 as pb
 
@@ -29,6 +29,7 @@ from services.gateway.app import DEFINITION as GATEWAY
 from tests.integration.app.stubs import Add, Identity, served
 from tests.integration.training.conftest import training_service
 from tests.integration.training.peers import PROJECT, Caller
+from tests.quota import RoomForAll
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(240), pytest.mark.asyncio(loop_scope="module")]
 
@@ -85,8 +86,13 @@ async def door(
     ]
     settings = {"nats_url": nats_server.url(), "role": "all", "ray_address": ray.address}
     blobs = f"file://{folder}/dataset"
+
+    def add_identity(server: grpc.aio.Server) -> None:
+        token_service_pb2_grpc.add_TokenServiceServicer_to_server(Identity(mesh), server)
+        quota_service_pb2_grpc.add_QuotaServiceServicer_to_server(RoomForAll(), server)
+
     add: dict[str, Add] = {
-        "identity": lambda server: token_service_pb2_grpc.add_TokenServiceServicer_to_server(Identity(mesh), server),
+        "identity": add_identity,
         "deploy": lambda server: deploy_service_pb2_grpc.add_DeployServiceServicer_to_server(Deploy(), server),
     }
     dataset = dataclasses.replace(DATASET, jwks=lambda _: mesh.jwks())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import signal
 from collections.abc import Iterator
@@ -19,6 +20,7 @@ from sqlalchemy import text
 
 from libs.common.testing.ray import RunningRay, ray_head
 from tests.integration.training.peers import HELDOUT, PROJECT, TRAIN, Caller, FakeDataset, spec_of
+from tests.quota import RoomForAll
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(240)]
 
@@ -47,7 +49,9 @@ async def events(caller: Caller, kind: str) -> int:
         return found.scalar_one()
 
 
-async def test_run_makes_a_model_version(worker: Caller, dataset: FakeDataset, tmp_path: Path) -> None:
+async def test_run_makes_a_model_version(
+    worker: Caller, dataset: FakeDataset, quota: RoomForAll, tmp_path: Path
+) -> None:
     started = await run(worker)
     assert started.name == "orgs/acme/trainings/packages/runs/1"
     assert (await run_again(worker)).name == started.name
@@ -85,6 +89,20 @@ async def test_run_makes_a_model_version(worker: Caller, dataset: FakeDataset, t
     logs = await worker.ListTaskLogs(task_service_pb2.ListTaskLogsRequest(parent=started.task, page_size=1000))
     assert "workers: 2, nodes: 2" in [line.body for line in logs.logs]
     await check_download(worker, version, tmp_path)
+
+    (room,) = quota.held.values()
+    assert (room.needs.cpus, room.task, room.target, room.subject) == (2, started.task, started.name, "users/alice")
+    assert room.needs.memory_bytes == started.costs.estimate.memory_bytes
+    async with asyncio.timeout(10):
+        while not quota.settled:
+            await asyncio.sleep(0.1)
+    assert quota.settled == [room.reservation_id]
+    assert done.costs.estimate == started.costs.estimate
+    assert done.costs.actual.tokens == done.results["tokens"]
+    # Two processes of half a gigabyte each at least.
+    assert done.costs.actual.memory_bytes > 1e9
+    assert done.costs.memory_ratio == pytest.approx(1, rel=0.5)
+    assert done.costs.seconds_ratio > 0
 
 
 async def run_again(caller: Caller) -> training_pb2.TrainingRun:

@@ -149,14 +149,15 @@ def test_preflight_names_a_missing_column_of_pairs() -> None:
 def test_estimate_counts_pairs_groups_and_frozen_models() -> None:
     def guess(given: Phase) -> tuple[float, int]:
         # Enough steps for the fixed time of a run not to count.
-        found = estimate(tiny_spec(phases=(replace(given, steps=5_000_000),)))
+        found = estimate(tiny_spec(phases=(replace(given, steps=5_000_000),), checkpoint_every=10_000_000))
         return found.seconds, found.memory_bytes
 
     sft, pairs, dpo = (guess(phase(method, 2)) for method in (Method.SFT, Method.REWARD, Method.DPO))
-    assert pairs[0] == pytest.approx(2 * sft[0], rel=0.05)
-    assert dpo[0] == pytest.approx(pairs[0] * 4 / 3, rel=0.05)
+    # A score needs no logits, a reference reads everything once more; calls are as many for two sequences as for one.
+    assert pairs[0] < 2 * sft[0]
+    assert pairs[0] < dpo[0] < 2 * sft[0] * 4 / 3
     few, many = guess(rollouts(group_size=4)), guess(rollouts(group_size=8))
-    assert many[0] == pytest.approx(2 * few[0], rel=0.05)
+    assert 1.3 * few[0] < many[0] < 2 * few[0]
     assert guess(distillation())[1] > sft[1]
     assert guess(rollouts(reward_version=VERSION))[1] > guess(rollouts())[1]
 

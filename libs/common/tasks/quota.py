@@ -1,0 +1,112 @@
+"""The room of a task in identity's ledger: taken before it is handed to its carrier, given back when it has ended."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime
+
+from argosy.identity.v1 import quota_pb2, quota_service_pb2, quota_service_pb2_grpc
+
+from libs.common.db.mapping import timestamp
+from libs.common.rpc.client import Channels
+
+
+@dataclass(frozen=True)
+class Needs:
+    """What a task holds while it runs.
+
+    Attributes:
+        cpus, gpus: at once.
+        memory_bytes: at once.
+        seconds: for how long, as far as it is known; 0: unknown.
+    """
+
+    cpus: float = 0.0
+    gpus: float = 0.0
+    memory_bytes: int = 0
+    seconds: float = 0.0
+
+    def __bool__(self) -> bool:
+        return bool(self.cpus or self.gpus or self.memory_bytes)
+
+
+@dataclass(frozen=True)
+class NoRoom:
+    """Why a task cannot start yet, for people, and when to ask again."""
+
+    why: str
+    retry_seconds: float
+
+
+class QuotaLedger:
+    """Identity's ledger.
+
+    Args:
+        channels: ways to other services.
+    """
+
+    def __init__(self, channels: Channels) -> None:
+        self._channels = channels
+
+    def _stub(self) -> quota_service_pb2_grpc.QuotaServiceStub:
+        return self._channels.stub(quota_service_pb2_grpc.QuotaServiceStub, "identity")
+
+    async def check(self, org: str, subject: str, needs: Needs) -> tuple[str, str]:
+        """Why a task of these needs could never start, and why not now; empty where it could."""
+        request = quota_service_pb2.CheckQuotaRequest(parent=f"orgs/{org}", subject=subject, needs=_message(needs))
+        answer = await self._stub().CheckQuota(request)
+        return answer.impossible, answer.waiting_for
+
+    async def reserve(
+        self,
+        org: str,
+        reservation: str,
+        subject: str,
+        task: str,
+        target: str,
+        needs: Needs,
+        *,
+        running: bool = False,
+    ) -> NoRoom | None:
+        """Takes the room of a task, or keeps what it has.
+
+        Args:
+            reservation: id; the same one gives the same room.
+            subject: who asked for the task.
+            running: the task runs, so that what it holds counts, whether there is room or not.
+
+        Returns:
+            None: the task may start; otherwise what it waits for.
+
+        Raises:
+            ArgosyError: QUOTA_EXCEEDED when it needs more than a limit; STATE_CONFLICT when it was settled;
+                PEER_UNAVAILABLE.
+        """
+        request = quota_service_pb2.ReserveQuotaRequest(
+            parent=f"orgs/{org}",
+            reservation_id=reservation,
+            subject=subject,
+            task=task,
+            target=target,
+            needs=_message(needs),
+            running=running,
+        )
+        answer = await self._stub().ReserveQuota(request)
+        return None if answer.granted else NoRoom(answer.waiting_for, answer.retry_seconds)
+
+    async def settle(self, org: str, reservation: str, end_time: datetime | None) -> None:
+        """Gives the room back and books what was used. May be repeated.
+
+        Args:
+            end_time: when the task ended; None: now.
+        """
+        request = quota_service_pb2.SettleQuotaRequest(parent=f"orgs/{org}", reservation_id=reservation)
+        if end_time is not None:
+            request.end_time.CopyFrom(timestamp(end_time))
+        await self._stub().SettleQuota(request)
+
+
+def _message(needs: Needs) -> quota_pb2.QuotaNeeds:
+    return quota_pb2.QuotaNeeds(
+        cpus=needs.cpus, gpus=needs.gpus, memory_bytes=needs.memory_bytes, seconds=needs.seconds
+    )

@@ -1,0 +1,54 @@
+"""What a run costs: as it was estimated, and as it was in the end."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from services.training.domain.estimate import Estimate
+from services.training.domain.spec import TrainingSpec
+from services.training.domain.trainings import TrainingRun
+
+
+@dataclass(frozen=True)
+class Cost:
+    """A cost; 0: not known.
+
+    Attributes:
+        seconds: from the start of the engine to the finished model.
+        memory_bytes: most that the workers held at once, all together.
+        cpu_hours, gpu_hours: booked cores and GPUs for this time.
+        tokens: read over all phases.
+    """
+
+    seconds: float = 0.0
+    memory_bytes: int = 0
+    cpu_hours: float = 0.0
+    gpu_hours: float = 0.0
+    tokens: int = 0
+
+    def to_json(self) -> dict[str, Any]:
+        """For the row of a run."""
+        return asdict(self)
+
+
+def booked(spec: TrainingSpec) -> tuple[float, float]:
+    """Cores and GPUs that the workers of a run book."""
+    return float(spec.workers * max(1, spec.threads_per_worker)), float(spec.workers * spec.gpus_per_worker)
+
+
+def cost_of(spec: TrainingSpec, seconds: float, memory_bytes: int, tokens: int) -> Cost:
+    """What workers cost that take so long and so much."""
+    cpus, gpus = booked(spec)
+    return Cost(seconds, memory_bytes, cpus * seconds / 3600, gpus * seconds / 3600, tokens)
+
+
+def expected(spec: TrainingSpec, guess: Estimate) -> Cost:
+    """What a run is expected to cost."""
+    return cost_of(spec, guess.seconds, guess.memory_bytes, guess.tokens)
+
+
+def ratio(run: TrainingRun, name: str) -> float:
+    """Estimate over actual; 0 where one of the two is not known."""
+    estimate, actual = run.estimate.get(name, 0.0), run.actual.get(name, 0.0)
+    return estimate / actual if actual else 0.0
