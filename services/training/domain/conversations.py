@@ -45,7 +45,7 @@ def parse_conversation(text: str, column: str) -> list[Message]:
         ConversationError: This is no conversation, or no turn of it counts.
     """
     found = _list(text)
-    if found is None:
+    if not found:
         raise ConversationError(f"{column}: must be a list of messages")
     messages = _messages(found, column)
     if not any(counts(message) for message in messages):
@@ -77,13 +77,12 @@ def parse_preference(texts: tuple[str, ...], columns: tuple[str, ...]) -> Prefer
     Raises:
         ConversationError: A part is empty or no list of messages, or an answer is none.
     """
-    parts = [
-        _messages(_list(text) or [{"role": role, "content": text}], column) if text.strip() else []
-        for text, column, role in zip(texts, columns, ("user", "assistant", "assistant"), strict=True)
-    ]
-    for part, column in zip(parts, columns, strict=True):
-        if not part:
+    parts: list[list[Message]] = []
+    for text, column, role in zip(texts, columns, ("user", "assistant", "assistant"), strict=True):
+        found = _list(text) if text.strip() else []
+        if found == []:
             raise ConversationError(f"{column}: is empty")
+        parts.append(_messages([{"role": role, "content": text}] if found is None else found, column))
     for answer, column in zip(parts[1:], columns[1:], strict=True):
         if answer[0]["role"] != "assistant":
             raise ConversationError(f"{column}[0].role: must be assistant, as it is an answer")
@@ -114,12 +113,12 @@ def without_first_turn(messages: list[Message]) -> list[Message] | None:
 
 
 def _list(text: str) -> list[Any] | None:
-    """The list that a text is the JSON of; None if it is no list with something in it."""
+    """The list that a text is the JSON of; None if it is no list."""
     try:
         found: Any = json.loads(text)
     except (ValueError, RecursionError):
         return None
-    return cast(list[Any], found) if isinstance(found, list) and found else None
+    return cast(list[Any], found) if isinstance(found, list) else None
 
 
 def _messages(found: list[Any], column: str) -> list[Message]:

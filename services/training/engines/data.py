@@ -6,12 +6,13 @@ from collections.abc import Iterator, Sequence
 from functools import cached_property
 
 import numpy as np
+import orjson
 import pyarrow as pa
 
 from libs.common.blobs import BlobStore
 from libs.common.blobs.manifest import Json
 from libs.compute.context import EngineError
-from libs.compute.versions import STRING, VersionReader, load_window
+from libs.compute.versions import JSON, STRING, VersionReader, load_window
 from services.training.domain.spec import Phase
 from services.training.engines.methods.method import Columns
 
@@ -96,6 +97,9 @@ class _Parts:
 def _texts(values: pa.Array, kind: str) -> list[str]:
     if kind == STRING:
         return values.fill_null("").to_pylist()
+    if kind == JSON:
+        # A text among lists and objects is written as JSON too.
+        return [orjson.loads(value) if value.startswith('"') else value for value in values.fill_null("").to_pylist()]
     return ["" if value is None else str(value) for value in values.to_pylist()]
 
 

@@ -101,6 +101,9 @@ class OrderedRows:
         by_example: arrays with an entry an example.
         places: of the wanted rows in the files.
         each: examples of a row.
+
+    Attributes:
+        lengths: tokens of each example, int32.
     """
 
     def __init__(
@@ -119,7 +122,7 @@ class OrderedRows:
         self._places = places
         self._each = each
         examples = (places[:, None] * each + np.arange(each)).reshape(-1)
-        self._lengths = lengths[examples]
+        self.lengths = lengths[examples]
         self._examples = examples
 
     def __len__(self) -> int:
@@ -128,7 +131,7 @@ class OrderedRows:
     @property
     def token_count(self) -> int:
         """Tokens of all rows."""
-        return int(self._lengths.sum(dtype=np.int64))
+        return int(self.lengths.sum(dtype=np.int64))
 
     def arrays(self) -> dict[str, FileArray]:
         """The arrays of a phase by name: tokens, where examples start, and what else there is of each."""
@@ -136,15 +139,16 @@ class OrderedRows:
             name: FileArray(dtype, (self.token_count,), lambda name=name: self.pieces(name))
             for name, dtype in self._dtypes.items()
         }
-        found["starts"] = in_memory(starts_of(self._lengths))
+        found["starts"] = in_memory(starts_of(self.lengths))
         return found | {name: in_memory(array[self._examples]) for name, array in self._by_example.items()}
 
-    def pieces(self, name: str) -> Iterator[bytes]:
-        """Bytes of an array with an entry a token, row by row."""
+    def pieces(self, name: str, start: int = 0, stop: int | None = None) -> Iterator[bytes]:
+        """Bytes of an array with an entry a token, row by row, of rows [start, stop)."""
         size = self._dtypes[name].itemsize
         with (self._folder / name).open("rb") as file:
-            for at in range(0, len(self._places), _PIECE_ROWS):
-                places = self._places[at : at + _PIECE_ROWS] * self._each
+            wanted = self._places[start : len(self) if stop is None else max(0, stop)]
+            for at in range(0, len(wanted), _PIECE_ROWS):
+                places = wanted[at : at + _PIECE_ROWS] * self._each
                 begins = self._starts[places] * size
                 sizes = self._starts[places + self._each] * size - begins
                 reads = zip(sizes.tolist(), begins.tolist(), strict=True)

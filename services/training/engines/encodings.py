@@ -69,7 +69,7 @@ def tokenizer_key(dataset_digest: str, spec: TrainingSpec) -> str:
     return _key(
         what="tokenizer",
         data=dataset_digest,
-        column=phase.columns[0],
+        columns=phase.columns if phase.messages_column else phase.columns[:1],
         conversations=bool(phase.messages_column),
         size=spec.architecture.vocabulary_size,
     )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -28,6 +28,8 @@ from services.training.engines.methods.method import Columns, Reading, RowBatch
 # Tokens of a shard: some seconds of work, which is what a kill costs, and some ten MiB of memory.
 SHARD_TOKENS = 4 << 20
 _INT = np.dtype(np.int32)
+# Of the texts that are encoded at first; a little more than they will give.
+_CHARACTERS_A_TOKEN, _MORE = 4.0, 1.05
 
 # Stores what is known of the shards by name as the task's checkpoint.
 Keep = Callable[[dict[str, list[str]]], None]
@@ -121,24 +123,24 @@ class PhaseEncoder:
         """Sequences without padding from texts in the given order until there are `wanted` or the texts end."""
         column, length = self._reading.phase.text_column, self._reading.length
         sizes = self._measured(np.int32, lambda columns: [len(text) for text in columns[column]])
-        characters = np.cumsum(sizes[order], dtype=np.int64)
-        parts: list[tuple[OrderedRows, int]] = []
+        texts = OrderedTexts(np.cumsum(sizes[order], dtype=np.int64), wanted * length)
+        parts: list[tuple[int, int, int]] = []
         # A token stands for two to five characters: three is a first guess, and the loop takes more where that was low.
         found = start = 0
         while found < wanted and start < len(order):
-            before = int(characters[start - 1]) if start else 0
-            enough = before + (wanted - found) * length * 3
-            end = min(len(order), int(np.searchsorted(characters, enough)) + 1)
-            part = folder / str(len(parts))
-            part.mkdir()
-            rows = self._encoded(order[start:end], part, f"/{len(parts)}")
+            end = texts.behind(start, (wanted - found) * length * 3)
+            while end > texts.encoded:
+                first, last = texts.encoded, texts.next_end(end)
+                part = folder / str(first)
+                part.mkdir()
+                texts.add(self._encoded(order[first:last], part, f"/{first}"))
             # The rest of a part that fills no sequence is dropped.
-            count = min(rows.token_count // length, wanted - found)
-            parts.append((rows, count * length * _INT.itemsize))
+            count = min(texts.tokens(start, end) // length, wanted - found)
+            parts.append((start, end, count * length))
             found, start = found + count, end
         if not found:
             return None
-        return {"sequences": FileArray(_INT, (found, length), lambda: _pieces(parts))}
+        return {"sequences": FileArray(_INT, (found, length), lambda: texts.pieces(parts))}
 
     def _encoded(self, chosen: Array, folder: Path, part: str) -> OrderedRows:
         """Encodes rows in the order of the version, from the first one that no complete shard has."""
@@ -188,11 +190,55 @@ def most_rows(phase: Phase, heldout: bool) -> int:
     return learning_of(phase).heldout_rows if heldout else phase.steps * phase.batch_size
 
 
-def _pieces(parts: list[tuple[OrderedRows, int]]) -> Iterator[bytes]:
-    """The first bytes of each part, as many as it gives."""
-    for rows, left in parts:
-        for piece in rows.pieces("tokens"):
-            if left <= 0:
-                break
-            yield piece[:left]
-            left -= len(piece)
+class OrderedTexts:
+    """Texts of pre-training in the order in which they are wanted, as far as they are encoded.
+
+    Args:
+        characters: up to the end of each text, int64.
+        wanted: tokens.
+    """
+
+    def __init__(self, characters: Array, wanted: int) -> None:
+        self._characters = characters
+        self._wanted = wanted
+        self._rows: list[OrderedRows] = []
+        self._ends = np.zeros(1, np.int64)
+
+    @property
+    def encoded(self) -> int:
+        """How many texts are encoded."""
+        return len(self._ends) - 1
+
+    def behind(self, start: int, characters: float) -> int:
+        """The text behind those from `start` on that have so many characters together, at least."""
+        before = int(self._characters[start - 1]) if start else 0
+        end = int(np.searchsorted(self._characters, before + characters)) + 1
+        return min(len(self._characters), end)
+
+    def next_end(self, least: int) -> int:
+        """Up to which text to encode next, so that the version is read once or twice and not for each part.
+
+        Args:
+            least: at least up to here.
+        """
+        seen = int(self._characters[self.encoded - 1]) / int(self._ends[-1]) if self.encoded else _CHARACTERS_A_TOKEN
+        return max(least, self.behind(0, self._wanted * seen * _MORE))
+
+    def add(self, rows: OrderedRows) -> None:
+        """Adds the next texts."""
+        self._rows.append(rows)
+        self._ends = np.concatenate([self._ends, self._ends[-1] + np.cumsum(rows.lengths, dtype=np.int64)])
+
+    def tokens(self, start: int, end: int) -> int:
+        """Tokens of texts [start, end)."""
+        return int(self._ends[end] - self._ends[start])
+
+    def pieces(self, parts: Sequence[tuple[int, int, int]]) -> Iterator[bytes]:
+        """Bytes of the tokens of parts: first text, text behind the last, how many tokens of them."""
+        for start, end, count in parts:
+            left, first = count * _INT.itemsize, 0
+            for rows in self._rows:
+                for piece in rows.pieces("tokens", max(0, start - first), end - first):
+                    yield piece[:left]
+                    left -= min(left, len(piece))
+                first += len(rows)

@@ -31,14 +31,13 @@ from services.training.engines.data import Source, nothing_to_learn
 from services.training.engines.encodings import Encodings, rows_key, tokenizer_key
 from services.training.engines.frozen import Teacher, frozen_version, require_vocabulary, vocabulary_source
 from services.training.engines.leakage import leaked_share
-from services.training.engines.methods.conversational import LEFT_OUT, SHORTENED
-from services.training.engines.methods.method import Reading
+from services.training.engines.methods.conversational import LEFT_OUT, SHORTENED, plain_texts
+from services.training.engines.methods.method import Reading, RowBatch
 from services.training.engines.model import llama_config, sequence_length
 from services.training.engines.phase_rows import PhaseEncoder, Shards, most_rows, row_order
 from services.training.engines.prepared import BASE, Preparation, frozen_part
 from services.training.engines.scorer import is_scorer
 from services.training.engines.tokenizer import train_tokenizer
-from services.training.engines.turns import plain_texts
 
 Json = dict[str, Any]
 
@@ -247,9 +246,9 @@ class Making:
 
 def _texts(phase: Phase, source: Source) -> Iterator[str]:
     """What the tokenizer learns from."""
-    column = phase.columns[0]
-    for first, columns in source.batches([column]):
-        texts = columns[column]
-        if phase.messages_column:
-            texts = plain_texts(own_template(), texts, column, first)
-        yield from filter(None, texts)
+    if not phase.messages_column:
+        for _, columns in source.batches(phase.columns[:1]):
+            yield from filter(None, columns[phase.columns[0]])
+        return
+    for first, columns in source.batches(phase.columns):
+        yield from plain_texts(own_template(), phase, RowBatch(first, columns, ()))

@@ -10,7 +10,7 @@ import numpy as np
 from tokenizers import Tokenizer
 
 from libs.compute.context import EngineError
-from services.training.domain.conversations import ConversationError, Message, parse_conversation, without_oldest
+from services.training.domain.conversations import Message, without_oldest
 from services.training.engines.chat_template import ChatTemplate, TemplateError
 from services.training.engines.encode import Array, joined, starts_of
 
@@ -94,46 +94,6 @@ def _encoded(tokenizer: Tokenizer, template: ChatTemplate, messages: list[Messag
     for encoding, (_, counts) in zip(encodings, segments, strict=True):
         for token in encoding.ids:
             yield token, counts
-
-
-def conversations(texts: Sequence[str], column: str, what: str, first: int = 0) -> Iterator[tuple[int, list[Message]]]:
-    """The conversations of a column with the numbers of their rows, counted from 1.
-
-    Args:
-        what: version that the column is of, for errors.
-        first: number of the first row, counted from 0.
-
-    Raises:
-        EngineError: CONTENT_INVALID, naming row and field.
-    """
-    for number, text in enumerate(texts, first + 1):
-        try:
-            yield number, parse_conversation(text, column)
-        except ConversationError as error:
-            raise bad_row(number, what, error) from None
-
-
-def bad_row(number: int, what: str, error: ConversationError) -> EngineError:
-    """CONTENT_INVALID that names the row, counted from 1, and what is wrong with it."""
-    return EngineError("CONTENT_INVALID", f"Row {number} of the {what}: {error}.", detail=f"row {number}")
-
-
-def plain_texts(template: ChatTemplate, texts: Sequence[str], column: str, first: int = 0) -> list[str]:
-    """The conversations of a column as a tokenizer is to learn them: with their roles, without special tokens.
-
-    Args:
-        first: number of the first row, counted from 0.
-
-    Raises:
-        EngineError: CONTENT_INVALID, naming the row.
-    """
-    found: list[str] = []
-    for number, messages in conversations(texts, column, "dataset version", first):
-        try:
-            found.append(template.render(messages, bare=True))
-        except TemplateError as error:
-            raise not_rendered(number, error) from None
-    return found
 
 
 def not_rendered(number: int, error: TemplateError) -> EngineError:
