@@ -22,6 +22,7 @@ from libs.common.secrets import Keyring
 from libs.common.service import Runtime, ServiceDefinition
 from libs.common.tasks import TaskKind, Tasks
 from services.training.clients.dataset import Datasets
+from services.training.clients.samples import Samples
 from services.training.config import TrainingSettings
 from services.training.events.subscribers import LIVE, STOPPED, LiveVersions
 from services.training.handlers import (
@@ -61,6 +62,7 @@ class App:
     tasks: Tasks
     memory_bytes: int
     signer: ModelSigner
+    samples: Samples
     settings: TrainingSettings
 
 
@@ -77,6 +79,7 @@ async def build(runtime: Runtime) -> App:
         tasks=Tasks(NAME),
         memory_bytes=psutil.virtual_memory().total,
         signer=await ModelSigner.load(runtime.database, Keyring.create_file(settings.key_path), runtime.clock),
+        samples=Samples(),
         settings=settings,
     )
 

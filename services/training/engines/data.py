@@ -14,7 +14,8 @@ from libs.common.blobs.manifest import Json
 from libs.compute.context import EngineError
 from libs.compute.versions import JSON, STRING, VersionReader, load_window
 from services.training.domain.spec import Phase
-from services.training.engines.methods.method import Columns
+
+Columns = dict[str, list[str]]
 
 # Rows that are text and tokens in memory at once: enough for the threads of the tokenizer, some MiB of prose.
 BATCH_ROWS = 1024

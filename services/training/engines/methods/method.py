@@ -11,11 +11,11 @@ from services.training.domain.spec import Phase
 from services.training.engines.base import BaseText
 from services.training.engines.batches import Rows
 from services.training.engines.chat_template import ChatTemplate
+from services.training.engines.data import Columns
 from services.training.engines.encode import Array, Encoded
 from services.training.engines.group import Group
 from services.training.engines.model import MethodObjective
 
-Columns = dict[str, list[str]]
 # Gives the answers of a teacher to texts.
 Answers = Callable[[list[str]], list[str]]
 
