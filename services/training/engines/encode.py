@@ -11,6 +11,7 @@ from tokenizers import Encoding, Tokenizer
 
 from services.training.domain.spec import PLACEHOLDER, Phase
 from services.training.engines.tokenizer import SpecialTokens
+from services.training.engines.words import token_ids
 
 Array = np.ndarray
 
@@ -81,7 +82,9 @@ def joined(rows: Sequence[Sequence[int]], starts: Array) -> Array:
 
 def encode_texts(tokenizer: Tokenizer, special: SpecialTokens, texts: Sequence[str]) -> Encoded:
     """Texts with an end token after each."""
-    rows = [[*encoding.ids, special.end] for encoding in tokenizer.encode_batch_fast(texts, add_special_tokens=False)]
+    rows = token_ids(tokenizer, texts)
+    for row in rows:
+        row.append(special.end)
     starts = starts_of([len(row) for row in rows])
     return Encoded(np.arange(len(rows)), starts, {"tokens": joined(rows, starts)})
 
@@ -107,12 +110,12 @@ def encode_answers(
     """
     prompts = encode_prompts(tokenizer, special, [text for text, _ in rows], template, limit)
     flat = [answer for _, own in rows for answer in own]
-    endings = iter(tokenizer.encode_batch_fast(flat, add_special_tokens=False))
+    endings = iter(token_ids(tokenizer, flat))
     tokens: list[list[int]] = []
     answers: list[int] = []
     kept: list[int] = []
     for number, (prompt, (_, own)) in enumerate(zip(prompts, rows, strict=True)):
-        made = [[*prompt, *next(endings).ids, special.end] for _ in own]
+        made = [[*prompt, *next(endings), special.end] for _ in own]
         if all(len(example) <= sequence_length for example in made):
             tokens += made
             answers += [len(prompt)] * len(made)
@@ -150,10 +153,7 @@ def encode_prompts(
 
 
 def _in_template(tokenizer: Tokenizer, texts: Sequence[str], template: str) -> list[list[int]]:
-    encodings = tokenizer.encode_batch_fast(
-        [template.replace(PLACEHOLDER, text) for text in texts], add_special_tokens=False
-    )
-    return [encoding.ids for encoding in encodings]
+    return token_ids(tokenizer, [template.replace(PLACEHOLDER, text) for text in texts])
 
 
 def _retry(tokenizer: Tokenizer, text: str, template: str, most: int, room: int) -> list[int]:

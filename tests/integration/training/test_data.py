@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import random
 from itertools import pairwise
 
 import numpy as np
 import pytest
 import torch
-from tokenizers import Tokenizer
+from tokenizers import Tokenizer, normalizers
 from torch import nn
 from transformers import LlamaConfig
 
@@ -17,6 +18,7 @@ from services.training.engines.model import Objective, llama_config, new_model
 from services.training.engines.optimise import learning_rate, new_optimiser
 from services.training.engines.order import Order
 from services.training.engines.tokenizer import BEGIN_ID, END_ID, SpecialTokens, train_tokenizer
+from services.training.engines.words import token_ids
 from tests.unit.training.samples import TEMPLATE, TINY, rows
 
 
@@ -45,6 +47,21 @@ def test_every_text_comes_back(tokenizer: Tokenizer) -> None:
 def test_special_tokens_in_a_text_are_only_text_to_a_packer(tokenizer: Tokenizer) -> None:
     encoded = encode_texts(tokenizer, SpecialTokens(), ["lion"] * 40)
     assert encoded.by_token["tokens"].dtype == np.int32
+
+
+def test_words_that_were_seen_have_the_tokens_of_their_text(tokenizer: Tokenizer) -> None:
+    """All of ASCII at random, words of the vocabulary, what is not ASCII and special tokens: as the tokenizer says."""
+    choose = random.Random(3)
+    ascii_ = [chr(code) for code in range(128)]
+    parts = [*ascii_, " ", "  ", "\n", "\t ", "lion", " tiger", "'s", "'ll", "12", "é", "中", "<|end|>", "\x85", "\xa0"]
+    texts = ["".join(choose.choices(parts, k=choose.randint(0, 30))) for _ in range(3000)]
+    for _ in range(2):
+        wanted = [encoding.ids for encoding in tokenizer.encode_batch(texts, add_special_tokens=False)]
+        assert token_ids(tokenizer, texts) == wanted
+    # One that cuts or changes texts in another way goes the long way.
+    other = Tokenizer.from_str(tokenizer.to_str())
+    other.normalizer = normalizers.Lowercase()  # pyrefly: ignore[bad-assignment]
+    assert token_ids(other, ["LION Tiger"]) == token_ids(tokenizer, ["lion tiger"])
 
 
 def test_each_text_has_an_end(tokenizer: Tokenizer) -> None:
