@@ -22,6 +22,7 @@ from libs.common.secrets import Keyring
 from libs.common.service import Runtime, ServiceDefinition
 from libs.common.tasks import QuotaLedger, TaskKind, Tasks
 from services.training.clients.dataset import Datasets
+from services.training.clients.samples import Samples
 from services.training.config import TrainingSettings
 from services.training.events.subscribers import LIVE, STOPPED, LiveVersions
 from services.training.handlers import (
@@ -62,6 +63,7 @@ class App:
     tasks: Tasks
     memory_bytes: int
     signer: ModelSigner
+    samples: Samples
     settings: TrainingSettings
     quota: QuotaLedger | None
 
@@ -79,6 +81,7 @@ async def build(runtime: Runtime) -> App:
         tasks=Tasks(NAME),
         memory_bytes=psutil.virtual_memory().total,
         signer=await ModelSigner.load(runtime.database, Keyring.create_file(settings.key_path), runtime.clock),
+        samples=Samples(),
         settings=settings,
         quota=runtime.quota,
     )

@@ -38,7 +38,7 @@ from libs.compute.context import LocalContext
 from services.training.domain.spec import Architecture, Method, Phase, TrainingSpec
 from services.training.engines import train
 from services.training.engines.batches import AnswerRows
-from services.training.engines.encode import encode_examples
+from services.training.engines.encode import Examples, encode_answers
 from services.training.engines.layout import config_files
 from services.training.engines.loop import seed_worker
 from services.training.engines.model import llama_config, new_model
@@ -129,15 +129,11 @@ def ours(start: Start) -> float:
 def plain(start: Start) -> float:
     """Tokens a second of the loop that everybody writes: forward with labels, backward, clip, step."""
     seed_worker(SEED, THREADS)
-    rows = AnswerRows(
-        encode_examples(
-            start.tokenizer,
-            SpecialTokens(),
-            [(row["package"], row["text"]) for row in start.rows],
-            PHASE,
-            ARCHITECTURE.sequence_length,
-        )
-    )
+    pairs = [(row["package"], (row["text"],)) for row in start.rows]
+    longest = ARCHITECTURE.sequence_length
+    # Names of packages are short: no prompt is cut.
+    encoded = encode_answers(start.tokenizer, SpecialTokens(), pairs, PHASE.prompt_template, longest - 17, longest)
+    rows = AnswerRows(Examples(**encoded.arrays))
     order = Order(len(rows), BATCH, SEED, 0, rows.lengths)
     model = LlamaForCausalLM.from_pretrained(start.folder, dtype=torch.float32)
     model.train()

@@ -19,6 +19,8 @@ MOST_BATCH = 256
 # say where the steps are; here they are behind 8 and behind 64 rows.
 _MULTIPLIERS = (0.05, 0.1, 0.2)
 _BATCH_STEPS = (9, 65)
+# Rafailov et al., 2023 (DPO), section 6.
+_BETA = 0.1
 # Brown et al., 2020 (GPT-3), table 2.1: parameters, and the learning rate of pre-training.
 _PARAMETERS = (350e6, 760e6, 1.3e9, 2.7e9, 6.7e9, 13e9, 175e9)
 _LEARNING_RATES = (6.0e-4, 3.0e-4, 2.5e-4, 2.0e-4, 1.6e-4, 1.2e-4, 1.0e-4, 0.6e-4)
@@ -32,11 +34,13 @@ class Hyperparameters:
         n_epochs: how often each row is read.
         batch_size: rows a step.
         learning_rate_multiplier: of the learning rate that the base model was made with.
+        beta: how strongly the model is held to what it was, for preferences.
     """
 
     n_epochs: int | None = None
     batch_size: int | None = None
     learning_rate_multiplier: float | None = None
+    beta: float | None = None
 
 
 @dataclass(frozen=True)
@@ -55,6 +59,7 @@ class Plan:
     steps: int
     steps_per_epoch: int
     learning_rate: float
+    beta: float
 
 
 def plan(asked: Hyperparameters, rows: int, base_rate: float) -> Plan:
@@ -76,6 +81,7 @@ def plan(asked: Hyperparameters, rows: int, base_rate: float) -> Plan:
         steps=math.ceil(rows * epochs / batch),
         steps_per_epoch=math.ceil(rows / batch),
         learning_rate=min(1.0, base_rate * multiplier),
+        beta=asked.beta or _BETA,
     )
 
 

@@ -45,12 +45,15 @@ _HYPERPARAMETERS: Schema = {
         "learning_rate_multiplier": _auto({"type": "number", "exclusiveMinimum": 0, "maximum": 1e4}),
     },
 }
+_BETA = _auto({"type": "number", "exclusiveMinimum": 0, "maximum": 2})
+_PREFERENCES: Schema = {**_HYPERPARAMETERS, "properties": {**_HYPERPARAMETERS["properties"], "beta": _BETA}}
 _METHOD: Schema = {
     "type": "object",
     "required": ["type"],
     "properties": {
-        "type": {"const": "supervised"},
+        "type": {"enum": ["supervised", "dpo"]},
         "supervised": {"type": "object", "properties": {"hyperparameters": _HYPERPARAMETERS}},
+        "dpo": {"type": "object", "properties": {"hyperparameters": _PREFERENCES}},
     },
 }
 _METADATA: Schema = {

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from services.training.domain.conversations import ConversationError, parse_conversation
 from services.training.domain.estimate import Estimate
+from services.training.domain.row_faults import row_fault
 from services.training.domain.spec import PLACEHOLDER, Method, Phase, TrainingSpec
 
 # A byte-level BPE of a few thousand tokens: characters of English prose a token. Measured 3.5 on docstrings.
@@ -126,13 +126,12 @@ def _unanswered(name: str, phase: Phase, facts: DataFacts) -> Finding | None:
 def _conversations(name: str, phase: Phase, facts: DataFacts) -> list[Finding]:
     """The first conversation that cannot be learned."""
     for number, row in enumerate(facts.sample, 1):
-        text = row.get(phase.messages_column, "")
-        if text.endswith(_CUT):
+        if any(row.get(column, "").endswith(_CUT) for column in phase.columns):
             continue
-        try:
-            parse_conversation(text, phase.messages_column)
-        except ConversationError as error:
-            return [Finding("template", True, f"{name} cannot learn row {number} of {facts.what}: {error}.")]
+        fault = row_fault(number, name, phase, row)
+        if fault is not None:
+            message = f"{name} cannot learn row {number} of {facts.what}: {fault.column}: {fault.problem}."
+            return [Finding("template", True, message)]
     return []
 
 

@@ -29,8 +29,9 @@ class Phase:
         answer_column: right answer.
         prompt_template: prompt around the input, with `{text}` where it goes.
         answers: only rows whose answer is one of these; empty: all that have one.
-        messages_column: conversations (fine-tuning) instead of the four before; empty: those.
-        chosen_column: the better answer of a pair (DPO, reward model).
+        messages_column: conversations (fine-tuning), or what was said before the answers of a pair (DPO, reward model),
+            instead of the four before; empty: those.
+        chosen_column: the better answer of a pair (DPO, reward model); messages where the prompt is.
         rejected_column: the worse one.
         beta: how strongly the model is held to what it was when the phase began (DPO, GRPO).
         distillation: teacher and loss (distillation).
@@ -57,10 +58,10 @@ class Phase:
     @property
     def columns(self) -> tuple[str, ...]:
         """Columns that it reads, that of its texts first."""
+        if self.compares:
+            return (self.messages_column or self.text_column, self.chosen_column, self.rejected_column)
         if self.messages_column:
             return (self.messages_column,)
-        if self.compares:
-            return (self.text_column, self.chosen_column, self.rejected_column)
         return (self.text_column, self.answer_column) if self.has_answers else (self.text_column,)
 
     @property
@@ -111,8 +112,8 @@ class Phase:
 
     def check(self, where: str) -> None:
         """Raises INVALID_FIELD for what no data could make right."""
-        if self.messages_column and self.method is not Method.SFT:
-            raise invalid(f"{where}.messages_column", "is for supervised fine-tuning")
+        if self.messages_column and self.method is not Method.SFT and not self.compares:
+            raise invalid(f"{where}.messages_column", "is for supervised fine-tuning, DPO and reward models")
         if self.prompts and self.prompt_template.count(PLACEHOLDER) != 1:
             raise invalid(f"{where}.prompt_template", f"must have {PLACEHOLDER} exactly once")
         if self.compares and self.chosen_column == self.rejected_column:

@@ -226,7 +226,7 @@ class ChatTemplate:
         if len(source) > _MOST_SOURCE:
             raise TemplateError(f"it has more than {_MOST_SOURCE} characters")
         self.source = source
-        self._tokens = tokens
+        self.tokens = tokens
         self._environment = _Environment()
         try:
             self._template = self._environment.from_string(source)
@@ -244,7 +244,7 @@ class ChatTemplate:
             TemplateError: The template refuses the conversation, fails, or does too much.
         """
         self._environment.left = _BUDGET
-        tokens = dict.fromkeys(self._tokens, "") if bare else self._tokens
+        tokens = dict.fromkeys(self.tokens, "") if bare else self.tokens
         shown = [{name: value for name, value in message.items() if name != "weight"} for message in messages]
         pieces: list[str] = []
         size = 0

@@ -1,86 +1,113 @@
-"""Rows of dataset versions, checked and encoded for the phases of a run."""
+"""Dataset versions as a stream of texts: a few rows at a time, whatever their number."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from functools import cached_property
 
 import numpy as np
+import orjson
 import pyarrow as pa
 
 from libs.common.blobs import BlobStore
+from libs.common.blobs.manifest import Json
 from libs.compute.context import EngineError
-from libs.compute.versions import read_rows
-from services.training.domain.spec import Phase, TrainingSpec
-from services.training.engines.base import BaseText
-from services.training.engines.methods import METHODS
-from services.training.engines.methods.method import Answers, Arrays, Columns, Reading
+from libs.compute.versions import JSON, STRING, VersionReader, load_window
+from services.training.domain.spec import Phase
+
+Columns = dict[str, list[str]]
+
+# Rows that are text and tokens in memory at once: enough for the threads of the tokenizer, some MiB of prose.
+BATCH_ROWS = 1024
+# Rows whose index is in memory: a segment of it.
+_WINDOW_ROWS = 65_536
 
 
-@dataclass(frozen=True)
 class Source:
-    """A dataset version that the task may read."""
+    """A dataset version, or another manifest, that the task may read.
 
-    store: BlobStore
-    manifest_digest: str
-
-
-def read_columns(source: Source, spec: TrainingSpec) -> Columns:
-    """The columns that the phases need, as text; nulls become empty.
-
-    Raises:
-        EngineError: CONTENT_INVALID, a column is missing or is not text, or there are no rows.
+    Attributes:
+        rows_read: rows of it that were read so far, each time counted.
     """
-    names = sorted({column for phase in spec.phases for column in phase.columns})
-    columns: Columns = {name: [] for name in names}
-    for batch in read_rows(source.store, source.manifest_digest, names):
+
+    def __init__(self, store: BlobStore, manifest_digest: str) -> None:
+        self.store = store
+        self.manifest_digest = manifest_digest
+        self.rows_read = 0
+
+    @cached_property
+    def _manifest(self) -> Json:
+        return self.store.load_manifest_sync(self.manifest_digest)
+
+    @property
+    def row_count(self) -> int:
+        """Rows of the version."""
+        return int(self._manifest["row_count"])
+
+    def require(self, names: Sequence[str]) -> None:
+        """Raises CONTENT_INVALID where a column is missing, or there are no rows."""
+        have = [column["name"] for column in self._manifest["columns"]]
+        if not self.row_count:
+            raise EngineError("CONTENT_INVALID", "The dataset version has no rows.", detail="no rows")
         for name in names:
-            columns[name].extend(_texts(batch, name))
-    if not any(columns.values()):
-        raise EngineError("CONTENT_INVALID", "The dataset version has no rows.", detail="no rows")
-    return columns
+            if name not in have:
+                message = f"The dataset version has no column {name!r}; it has {', '.join(have)}."
+                raise EngineError("CONTENT_INVALID", message, detail=name)
+
+    def batches(self, names: Sequence[str], start: int = 0) -> Iterator[tuple[int, Columns]]:
+        """Rows from `start` on, in order: the number of the first one, and columns as text; nulls are empty.
+
+        Raises:
+            EngineError: CONTENT_INVALID, as `require`.
+        """
+        self.require(names)
+        for window in range(start, self.row_count, _WINDOW_ROWS):
+            yield from self.window(names, window, min(self.row_count, window + _WINDOW_ROWS))
+
+    def window(self, names: Sequence[str], start: int, stop: int) -> Iterator[tuple[int, Columns]]:
+        """The same for rows [start, stop), at most some ten thousand."""
+        index = load_window(self._manifest, self.store.open, start, stop)
+        reader = VersionReader(index, _Parts(self.store))
+        for at in range(0, len(index), BATCH_ROWS):
+            numbers = np.arange(at, min(len(index), at + BATCH_ROWS))
+            columns = {name: _texts(reader.column(name, numbers), index.columns[name]) for name in names}
+            self.rows_read += len(numbers)
+            yield start + at, columns
+
+    def columns_with_text(self, names: Sequence[str]) -> list[str]:
+        """Those of the columns that have a text in some row; reads up to the first one."""
+        missing, found = list(dict.fromkeys(names)), list[str]()
+        for _, columns in self.batches(missing):
+            found += [name for name in missing if any(columns[name])]
+            missing = [name for name in missing if name not in found]
+            if not missing:
+                break
+        return found
 
 
-def _texts(batch: pa.RecordBatch, name: str) -> Iterator[str]:
-    if name not in batch.schema.names:
-        have = ", ".join(batch.schema.names)
-        raise EngineError("CONTENT_INVALID", f"The dataset version has no column {name!r}; it has {have}.", detail=name)
-    array = batch.column(name)
-    if pa.types.is_nested(array.type) or pa.types.is_binary(array.type):
-        raise EngineError("CONTENT_INVALID", f"Column {name!r} holds {array.type}, not text.", detail=name)
-    yield from ("" if value is None else str(value) for value in array.to_pylist())
+class _Parts:
+    """A blob store as what a reader of versions needs."""
+
+    def __init__(self, store: BlobStore) -> None:
+        self._store = store
+
+    def read(self, digest: str) -> bytes:
+        return self._store.read_sync(digest)
 
 
-def encode_phase(
-    text: BaseText,
-    columns: Columns,
-    spec: TrainingSpec,
-    number: int,
-    *,
-    heldout: bool = False,
-    teacher: Answers | None = None,
-) -> Arrays | None:
-    """Encodes as many random rows as the phase will read, no more: a fixed number of steps rarely needs all of them.
-
-    Args:
-        number: of the phase.
-        heldout: a fixed small number of rows instead.
-        teacher: gives the answers, for a phase that copies them.
-
-    Returns:
-        Arrays by name; None when no row fits the phase.
-    """
-    phase = spec.phases[number]
-    learning = METHODS[phase.method]
-    count = len(columns[phase.text_column])
-    order = np.random.default_rng([spec.seed & 0xFFFFFFFFFFFFFFFF, number, int(heldout)]).permutation(count)
-    wanted = learning.heldout_rows if heldout else phase.steps * phase.batch_size
-    length = spec.architecture.sequence_length
-    return learning.encode(Reading(text, columns, phase, order, length, wanted, teacher))
+def _texts(values: pa.Array, kind: str) -> list[str]:
+    if kind == STRING:
+        return values.fill_null("").to_pylist()
+    if kind == JSON:
+        # A text among lists and objects is written as JSON too.
+        return [orjson.loads(value) if value.startswith('"') else value for value in values.fill_null("").to_pylist()]
+    return ["" if value is None else str(value) for value in values.to_pylist()]
 
 
 def nothing_to_learn(phase: Phase) -> str:
     """What no row has, in words."""
+    if phase.messages_column:
+        return "no conversation fits with an answer that counts"
     if phase.compares:
         pair = f"{phase.chosen_column!r} and another one in {phase.rejected_column!r}"
         return f"no row has an answer in {pair} beside {phase.text_column!r}"

@@ -1,23 +1,20 @@
-"""Rows to token arrays: packed sequences for pre-training, prompt and answer pairs for fine-tuning."""
+"""Rows to token arrays: texts for pre-training, prompt and answer pairs for fine-tuning."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
-from itertools import islice
-from typing import TypeVar
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from itertools import chain
 
 import numpy as np
 from tokenizers import Encoding, Tokenizer
 
 from services.training.domain.spec import PLACEHOLDER, Phase
 from services.training.engines.tokenizer import SpecialTokens
+from services.training.engines.words import token_ids
 
 Array = np.ndarray
-T = TypeVar("T")
 
-# Texts are encoded in parallel inside one call; a batch bounds the memory that their Python objects take.
-_BATCH = 4096
 # A token of prose stands for two to five characters: what lies far beyond is not among the first tokens.
 _CHARACTERS_A_TOKEN = 16
 
@@ -49,75 +46,83 @@ class Examples:
         return np.diff(self.starts)
 
 
-def pack(tokenizer: Tokenizer, special: SpecialTokens, texts: Iterable[str], sequence_length: int) -> Array:
-    """Texts with an end token after each, cut into sequences without padding.
+@dataclass(frozen=True)
+class Encoded:
+    """What rows of a batch became, one after the other.
 
-    Returns:
-        int32[n, sequence_length]; the rest that fills no sequence is dropped.
+    Attributes:
+        kept: which rows of the batch they are, rising, int64[rows]; the others gave nothing.
+        starts: where each example begins and the last one ends, int64[n + 1]; n is a multiple of the rows.
+        by_token: arrays with an entry a token by name: `tokens` int32, of conversations also `counted` bool.
+        by_example: arrays with an entry an example by name: `answers` int32, where the answer begins.
+        notes: numbers to be told about the rows, by name.
     """
-    pieces: list[Array] = []
-    for batch in _batches(texts):
-        for encoding in tokenizer.encode_batch(batch, add_special_tokens=False):
-            pieces.append(np.asarray([*encoding.ids, special.end], dtype=np.int32))
-    flat = np.concatenate(pieces) if pieces else np.zeros(0, dtype=np.int32)
-    count = len(flat) // sequence_length
-    return flat[: count * sequence_length].reshape(count, sequence_length)
+
+    kept: Array
+    starts: Array
+    by_token: dict[str, Array]
+    by_example: dict[str, Array] = field(default_factory=dict[str, Array])
+    notes: dict[str, int] = field(default_factory=dict[str, int])
+
+    @property
+    def arrays(self) -> dict[str, Array]:
+        """All but the numbers of the rows and the notes, by name."""
+        return {**self.by_token, "starts": self.starts, **self.by_example}
 
 
-def encode_examples(
-    tokenizer: Tokenizer,
-    special: SpecialTokens,
-    rows: Iterable[tuple[str, str]],
-    phase: Phase,
-    sequence_length: int,
-) -> Examples:
-    """Prompts with their answers. A text that is too long loses its end, so that template and answer stay whole.
+def starts_of(lengths: Sequence[int] | Array) -> Array:
+    """Where things of these lengths begin one after the other, and where the last one ends, int64[n + 1]."""
+    return np.concatenate([[0], np.cumsum(lengths, dtype=np.int64)]).astype(np.int64)
 
-    Args:
-        rows: pairs of input and answer.
-        phase: its template and its list of answers.
 
-    Returns:
-        Only the rows whose answer is wanted and fits.
-    """
-    wanted = set(phase.answers)
-    limit = sequence_length - answer_room(tokenizer, phase)
-    chosen = ((text, (answer,)) for text, answer in rows if answer and text and (not wanted or answer in wanted))
-    return encode_answers(tokenizer, special, chosen, phase.prompt_template, limit, sequence_length)
+def joined(rows: Sequence[Sequence[int]], starts: Array) -> Array:
+    """Tokens of all rows one after the other, int32[total]."""
+    return np.fromiter(chain.from_iterable(rows), dtype=np.int32, count=int(starts[-1]))
+
+
+def encode_texts(tokenizer: Tokenizer, special: SpecialTokens, texts: Sequence[str]) -> Encoded:
+    """Texts with an end token after each."""
+    rows = token_ids(tokenizer, texts)
+    for row in rows:
+        row.append(special.end)
+    starts = starts_of([len(row) for row in rows])
+    return Encoded(np.arange(len(rows)), starts, {"tokens": joined(rows, starts)})
 
 
 def encode_answers(
     tokenizer: Tokenizer,
     special: SpecialTokens,
-    rows: Iterable[tuple[str, tuple[str, ...]]],
+    rows: Sequence[tuple[str, tuple[str, ...]]],
     template: str,
     limit: int,
     sequence_length: int,
-) -> Examples:
-    """Prompts with one or more answers each: an example for each answer, those of a row one after the other.
+) -> Encoded:
+    """Prompts with one or more answers each: an example for each answer, those of a row one after the other. A text
+    that is too long loses its end, so that template and answer stay whole.
 
     Args:
-        rows: inputs with their answers.
+        rows: inputs with their answers, as many in each row.
         limit: most tokens of a prompt.
         sequence_length: most tokens of prompt, answer and end.
 
     Returns:
         Only the rows of which every answer fits.
     """
+    prompts = encode_prompts(tokenizer, special, [text for text, _ in rows], template, limit)
+    flat = [answer for _, own in rows for answer in own]
+    endings = iter(token_ids(tokenizer, flat))
     tokens: list[list[int]] = []
     answers: list[int] = []
-    for batch in _batches(rows):
-        prompts = encode_prompts(tokenizer, special, [text for text, _ in batch], template, limit)
-        flat = [answer for _, own in batch for answer in own]
-        endings = iter(tokenizer.encode_batch(flat, add_special_tokens=False))
-        for prompt, (_, own) in zip(prompts, batch, strict=True):
-            made = [[*prompt, *next(endings).ids, special.end] for _ in own]
-            if all(len(example) <= sequence_length for example in made):
-                tokens += made
-                answers += [len(prompt)] * len(made)
-    starts = np.concatenate([[0], np.cumsum([len(example) for example in tokens])]).astype(np.int64)
-    flat_tokens = np.fromiter((token for each in tokens for token in each), dtype=np.int32, count=int(starts[-1]))
-    return Examples(flat_tokens, starts, np.asarray(answers, dtype=np.int32))
+    kept: list[int] = []
+    for number, (prompt, (_, own)) in enumerate(zip(prompts, rows, strict=True)):
+        made = [[*prompt, *next(endings), special.end] for _ in own]
+        if all(len(example) <= sequence_length for example in made):
+            tokens += made
+            answers += [len(prompt)] * len(made)
+            kept.append(number)
+    starts = starts_of([len(example) for example in tokens])
+    found = {"answers": np.asarray(answers, dtype=np.int32)}
+    return Encoded(np.asarray(kept, dtype=np.int64), starts, {"tokens": joined(tokens, starts)}, found)
 
 
 def answer_room(tokenizer: Tokenizer, phase: Phase) -> int:
@@ -137,32 +142,30 @@ def encode_prompts(
     most = limit - len(begin)
     room = most - len(tokenizer.encode(template.replace(PLACEHOLDER, ""), add_special_tokens=False).ids)
     cut = [text[: max(room, 1) * _CHARACTERS_A_TOKEN] for text in texts]
-    encodings = tokenizer.encode_batch(cut, add_special_tokens=False)
-    shortened = [_first_tokens(text, encoding, room) for text, encoding in zip(cut, encodings, strict=True)]
-    prompts = [template.replace(PLACEHOLDER, text) for text in shortened]
     # The whole prompt is encoded as one string, as a server will do it; a seam may give a token more than its parts.
-    return [
-        [*begin, *encoding.ids] if len(encoding.ids) <= most else _retry(tokenizer, begin, text, template, most, room)
-        for text, encoding in zip(shortened, tokenizer.encode_batch(prompts, add_special_tokens=False), strict=True)
-    ]
+    prompts = _in_template(tokenizer, cut, template)
+    long = [number for number, ids in enumerate(prompts) if len(ids) > most]
+    encodings = tokenizer.encode_batch([cut[number] for number in long], add_special_tokens=False)
+    shortened = [_first_tokens(cut[number], each, room) for number, each in zip(long, encodings, strict=True)]
+    for number, text, ids in zip(long, shortened, _in_template(tokenizer, shortened, template), strict=True):
+        prompts[number] = ids if len(ids) <= most else _retry(tokenizer, text, template, most, room)
+    return [[*begin, *ids] for ids in prompts]
 
 
-def _retry(tokenizer: Tokenizer, begin: tuple[int, ...], text: str, template: str, most: int, room: int) -> list[int]:
+def _in_template(tokenizer: Tokenizer, texts: Sequence[str], template: str) -> list[list[int]]:
+    return token_ids(tokenizer, [template.replace(PLACEHOLDER, text) for text in texts])
+
+
+def _retry(tokenizer: Tokenizer, text: str, template: str, most: int, room: int) -> list[int]:
     for shorter in range(room - 1, 0, -1):
         text = _first_tokens(text, tokenizer.encode(text, add_special_tokens=False), shorter)
         ids = tokenizer.encode(template.replace(PLACEHOLDER, text), add_special_tokens=False).ids
         if len(ids) <= most:
-            return [*begin, *ids]
-    return [*begin, *tokenizer.encode(template.replace(PLACEHOLDER, ""), add_special_tokens=False).ids]
+            return ids
+    return tokenizer.encode(template.replace(PLACEHOLDER, ""), add_special_tokens=False).ids
 
 
 def _first_tokens(text: str, encoding: Encoding, count: int) -> str:
     if len(encoding.ids) <= count:
         return text
     return text[: encoding.offsets[count - 1][1]] if count > 0 else ""
-
-
-def _batches(items: Iterable[T]) -> Iterator[list[T]]:
-    iterator = iter(items)
-    while batch := list(islice(iterator, _BATCH)):
-        yield batch

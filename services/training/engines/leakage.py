@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+
 from argosy.dataset.v1 import dataset_pb2
 
 from libs.common.errors import ArgosyError
@@ -10,15 +12,15 @@ from libs.compute.leakage import compared
 from libs.compute.mesh import MeshAccess
 from services.training.domain.leakage import Leakage
 from services.training.domain.spec import TrainingSpec
-from services.training.engines.methods.method import Columns
+from services.training.engines.data import Source
 
 
-async def leaked_share(ctx: EngineContext, spec: TrainingSpec, heldout: Columns) -> float | None:
+async def leaked_share(ctx: EngineContext, spec: TrainingSpec, heldout: Source) -> float | None:
     """Compares the held-out version with the version to learn from, by every text column that a phase reads.
 
     Args:
         ctx: its `spec` has `comparison`: `test` and `train` (names of versions) and `mesh` (`MeshAccess`).
-        heldout: columns without a text in them are left out; no loss comes from them.
+        heldout: the held-out version; columns without a text in it are left out, as no loss comes from them.
 
     Returns:
         The largest share of the held-out rows, 0 to 1; None if no held-out row has a text.
@@ -29,7 +31,7 @@ async def leaked_share(ctx: EngineContext, spec: TrainingSpec, heldout: Columns)
         EngineCancelled: The task was cancelled.
     """
     asked = ctx.spec["comparison"]
-    columns = dict.fromkeys(phase.columns[0] for phase in spec.phases if any(heldout[phase.columns[0]]))
+    columns = await asyncio.to_thread(heldout.columns_with_text, [phase.columns[0] for phase in spec.phases])
     try:
         async with MeshAccess(**asked["mesh"]).channels("training") as channels:
             found = [

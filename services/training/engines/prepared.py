@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import io
 import tempfile
+from collections.abc import Iterable
 from functools import partial
 from pathlib import Path, PurePosixPath
 
@@ -19,9 +19,8 @@ from services.training.engines.batches import Rows
 from services.training.engines.checkpoints import Json
 from services.training.engines.encode import Array
 from services.training.engines.frozen import frozen_model
-from services.training.engines.methods import METHODS
-from services.training.engines.methods.method import Arrays
-from services.training.engines.turn_rows import TurnRows
+from services.training.engines.methods import learning_of
+from services.training.engines.phase_rows import Arrays
 from services.training.engines.worker import Job, PhaseData
 
 # Where the files of a base model lie in prepared data.
@@ -33,14 +32,15 @@ class Preparation:
 
     def __init__(self, store: BlobStore) -> None:
         self._store = store
-        self._blobs: list[dict[str, object]] = []
+        self._blobs: list[Json] = []
 
-    def add_arrays(self, phase: int, part: str, arrays: Arrays) -> None:
-        """Stores arrays of `part` (`train` or `heldout`) of a phase."""
-        for name, array in arrays.items():
-            buffer = io.BytesIO()
-            np.save(buffer, array, allow_pickle=False)
-            self.add_file(f"{phase}/{part}/{name}.npy", buffer.getvalue())
+    def store_arrays(self, arrays: Arrays) -> list[Json]:
+        """Stores arrays: the entries of their files."""
+        return [self._stored(f"{name}.npy", array.npy()) for name, array in arrays.items()]
+
+    def add_arrays(self, phase: int, part: str, entries: list[Json]) -> None:
+        """Adds stored arrays of `part` (`train` or `heldout`) of a phase."""
+        self._blobs += [{**entry, "path": f"{phase}/{part}/{entry['path']}"} for entry in entries]
 
     def add_folder(self, part: str, folder: Path) -> None:
         """Stores all files of a folder."""
@@ -49,8 +49,11 @@ class Preparation:
 
     def add_file(self, path: str, content: bytes | Path) -> None:
         """Stores bytes, or what is in a file."""
+        self._blobs.append(self._stored(path, content))
+
+    def _stored(self, path: str, content: bytes | Path | Iterable[bytes]) -> Json:
         blob = self._store.put_sync(content)
-        self._blobs.append({"path": path, "sha256": blob.sha256, "size": blob.size})
+        return {"path": path, "sha256": blob.sha256, "size": blob.size}
 
     def commit(self) -> str:
         """Digest of the manifest."""
@@ -79,9 +82,7 @@ def load_job(store: BlobStore, plan: Json, spec: TrainingSpec, folder: Path) -> 
         return mapped
 
     def rows(phase: Phase, part: str) -> Rows:
-        if phase.messages_column:
-            return TurnRows(*(array(f"{part}/{name}.npy") for name in ("tokens", "starts", "counted")))
-        return METHODS[phase.method].rows(lambda name: array(f"{part}/{name}.npy"))
+        return learning_of(phase).rows(lambda name: array(f"{part}/{name}.npy"))
 
     def frozen(number: int) -> nn.Module:
         with tempfile.TemporaryDirectory(prefix="argosy-frozen-") as name:

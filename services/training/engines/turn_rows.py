@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 import torch
 
@@ -47,3 +49,8 @@ class TurnRows:
             ),
             int((ends - begins).sum()),
         )
+
+
+def turn_rows(array: Callable[[str], Array]) -> TurnRows:
+    """Rows of fine-tuning on conversations, from their arrays by name."""
+    return TurnRows(array("tokens"), array("starts"), array("counted"))

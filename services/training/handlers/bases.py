@@ -39,6 +39,18 @@ async def base_of(name: str, uow: UnitOfWork, blobs: BlobStore) -> Base:
     return Base(complete.name, architecture, complete.parameter_count, adapter)
 
 
+async def complete_version(name: str, call: Call[App]) -> str:
+    """Digest of the complete model that a run would start from, an adapter's own base where it is one; read in a
+    transaction of its own."""
+    uow = call.deps.database.unit_of_work(call.org, call.principal.subject, deadline=call.deadline, read_only=True)
+    try:
+        versions = ModelVersions(uow)
+        found = await versions.get(name)
+        return (await versions.get(found.base_model_version) if found.is_adapter else found).manifest_digest
+    finally:
+        await uow.rollback()
+
+
 async def fit_to_base(training: Training, given: Mapping[str, int], call: Call[App]) -> None:
     """Gives the training's spec the shape of its base; without one nothing changes.
 

@@ -30,6 +30,7 @@ from services.training.handlers.algorithm_trainings import Plan, plan, require_a
 from services.training.handlers.bases import base_of, fit_to_base, given_numbers
 from services.training.handlers.messages import run_message, spec_from, training_message
 from services.training.store.machine_rates import MachineRates
+from services.training.handlers.row_samples import sample_findings, sample_message, sampled
 from services.training.store.registry import ModelAliases
 from services.training.store.repositories import ModelProjects, ModelVersions, TrainingRuns, Trainings
 from services.training.store.run_events import RunEvents
@@ -185,9 +186,13 @@ async def list_training_runs(request: pb.ListTrainingRunsRequest, call: Call[App
 
 async def preflight_training(request: pb.PreflightTrainingRequest, call: Call[App]) -> pb.PreflightTrainingResponse:
     training, base_parameters = await _read(request.name, call)
-    looked_at = Plan([])
+    looked_at, sample = Plan([]), None
     try:
-        looked_at = await _look(training, base_parameters, await _versions(training, call), call)
+        versions = await _versions(training, call)
+        looked_at = await _look(training, base_parameters, versions, call)
+        if not training.runs_algorithm and not any(finding.check == "schema" for finding in looked_at.findings):
+            sample = await sampled(training, versions[0][1], call)
+            looked_at.findings.extend(sample_findings(sample))
     except ArgosyError as error:
         if error.reason != "NOT_FOUND":
             raise
@@ -197,13 +202,14 @@ async def preflight_training(request: pb.PreflightTrainingRequest, call: Call[Ap
     return pb.PreflightTrainingResponse(
         findings=[
             pb.PreflightFinding(check=finding.check, blocking=finding.blocking, message=finding.message)
-            for finding in looked_at.findings
+            for finding in sorted(looked_at.findings, key=lambda finding: not finding.blocking)
         ],
         seconds=guess.seconds,
         memory_bytes=guess.memory_bytes,
         parameter_count=guess.parameter_count,
         trained_parameter_count=guess.trained_parameter_count,
         cost=run_costs_pb2.RunCost(**cost) if cost is not None else None,
+        sample=sample_message(sample) if sample is not None else None,
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import asdict
 from typing import Any
 
@@ -10,7 +11,7 @@ from argosy.training.v1 import training_events_pb2
 from libs.common.blobs import BlobStore
 from libs.common.clock import Clock
 from libs.common.db.uow import Database, UnitOfWork
-from libs.common.domain import Parent
+from libs.common.domain import DomainError, Parent
 from libs.common.ids import uuid7
 from libs.common.service import Runtime
 from libs.common.tasks import Needs, Task, TaskKind
@@ -28,6 +29,7 @@ from services.training.domain.trainings import TrainingRun
 from services.training.jobs.run_progress import RunProgress
 from services.training.store.algorithms import entry_of
 from services.training.store.machine_rates import MachineRates
+from services.training.store.encodings import Encodings
 from services.training.store.repositories import ModelProjects, ModelVersions, TrainingRuns
 from services.training.store.run_events import RunEvents
 from services.training.store.signing import ModelSigner
@@ -109,7 +111,20 @@ class RunTasks:
             if version is not None:
                 loaded[part] = await self._model_grant(version, task)
         loaded["frozen"] = {version.name: await self._model_grant(version, task) for version in frozen}
-        return loaded
+        digests = [loaded[part]["manifest_digest"] for part in ("train", "validation") if part in loaded]
+        return {**loaded, "encodings": await self._encodings(digests, task)}
+
+    async def _encodings(self, dataset_digests: list[str], task: Task) -> Json:
+        """Grants for what earlier runs of the organization have encoded of versions that this one may read."""
+        async with self._database.system(read_only=True) as uow:
+            offered = await Encodings(uow).offered(task.org, dataset_digests)
+        found: Json = {}
+        for key, digest in offered.items():
+            # The sweep may have been faster.
+            with suppress(DomainError):
+                grant = await self._blobs.grant(digest, task.name, _GRANT_SECONDS)
+                found[key] = {"grant": grant, "manifest_digest": digest}
+        return found
 
     async def _model_grant(self, version: ModelVersion, task: Task) -> Json:
         grant = await self._blobs.grant(version.manifest_digest, task.name, _GRANT_SECONDS)

@@ -15,6 +15,7 @@ from services.training.domain.divergence import HISTORY, OnDivergence, begins_to
 from services.training.domain.run_filter import microseconds
 from services.training.domain.runs import EventKind, RunEvent, RunState
 from services.training.domain.trainings import Checkpoint, TrainingRun
+from services.training.store.encodings import Encodings
 from services.training.store.metric_columns import Points
 from services.training.store.metrics import RunMetrics
 from services.training.store.repositories import TrainingRuns
@@ -44,8 +45,9 @@ class RunProgress:
         await self._tell(uow, run, EventKind.STARTED, f"attempt {task.attempt} started", attempt=str(task.attempt))
 
     async def checkpoint(self, task: Task, checkpoint: Json, uow: UnitOfWork) -> None:
-        """Shows the newest complete checkpoint on the run. The first one has prepared data and no weights yet."""
+        """Shows the newest complete checkpoint on the run. The first ones have encoded rows and no weights yet."""
         if "manifest_digest" not in checkpoint:
+            await Encodings(uow).remember(task.org, checkpoint.get("plan", {}).get("encodings", ()), self._clock.now())
             return
         runs, now = TrainingRuns(uow), self._clock.now()
         run = await runs.get(task.target, deleted=True, for_update=True)

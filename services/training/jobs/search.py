@@ -15,6 +15,7 @@ from services.training.domain.costs import booked
 from services.training.domain.searches import HyperparameterSearch, Trial, trial_spec
 from services.training.domain.trainings import TrainingRun
 from services.training.jobs.run import RunTasks
+from services.training.store.encodings import Encodings
 from services.training.store.repositories import TrainingRuns, Trainings
 from services.training.store.searches import Searches
 
@@ -66,6 +67,8 @@ class SearchTasks:
 
     async def _checkpoint(self, task: Task, checkpoint: Json, uow: UnitOfWork) -> None:
         """Shows the trials so far."""
+        for plan in checkpoint["prepared"].values():
+            await Encodings(uow).remember(task.org, plan["encodings"], self._clock.now())
         search = await Searches(uow).get(task.target, deleted=True, for_update=True)
         await self._keep(search, checkpoint["trials"], uow)
         await Searches(uow).save(search)

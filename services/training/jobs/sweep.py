@@ -9,11 +9,14 @@ from libs.common.blobs import BlobStore
 from libs.common.clock import Clock
 from libs.common.db.uow import Database
 from libs.common.domain import DomainError
+from services.training.store.encodings import Encodings
 from services.training.store.manifests import checkpoint_manifests, model_manifests
 
 _BEAT = timedelta(hours=1)
 # Longer than the write grant of any attempt: what a running task wrote may be named by no row yet.
 _GRACE = timedelta(days=2)
+# Rows that no run has asked for so long are encoded again when one does.
+_UNUSED = timedelta(days=14)
 # A task that failed or was cancelled can be retried from its checkpoint this long.
 _RETRY = timedelta(days=30)
 
@@ -32,8 +35,11 @@ async def sweep_forever(database: Database, blobs: BlobStore, clock: Clock) -> N
 
 async def sweep(database: Database, blobs: BlobStore, clock: Clock) -> int:
     """One sweep. Returns how many blobs went."""
+    async with database.system() as uow:
+        await Encodings(uow).forget(clock.now() - _UNUSED)
     async with database.system(read_only=True) as uow:
         manifests = await model_manifests(uow) | await checkpoint_manifests(uow, clock.now() - _RETRY)
+        manifests |= await Encodings(uow).manifests()
     deleted = await blobs.collect(manifests, (), _GRACE.total_seconds())
     if deleted:
         _log.info("%d blobs collected", deleted)

@@ -302,3 +302,16 @@ search_trials = Table(
     Column("seconds", Float, nullable=False),
     Column("end_seconds", Float, nullable=False),
 )
+
+# Token arrays and tokenizers that runs have made, by all that they depend on. See engines/encodings.py for the key.
+encodings = Table(
+    "encodings",
+    metadata,
+    Column("org", Text, primary_key=True),
+    Column("key", Text, primary_key=True),
+    Column("dataset_digest", Text, nullable=False),
+    Column("manifest_digest", Text, nullable=False),
+    Column("create_time", time_type(), nullable=False),
+    Column("use_time", time_type(), nullable=False),
+)
+Index("ix_encodings_org_dataset_digest", encodings.c.org, encodings.c.dataset_digest)

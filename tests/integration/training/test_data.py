@@ -2,23 +2,24 @@
 
 from __future__ import annotations
 
+import random
 from itertools import pairwise
 
 import numpy as np
 import pytest
 import torch
-from tokenizers import Tokenizer
+from tokenizers import Tokenizer, normalizers
 from torch import nn
 from transformers import LlamaConfig
 
-from services.training.domain.spec import Method
 from services.training.engines.batches import AnswerRows, PackedRows
-from services.training.engines.encode import encode_examples, encode_prompts, pack
+from services.training.engines.encode import Examples, encode_answers, encode_prompts, encode_texts
 from services.training.engines.model import Objective, llama_config, new_model
 from services.training.engines.optimise import learning_rate, new_optimiser
 from services.training.engines.order import Order
 from services.training.engines.tokenizer import BEGIN_ID, END_ID, SpecialTokens, train_tokenizer
-from tests.unit.training.samples import TEMPLATE, TINY, phase, rows
+from services.training.engines.words import token_ids
+from tests.unit.training.samples import TEMPLATE, TINY, rows
 
 
 @pytest.fixture(scope="module")
@@ -31,6 +32,12 @@ def config() -> LlamaConfig:
     return llama_config(TINY, 400)
 
 
+def examples_of(tokenizer: Tokenizer, pairs: list[tuple[str, str]]) -> Examples:
+    """Prompts of at most 24 tokens with their answers, 32 tokens together."""
+    rows = [(text, (answer,)) for text, answer in pairs]
+    return Examples(**encode_answers(tokenizer, SpecialTokens(), rows, TEMPLATE, 24, 32).arrays)
+
+
 def test_every_text_comes_back(tokenizer: Tokenizer) -> None:
     for text in ("lion", "  two  spaces\n\ttab", "中文 и кириллица", "\x00\x7f", "🙂"):
         ids = tokenizer.encode(text, add_special_tokens=False).ids
@@ -38,15 +45,30 @@ def test_every_text_comes_back(tokenizer: Tokenizer) -> None:
 
 
 def test_special_tokens_in_a_text_are_only_text_to_a_packer(tokenizer: Tokenizer) -> None:
-    assert pack(tokenizer, SpecialTokens(), ["lion"] * 40, 8).dtype == np.int32
+    encoded = encode_texts(tokenizer, SpecialTokens(), ["lion"] * 40)
+    assert encoded.by_token["tokens"].dtype == np.int32
 
 
-def test_packing_ends_each_text_and_wastes_nothing(tokenizer: Tokenizer) -> None:
-    packed = pack(tokenizer, SpecialTokens(), ["lion tiger"] * 50, 16)
-    flat = packed.reshape(-1)
+def test_words_that_were_seen_have_the_tokens_of_their_text(tokenizer: Tokenizer) -> None:
+    """All of ASCII at random, words of the vocabulary, what is not ASCII and special tokens: as the tokenizer says."""
+    choose = random.Random(3)
+    ascii_ = [chr(code) for code in range(128)]
+    parts = [*ascii_, " ", "  ", "\n", "\t ", "lion", " tiger", "'s", "'ll", "12", "é", "中", "<|end|>", "\x85", "\xa0"]
+    texts = ["".join(choose.choices(parts, k=choose.randint(0, 30))) for _ in range(3000)]
+    for _ in range(2):
+        wanted = [encoding.ids for encoding in tokenizer.encode_batch(texts, add_special_tokens=False)]
+        assert token_ids(tokenizer, texts) == wanted
+    # One that cuts or changes texts in another way goes the long way.
+    other = Tokenizer.from_str(tokenizer.to_str())
+    other.normalizer = normalizers.Lowercase()  # pyrefly: ignore[bad-assignment]
+    assert token_ids(other, ["LION Tiger"]) == token_ids(tokenizer, ["lion tiger"])
+
+
+def test_each_text_has_an_end(tokenizer: Tokenizer) -> None:
+    encoded = encode_texts(tokenizer, SpecialTokens(), ["lion tiger"] * 50)
     length = len(tokenizer.encode("lion tiger", add_special_tokens=False).ids) + 1
-    assert set(np.flatnonzero(flat == END_ID) % length) == {length - 1}
-    assert len(flat) == 50 * length // 16 * 16
+    assert np.flatnonzero(encoded.by_token["tokens"] == END_ID).tolist() == list(range(length - 1, 50 * length, length))
+    assert encoded.starts.tolist() == list(range(0, 50 * length + 1, length))
 
 
 def test_long_text_loses_its_end_and_nothing_else(tokenizer: Tokenizer) -> None:
@@ -60,8 +82,7 @@ def test_long_text_loses_its_end_and_nothing_else(tokenizer: Tokenizer) -> None:
 
 
 def test_examples_keep_wanted_answers_whole(tokenizer: Tokenizer) -> None:
-    pairs = [("lion " * 99, "zoo"), ("loan", "bank"), ("keel", "ship"), ("x", "")]
-    examples = encode_examples(tokenizer, SpecialTokens(), pairs, phase(Method.SFT, 1, answers=("zoo", "bank")), 32)
+    examples = examples_of(tokenizer, [("lion " * 99, "zoo"), ("loan", "bank"), ("x", "ship " * 40)])
     assert len(examples) == 2
     for number, answer in enumerate(("zoo", "bank")):
         tokens = examples.tokens[examples.starts[number] : examples.starts[number + 1]]
@@ -116,7 +137,7 @@ def test_objective_is_the_loss_of_transformers(config: LlamaConfig) -> None:
 
 def test_padding_and_prompt_have_no_loss(tokenizer: Tokenizer, config: LlamaConfig) -> None:
     pairs = [("lion", "zoo"), ("loan credit account interest loan", "bank")]
-    data = AnswerRows(encode_examples(tokenizer, SpecialTokens(), pairs, phase(Method.SFT, 1, answers=()), 32))
+    data = AnswerRows(examples_of(tokenizer, pairs))
     objective = Objective(new_model(config, 0))
     both = data.batch(np.array([0, 1]))
     apart = [data.batch(np.array([row])) for row in (0, 1)]
@@ -128,7 +149,7 @@ def test_padding_and_prompt_have_no_loss(tokenizer: Tokenizer, config: LlamaConf
 def test_workers_together_take_the_step_of_one(tokenizer: Tokenizer, config: LlamaConfig) -> None:
     """Averaged gradients of two shares with different numbers of targets are the gradient of the whole."""
     pairs = [("lion", "zoo"), ("loan", "bank of the river"), ("keel", "ship"), ("wolf", "zoo zoo zoo")]
-    data = AnswerRows(encode_examples(tokenizer, SpecialTokens(), pairs, phase(Method.SFT, 1, answers=()), 32))
+    data = AnswerRows(examples_of(tokenizer, pairs))
     every = np.arange(4)
 
     def gradient(shares: list[np.ndarray]) -> torch.Tensor:

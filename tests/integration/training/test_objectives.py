@@ -22,7 +22,7 @@ from services.training.engines.methods import METHODS
 from services.training.engines.methods.distill import DistillObjective
 from services.training.engines.methods.dpo import DpoObjective
 from services.training.engines.methods.grpo import GrpoObjective, group_advantages
-from services.training.engines.methods.method import Reading, Start, Work
+from services.training.engines.methods.method import Reading, RowBatch, Start, Work
 from services.training.engines.model import llama_config, log_probs_at, new_model
 from services.training.engines.rewards import Rewards, matches
 from services.training.engines.sampling import drawn, generate, most_likely
@@ -65,8 +65,9 @@ def begin(given: Phase, tokenizer: Tokenizer, config: LlamaConfig, seed: int = 3
     content = pairs(8)
     columns = {name: [row[name] for row in content] for name in given.columns}
     learning = METHODS[given.method]
-    arrays = learning.encode(Reading(BaseText(tokenizer), columns, given, np.arange(8), 32, 8))
-    assert arrays is not None
+    arrays = learning.encode(Reading(BaseText(tokenizer), given, 32), RowBatch(0, columns, range(8))).arrays
+    if given.method is Method.PRETRAIN:
+        arrays = {"sequences": arrays["tokens"][: len(arrays["tokens"]) // 32 * 32].reshape(-1, 32)}
     data = learning.rows(arrays.__getitem__)
     start = Start(
         new_model(config, seed),
@@ -238,9 +239,8 @@ def test_ratio_of_a_fresh_draw_is_one(tokenizer: Tokenizer, config: LlamaConfig)
 def test_rules_judge_answers(tokenizer: Tokenizer) -> None:
     given = phase(Method.SFT, 1, answers=())
     columns = {"text": ["lion", "loan"], "label": ["zoo", "bank"]}
-    reading = Reading(BaseText(tokenizer), columns, given, np.arange(2), 32, 2)
-    arrays = METHODS[Method.SFT].encode(reading)
-    assert arrays is not None
+    reading = Reading(BaseText(tokenizer), given, 32)
+    arrays = METHODS[Method.SFT].encode(reading, RowBatch(0, columns, range(2))).arrays
     examples = METHODS[Method.SFT].rows(arrays.__getitem__).examples  # type: ignore[attr-defined]
     rules = (
         RewardRule(RuleKind.EXACT_MATCH, 2),

@@ -244,6 +244,58 @@ async def test_a_model_is_fine_tuned_by_the_official_client(door: tuple[str, Cal
     await refused(client.files.retrieve(validation.id), openai.NotFoundError)
 
 
+def preferences(count: int, seed: int = 0) -> list[dict[str, Any]]:
+    """The right capital, and another one, as OpenAI's preference file has them."""
+    choose = random.Random(seed)
+    found = []
+    for number in range(count):
+        country, capital = choose.choice(sorted(CAPITALS.items()))
+        wrong = choose.choice(sorted({*CAPITALS.values()} - {capital}))
+        asked = [
+            {"role": "system", "content": f"Be short, {number + 1000 * seed}."},
+            {"role": "user", "content": f"Capital of {country}?"},
+        ]
+        answers = ([{"role": "assistant", "content": text}] for text in (capital, wrong))
+        names = ("preferred_output", "non_preferred_output")
+        found.append({"input": {"messages": asked}, **dict(zip(names, answers, strict=True))})
+    return found
+
+
+async def test_preferences_are_learned_by_the_official_client(door: tuple[str, Caller]) -> None:
+    url, caller = door
+    client = client_of(url)
+    base = await base_model(caller, (await upload(client, conversations(40))).id)
+    training, validation = (
+        await upload(client, preferences(40)),
+        await upload(client, preferences(12, 7), "valid.jsonl"),
+    )
+    hyperparameters: dict[str, Any] = {
+        "n_epochs": 4,
+        "batch_size": 4,
+        "learning_rate_multiplier": 1.0,
+        "beta": 0.5,
+    }
+    job = await client.fine_tuning.jobs.create(
+        model=base,
+        training_file=training.id,
+        validation_file=validation.id,
+        seed=5,
+        method={"type": "dpo", "dpo": {"hyperparameters": hyperparameters}},  # type: ignore[typeddict-item]
+    )
+    assert job.method is not None
+    assert job.method.dpo is not None
+    assert job.method.dpo.hyperparameters is not None
+    assert job.method.dpo.hyperparameters.beta == 0.5
+    done = await until(client, job.id, "succeeded", "failed", "cancelled")
+    assert done.status == "succeeded", done
+    run = await caller.GetTrainingRun(pb.GetTrainingRunRequest(name=f"orgs/acme/trainings/{job.id}/runs/1"))
+    # Measured: accuracy 0.5 before, 1.0 after; loss 0.69 to 0.06.
+    assert run.results["dpo.heldout_accuracy_before"] == 0.5
+    assert run.results["dpo.heldout_accuracy_after"] > 0.8
+    (checkpoint,) = (await client.fine_tuning.jobs.checkpoints.list(job.id)).data
+    assert checkpoint.metrics.full_valid_loss == pytest.approx(run.results["dpo.heldout_loss_after"])
+
+
 async def test_what_is_wrong_is_named(door: tuple[str, Caller]) -> None:
     url, caller = door
     client, stranger = client_of(url), client_of(url, "globex")
@@ -266,8 +318,10 @@ async def test_what_is_wrong_is_named(door: tuple[str, Caller]) -> None:
     assert "Line 3" in body["message"]
     body = await refused(jobs.create(model=base, training_file=good.id, hyperparameters={"n_epochs": 0}))
     assert body["param"] == "hyperparameters.n_epochs"
-    body = await refused(jobs.create(model=base, training_file=good.id, method={"type": "dpo"}))
+    body = await refused(jobs.create(model=base, training_file=good.id, method={"type": "reinforcement"}))
     assert body["code"] == "unsupported_method"
+    body = await refused(jobs.create(model=base, training_file=good.id, method={"type": "dpo"}))
+    assert "does not hold preferences" in body["message"]
     silent = await upload(client, [{"messages": [{"role": "user", "content": "?"}]}])
     body = await refused(jobs.create(model=base, training_file=silent.id))
     assert "row 1 of dataset_version: messages: no assistant turn" in body["message"]
@@ -283,7 +337,7 @@ async def test_what_is_wrong_is_named(door: tuple[str, Caller]) -> None:
     assert pairs.status == "processed"
     assert [json.loads(line) for line in (await files.content(pairs.id)).content.splitlines()] == [preference] * 2
     body = await refused(jobs.create(model=base, training_file=pairs.id))
-    assert "holds preferences" in body["message"]
+    assert "does not hold conversations" in body["message"]
 
     for call in (
         stranger.files.retrieve(good.id),

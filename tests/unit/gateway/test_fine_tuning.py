@@ -79,6 +79,15 @@ def test_hyper_parameters_stand_at_the_new_place_or_the_old() -> None:
     assert parse_job({**ASKED, "method": {"type": "supervised"}, "suffix": None}).hyperparameters == Hyperparameters()
 
 
+def test_preferences_have_a_beta() -> None:
+    chosen = {"n_epochs": 1, "beta": 0.3}
+    asked = parse_job({**ASKED, "method": {"type": "dpo", "dpo": {"hyperparameters": chosen}}})
+    assert (asked.method, asked.hyperparameters) == ("dpo", Hyperparameters(1, beta=0.3))
+    assert plan(asked.hyperparameters, 100, 1e-3).beta == 0.3
+    auto = parse_job({**ASKED, "method": {"type": "dpo", "dpo": {"hyperparameters": {"beta": "auto"}}}})
+    assert plan(auto.hyperparameters, 100, 1e-3).beta == 0.1
+
+
 @pytest.mark.parametrize(
     ("more", "param", "code"),
     [
@@ -89,7 +98,11 @@ def test_hyper_parameters_stand_at_the_new_place_or_the_old() -> None:
         ({"seed": -1}, "seed", "invalid_value"),
         ({"integrations": [{"type": "wandb"}]}, "integrations", "unsupported_parameter"),
         ({"learning_rate": 1}, "learning_rate", "unknown_parameter"),
-        ({"method": {"type": "dpo"}}, "method.type", "unsupported_method"),
+        (
+            {"method": {"type": "dpo", "dpo": {"hyperparameters": {"beta": 3}}}},
+            "method.dpo.hyperparameters.beta",
+            "invalid_value",
+        ),
         ({"method": {"type": "reinforcement"}}, "method.type", "unsupported_method"),
         ({"method": {"type": "magic"}}, "method.type", "invalid_value"),
         ({"method": {"type": "supervised", "dpo": {}}}, "method.dpo", "invalid_field"),

@@ -36,7 +36,7 @@ _STATUS: dict[_State, str] = {
 ENDED = ("succeeded", "failed", "cancelled")
 # A gateway that ends between the two calls that begin a job leaves a training without a run.
 _BEGIN_SECONDS = 60
-_PHASE = "sft"
+_HELDOUT_LOSS = ".heldout_loss_after"
 _LEVELS = {"DEBUG": "info", "INFO": "info", "WARNING": "warn", "ERROR": "error"}
 # As in OpenAI's results files: https://platform.openai.com/docs/guides/supervised-fine-tuning
 _RESULT_COLUMNS = ("step", "train_loss", "train_accuracy", "valid_loss", "valid_mean_token_accuracy")
@@ -162,15 +162,16 @@ def checkpoint_objects(job: Job, metrics: list[task_pb2.TaskMetrics]) -> list[Js
     """The newest complete checkpoint of a job. That of a job that has succeeded is its model; no other can be asked."""
     if job.run is None or not job.run.HasField("checkpoint"):
         return []
-    done, results = bool(job.run.model_version), job.run.results
+    done = bool(job.run.model_version)
     # After the last step of a phase a checkpoint counts from the beginning of the next.
     step = job.run.checkpoint.step or job.training.spec.phases[0].steps
     before = [point for point in metrics if point.step <= step]
     figures: dict[str, Any] = {"step": step}
     if before:
         figures["train_loss"] = before[-1].values["loss"]
-    if done and f"{_PHASE}.heldout_loss_after" in results:
-        figures["full_valid_loss"] = results[f"{_PHASE}.heldout_loss_after"]
+    heldout = _heldout_loss(job.run)
+    if done and heldout is not None:
+        figures["full_valid_loss"] = heldout
     return [
         {
             "id": f"ftckpt-{job.id.removeprefix('ftjob-')}-{step}",
@@ -190,8 +191,13 @@ def results_csv(job: Job, metrics: Iterable[task_pb2.TaskMetrics]) -> bytes:
     writer = csv.DictWriter(text, _RESULT_COLUMNS, restval="", lineterminator="\n")
     writer.writeheader()
     rows: list[Json] = [{"step": point.step, "train_loss": f"{point.values['loss']:.5f}"} for point in metrics]
-    heldout = f"{_PHASE}.heldout_loss_after"
-    if rows and job.run is not None and heldout in job.run.results:
-        rows[-1]["valid_loss"] = f"{job.run.results[heldout]:.5f}"
+    heldout = None if job.run is None else _heldout_loss(job.run)
+    if rows and heldout is not None:
+        rows[-1]["valid_loss"] = f"{heldout:.5f}"
     writer.writerows(rows)
     return text.getvalue().encode()
+
+
+def _heldout_loss(run: training_pb2.TrainingRun) -> float | None:
+    """That of the one phase of a job, whatever its method."""
+    return next((value for name, value in run.results.items() if name.endswith(_HELDOUT_LOSS)), None)

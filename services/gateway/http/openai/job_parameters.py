@@ -11,8 +11,8 @@ from services.gateway.domain.fine_tuning import MOST_BATCH, Hyperparameters
 from services.gateway.http.json_message import kind_of
 from services.gateway.http.openai.errors import ParameterError
 
-SUPERVISED = "supervised"
-_METHODS = ("supervised", "dpo", "reinforcement")
+SUPERVISED, DPO = "supervised", "dpo"
+_METHODS = (SUPERVISED, DPO, "reinforcement")
 _FIELDS = (
     "model",
     "training_file",
@@ -24,11 +24,16 @@ _FIELDS = (
     "metadata",
     "integrations",
 )
-_HYPERPARAMETERS = ("n_epochs", "batch_size", "learning_rate_multiplier")
+# By method.
+HYPERPARAMETERS = {
+    SUPERVISED: ("n_epochs", "batch_size", "learning_rate_multiplier"),
+    DPO: ("n_epochs", "batch_size", "learning_rate_multiplier", "beta"),
+}
 # https://platform.openai.com/docs/api-reference/fine-tuning/create
 _MOST_SUFFIX = 64
 _MOST_EPOCHS = 50
 _MOST_MULTIPLIER = 1e4
+_MOST_BETA = 2.0
 _MOST_PAIRS, _MOST_KEY, _MOST_VALUE = 16, 64, 512
 _MOST_NAME = 512
 _MOST_SEED = (1 << 31) - 1
@@ -42,6 +47,7 @@ class JobRequest:
 
     Attributes:
         model: what to begin with, as the caller named it.
+        method: `supervised` or `dpo`.
         seed: None: chosen here.
     """
 
@@ -51,6 +57,7 @@ class JobRequest:
     suffix: str
     seed: int | None
     metadata: dict[str, str]
+    method: str
     hyperparameters: Hyperparameters
 
 
@@ -62,6 +69,7 @@ def parse_job(data: Any) -> JobRequest:
     for name in ("model", "training_file"):
         if not body.get(name):
             raise ParameterError(name, f"{name}: it is needed.", "missing_required_parameter")
+    method, hyperparameters = _chosen(body)
     return JobRequest(
         model=_text("model", body["model"]),
         training_file=_text("training_file", body["training_file"]),
@@ -69,45 +77,47 @@ def parse_job(data: Any) -> JobRequest:
         suffix=_suffix(body.get("suffix") or ""),
         seed=None if body.get("seed") is None else _whole("seed", body["seed"], 0, _MOST_SEED),
         metadata=_metadata(body.get("metadata") or {}),
-        hyperparameters=_chosen(body),
+        method=method,
+        hyperparameters=hyperparameters,
     )
 
 
-def _chosen(body: dict[str, Any]) -> Hyperparameters:
-    """The hyper-parameters of `method`, or those at their old place."""
+def _chosen(body: dict[str, Any]) -> tuple[str, Hyperparameters]:
+    """The method, and its hyper-parameters inside `method` or at their old place."""
     method = body.get("method")
     if method is None:
-        return _hyperparameters("hyperparameters", body.get("hyperparameters"))
+        return SUPERVISED, _hyperparameters("hyperparameters", body.get("hyperparameters"), SUPERVISED)
     method = _object("method", method, ("type", *_METHODS))
     kind = method.get("type")
     if kind not in _METHODS:
         raise ParameterError("method.type", f"method.type: must be one of {', '.join(_METHODS)}.", "invalid_value")
-    if kind != SUPERVISED:
-        message = f"method.type: {kind} is not supported; {SUPERVISED} is."
+    if kind not in HYPERPARAMETERS:
+        message = f"method.type: {kind} is not supported; {' and '.join(HYPERPARAMETERS)} are."
         raise ParameterError("method.type", message, "unsupported_method")
     other = next((name for name in _METHODS if name != kind and method.get(name) is not None), None)
     if other is not None:
         raise ParameterError(f"method.{other}", f"method.{other}: the type is {kind}.")
     if body.get("hyperparameters") is not None:
         raise ParameterError("hyperparameters", "hyperparameters: they belong into method when method is given.")
-    inner = _object("method.supervised", method.get(kind) or {}, ("hyperparameters",))
-    return _hyperparameters("method.supervised.hyperparameters", inner.get("hyperparameters"))
+    inner = _object(f"method.{kind}", method.get(kind) or {}, ("hyperparameters",))
+    return kind, _hyperparameters(f"method.{kind}.hyperparameters", inner.get("hyperparameters"), kind)
 
 
-def _hyperparameters(param: str, data: Any) -> Hyperparameters:
-    given = _object(param, data or {}, _HYPERPARAMETERS)
+def _hyperparameters(param: str, data: Any, method: str) -> Hyperparameters:
+    given = _object(param, data or {}, HYPERPARAMETERS[method])
 
     def chosen(name: str) -> Any:
         value = given.get(name)
         return None if value == "auto" else value
 
-    epochs, batch, multiplier = (chosen(name) for name in _HYPERPARAMETERS)
+    epochs, batch = chosen("n_epochs"), chosen("batch_size")
     return Hyperparameters(
         n_epochs=None if epochs is None else _whole(f"{param}.n_epochs", epochs, 1, _MOST_EPOCHS),
         batch_size=None if batch is None else _whole(f"{param}.batch_size", batch, 1, MOST_BATCH),
-        learning_rate_multiplier=None
-        if multiplier is None
-        else _multiplier(f"{param}.learning_rate_multiplier", multiplier),
+        learning_rate_multiplier=_positive(
+            f"{param}.learning_rate_multiplier", chosen("learning_rate_multiplier"), _MOST_MULTIPLIER
+        ),
+        beta=_positive(f"{param}.beta", chosen("beta"), _MOST_BETA),
     )
 
 
@@ -145,11 +155,13 @@ def _whole(param: str, value: Any, least: int, most: int) -> int:
     return value
 
 
-def _multiplier(param: str, value: Any) -> float:
+def _positive(param: str, value: Any, most: float) -> float | None:
+    if value is None:
+        return None
     if not isinstance(value, int | float) or isinstance(value, bool):
         raise ParameterError(param, f"{param}: must be a number or auto, not {kind_of(value)}.", "invalid_type")
-    if not 0 < value <= _MOST_MULTIPLIER:
-        message = f"{param}: must be more than 0 and at most {_MOST_MULTIPLIER:g}."
+    if not 0 < value <= most:
+        message = f"{param}: must be more than 0 and at most {most:g}."
         raise ParameterError(param, message, "invalid_value")
     return float(value)
 

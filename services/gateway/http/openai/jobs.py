@@ -8,7 +8,6 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import re
-from dataclasses import asdict
 
 import orjson
 from argosy.common.v1 import task_pb2
@@ -35,7 +34,7 @@ from services.gateway.http.openai.job_answers import (
     metadata_of,
     status,
 )
-from services.gateway.http.openai.job_parameters import SUPERVISED, JobRequest, parse_job
+from services.gateway.http.openai.job_parameters import DPO, HYPERPARAMETERS, SUPERVISED, JobRequest, parse_job
 from services.gateway.http.openai.listing import list_body, parse_listing
 from services.gateway.http.transcode import parse_json
 
@@ -48,7 +47,10 @@ _MOST_LISTED = 100
 _MOST_EVENTS = 1000
 # A job may be asked for in the moment after its files were uploaded.
 _FILE_SECONDS = 60.0
-_COLUMN = "messages"
+_METHODS = {SUPERVISED: training_pb2.Phase.METHOD_SFT, DPO: training_pb2.Phase.METHOD_DPO}
+# Columns of the rows that each method learns from, that of the conversation first, and what a file has with them.
+_COLUMNS = {SUPERVISED: ("messages",), DPO: ("prompt", "chosen", "rejected")}
+_HOLDS = {SUPERVISED: "conversations", DPO: "preferences"}
 _WARMUP = 0.1
 _MOST_STEPS_UNSAVED = 200
 
@@ -97,10 +99,11 @@ class Jobs:
         exchange.require_content_type(JSON)
         request, metadata = parse_job(parse_json(body)), exchange.call_metadata()
         base = await self._models.find(request.model, caller, metadata)
-        training_file = await self._file("training_file", request.training_file, caller, metadata)
+        method = request.method
+        training_file = await self._file("training_file", request.training_file, method, caller, metadata)
         validation_file = None
         if request.validation_file:
-            validation_file = await self._file("validation_file", request.validation_file, caller, metadata)
+            validation_file = await self._file("validation_file", request.validation_file, method, caller, metadata)
         rows = training_file.version.row_count if training_file.version is not None else 0
         chosen = plan(request.hyperparameters, rows, await self._base_rate(base, caller, metadata))
         key = exchange.headers.get(b"idempotency-key", b"").decode("ascii", "replace")
@@ -123,8 +126,8 @@ class Jobs:
             raise
         await exchange.respond(200, orjson.dumps(job_object(job, _now(exchange))))
 
-    async def _file(self, param: str, file_id: str, caller: Caller, metadata: Metadata) -> StoredFile:
-        """A file that has been read without a fault."""
+    async def _file(self, param: str, file_id: str, method: str, caller: Caller, metadata: Metadata) -> StoredFile:
+        """A file that has been read without a fault and holds what the method learns from."""
         found = None
         if names.is_file(file_id):
             found = await self._datasets.read(names.dataset(caller.org, file_id), _FILE_SECONDS, caller, metadata)
@@ -134,8 +137,8 @@ class Jobs:
             raise ParameterError(param, f"{param}: {file_id} cannot be used. {found.fault}", f"invalid_{param}")
         if found.version is None:
             raise ParameterError(param, f"{param}: {file_id} is still being read; ask again.", "file_not_ready")
-        if _COLUMN not in [column.name for column in found.version.columns]:
-            message = f"{param}: {file_id} holds preferences, not conversations."
+        if not {column.name for column in found.version.columns}.issuperset(_COLUMNS[method]):
+            message = f"{param}: {file_id} does not hold {_HOLDS[method]}, which {method} learns from."
             raise ParameterError(param, message, f"invalid_{param}")
         return found
 
@@ -237,9 +240,8 @@ class Jobs:
 
 
 def _labels(request: JobRequest, job_id: str, base: str, chosen: Plan) -> dict[str, str]:
-    wanted = asdict(request.hyperparameters)
-    hyperparameters = {name: getattr(chosen, name) for name in wanted}
-    method = {"type": SUPERVISED, SUPERVISED: {"hyperparameters": hyperparameters}}
+    hyperparameters = {name: getattr(chosen, name) for name in HYPERPARAMETERS[request.method]}
+    method = {"type": request.method, request.method: {"hyperparameters": hyperparameters}}
     return {
         labels.JOB_LABEL: job_id,
         labels.MODEL_LABEL: request.model,
@@ -256,12 +258,13 @@ def _spec(request: JobRequest, job_id: str, chosen: Plan) -> training_pb2.Traini
     # The same job has the same seed, also when it is asked for again by its key.
     seed = int(hashlib.sha256(job_id.encode()).hexdigest()[:7], 16) if request.seed is None else request.seed
     phase = training_pb2.Phase(
-        method=training_pb2.Phase.METHOD_SFT,
+        method=_METHODS[request.method],
         steps=chosen.steps,
         batch_size=chosen.batch_size,
         learning_rate=chosen.learning_rate,
         warmup_fraction=_WARMUP,
-        messages_column=_COLUMN,
+        messages_column=_COLUMNS[request.method][0],
+        beta=chosen.beta if request.method == DPO else None,
     )
     return training_pb2.TrainingSpec(
         phases=[phase], seed=seed, checkpoint_every=min(chosen.steps_per_epoch, _MOST_STEPS_UNSAVED)

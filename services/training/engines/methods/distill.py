@@ -2,29 +2,39 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
+import numpy as np
 import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from services.training.domain.spec import Phase
 from services.training.engines.batches import Batch, Rows
-from services.training.engines.encode import Array, encode_examples
+from services.training.engines.encode import Array, Encoded
 from services.training.engines.group import CPU
 from services.training.engines.heldout import measured
 from services.training.engines.methods import language
-from services.training.engines.methods.method import Arrays, Reading, Start, Work
+from services.training.engines.methods.method import Columns, Reading, RowBatch, Start, Work
 from services.training.engines.model import MethodObjective, logits_at
 
 
-def encode(reading: Reading) -> Arrays | None:
-    """Prompts with the right answers, or with those that the teacher gives."""
+def learns(phase: Phase, columns: Columns) -> list[bool]:
+    """Whether a row has an input and, unless the teacher gives it, a wanted answer."""
+    return language.asked(phase, columns) if phase.copies_answers else language.answered(phase, columns)
+
+
+def encode(reading: Reading, batch: RowBatch) -> Encoded:
+    """Prompts with the right answers, or with those that the teacher gives; what it does not answer is left out."""
     if reading.teacher is None:
-        return language.encode_answered(reading)
-    column = reading.columns[reading.phase.text_column]
-    texts = [column[index] for index in reading.order if column[index]][: reading.wanted]
-    pairs = zip(texts, reading.teacher(texts), strict=True)
-    text = reading.text
-    return language.example_arrays(encode_examples(text.tokenizer, text.special, pairs, reading.phase, reading.length))
+        return language.encode_answered(reading, batch)
+    phase = reading.phase
+    texts = batch.wanted(phase.text_column)
+    answers = reading.teacher(texts)
+    taught = {phase.text_column: texts, phase.answer_column: answers}
+    right = [place for place, fits in enumerate(language.answered(phase, taught)) if fits]
+    encoded = language.encode_answered(reading, replace(batch, columns=taught, chosen=right))
+    return replace(encoded, kept=np.asarray(right, dtype=np.int64)[encoded.kept])
 
 
 class TaughtRows:

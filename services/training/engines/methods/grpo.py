@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
 
 import numpy as np
 import torch
@@ -13,11 +12,11 @@ from transformers import PreTrainedModel
 from libs.compute.context import EngineError
 from services.training.domain.spec import Phase
 from services.training.engines.batches import AnswerRows, Batch, answer_batch
-from services.training.engines.encode import Array, Examples, encode_answers
+from services.training.engines.encode import Array, Encoded, Examples, encode_answers
 from services.training.engines.group import CPU
 from services.training.engines.heldout import shares
-from services.training.engines.methods.language import answered, decoder, example_arrays
-from services.training.engines.methods.method import Arrays, Reading, Start, Work
+from services.training.engines.methods.language import answered, asked, decoder
+from services.training.engines.methods.method import Columns, Reading, RowBatch, Start, Work
 from services.training.engines.model import MethodObjective, frozen_copy, log_probs_at, resting, trained_weights
 from services.training.engines.rewards import Rewards, check_patterns
 from services.training.engines.sampling import drawn, generate, most_likely
@@ -27,7 +26,12 @@ from services.training.engines.scorer import Scorer
 _EQUAL = 1e-6
 
 
-def encode(reading: Reading) -> Arrays | None:
+def learns(phase: Phase, columns: Columns) -> list[bool]:
+    """Whether a row has an input and, where a rule compares with it, a wanted answer."""
+    return answered(phase, columns) if phase.has_answers else asked(phase, columns)
+
+
+def encode(reading: Reading, batch: RowBatch) -> Encoded:
     """Prompts that leave room for an answer, with the right answer where a rule compares with it."""
     phase, rollouts = reading.phase, reading.phase.rollouts
     check_patterns(rollouts)
@@ -35,19 +39,11 @@ def encode(reading: Reading) -> Arrays | None:
     if limit < 2:
         message = f"Answers of {rollouts.max_new_tokens} tokens leave no room for a prompt in {reading.length} tokens."
         raise EngineError("CONTENT_INVALID", message, detail="max_new_tokens")
-    rows = ((text, (answer,)) for text, answer in _rows(reading))
+    texts = batch.wanted(phase.text_column)
+    answers = batch.wanted(phase.answer_column) if phase.has_answers else [""] * len(texts)
+    rows = [(text, (answer,)) for text, answer in zip(texts, answers, strict=True)]
     text = reading.text
-    return example_arrays(
-        encode_answers(text.tokenizer, text.special, rows, phase.prompt_template, limit, reading.length)
-    )
-
-
-def _rows(reading: Reading) -> Iterator[tuple[str, str]]:
-    if reading.phase.has_answers:
-        return answered(reading.columns, reading.phase, reading.order, reading.wanted)
-    texts = reading.columns[reading.phase.text_column]
-    found = [texts[index] for index in reading.order if texts[index]][: reading.wanted]
-    return ((text, "") for text in found)
+    return encode_answers(text.tokenizer, text.special, rows, phase.prompt_template, limit, reading.length)
 
 
 class GroupRows:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from torch import Tensor, nn
@@ -10,36 +10,54 @@ from torch import Tensor, nn
 from services.training.domain.spec import Phase
 from services.training.engines.base import BaseText
 from services.training.engines.batches import Rows
-from services.training.engines.encode import Array
+from services.training.engines.chat_template import ChatTemplate
+from services.training.engines.data import Columns
+from services.training.engines.encode import Array, Encoded
 from services.training.engines.group import Group
 from services.training.engines.model import MethodObjective
 
-Arrays = dict[str, Array]
-Columns = dict[str, list[str]]
 # Gives the answers of a teacher to texts.
 Answers = Callable[[list[str]], list[str]]
 
 
 @dataclass(frozen=True)
 class Reading:
-    """What a phase is encoded from.
+    """How the rows of a phase become tokens.
 
     Attributes:
         text: how the model reads and writes.
-        columns: text of the columns that it reads.
-        order: row numbers, in the order in which they are wanted.
         length: context in tokens.
-        wanted: most rows.
+        template: renders conversations, for a phase that has them.
         teacher: for a phase that copies answers.
     """
 
     text: BaseText
-    columns: Columns
     phase: Phase
-    order: Array
     length: int
-    wanted: int
+    template: ChatTemplate | None = None
     teacher: Answers | None = None
+
+
+@dataclass(frozen=True)
+class RowBatch:
+    """Rows of a version that lie behind each other.
+
+    Attributes:
+        first: number of the first one, counted from 0.
+        columns: text of the columns that the phase reads.
+        chosen: places in the batch of the rows that are wanted, rising.
+        what: version that they are of, for errors.
+    """
+
+    first: int
+    columns: Columns
+    chosen: Sequence[int]
+    what: str = "dataset version"
+
+    def wanted(self, name: str) -> list[str]:
+        """Text of a column in the rows that are wanted."""
+        column = self.columns[name]
+        return [column[place] for place in self.chosen]
 
 
 @dataclass(frozen=True)
@@ -93,7 +111,8 @@ class Learning:
     """One method.
 
     Attributes:
-        encode: rows to arrays by name; None when no row fits.
+        learns: whether each row of a batch has what the phase learns from; None: every row counts as one that has.
+        encode: the wanted rows of a batch to tokens.
         heldout_rows: most held-out rows.
         rows: arrays by name to rows.
         begin: makes a phase ready.
@@ -102,7 +121,8 @@ class Learning:
         loss_falls: whether a loss that does not fall is a warning.
     """
 
-    encode: Callable[[Reading], Arrays | None]
+    learns: Callable[[Phase, Columns], list[bool]] | None
+    encode: Callable[[Reading, RowBatch], Encoded]
     heldout_rows: int
     rows: Callable[[Callable[[str], Array]], Rows]
     begin: Callable[[Start], Work]

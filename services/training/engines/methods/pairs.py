@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import numpy as np
 import torch
@@ -11,36 +11,30 @@ from torch import Tensor
 
 from services.training.domain.spec import Phase
 from services.training.engines.batches import Batch, answer_batch
-from services.training.engines.encode import Array, Examples, answer_room, encode_answers
-from services.training.engines.methods.language import example_arrays, read_examples
-from services.training.engines.methods.method import Arrays, Reading
+from services.training.engines.encode import Array, Encoded, Examples, answer_room, encode_answers
+from services.training.engines.methods.language import read_examples
+from services.training.engines.methods.method import Columns, Reading, RowBatch
 from services.training.engines.scorer import scored_rows
 
 # Rounding makes two equal margins differ in their seventh digit: such a pair is a tie.
 _TIE = 1e-5
 
 
-def encode(reading: Reading) -> Arrays | None:
-    """Prompts, each with its better answer and then its worse one. Equal answers say nothing and are left out."""
-    phase = reading.phase
-    text = reading.text
+def compared(phase: Phase, columns: Columns) -> list[bool]:
+    """Whether a row has an input and two different answers: equal ones say nothing."""
+    texts, better, worse = (columns[name] for name in phase.columns)
+    return [
+        bool(text and one and other) and one != other for text, one, other in zip(texts, better, worse, strict=True)
+    ]
+
+
+def encode(reading: Reading, batch: RowBatch) -> Encoded:
+    """Prompts, each with its better answer and then its worse one."""
+    phase, text = reading.phase, reading.text
+    texts, better, worse = (batch.wanted(name) for name in phase.columns)
+    rows = list(zip(texts, zip(better, worse, strict=True), strict=True))
     limit = reading.length - answer_room(text.tokenizer, phase)
-    rows = _pairs(reading)
-    return example_arrays(
-        encode_answers(text.tokenizer, text.special, rows, phase.prompt_template, limit, reading.length)
-    )
-
-
-def _pairs(reading: Reading) -> Iterator[tuple[str, tuple[str, str]]]:
-    phase, columns = reading.phase, reading.columns
-    texts, chosen, rejected = (columns[name] for name in phase.columns)
-    taken = 0
-    for index in reading.order:
-        if texts[index] and chosen[index] and rejected[index] and chosen[index] != rejected[index]:
-            yield texts[index], (chosen[index], rejected[index])
-            taken += 1
-            if taken == reading.wanted:
-                return
+    return encode_answers(text.tokenizer, text.special, rows, phase.prompt_template, limit, reading.length)
 
 
 class _Pairs:
