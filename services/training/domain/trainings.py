@@ -9,6 +9,9 @@ from typing import Any
 from libs.common.domain import DomainError, Resource
 from services.training.domain.spec import Method, TrainingSpec, invalid
 
+# Relation of a run, and of its model version, to the own code that it ran.
+TRAINED_BY = "trained_by"
+
 
 @dataclass(kw_only=True)
 class Training(Resource):

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from libs.common.auth.principal import Principal
 from libs.common.db.uow import UnitOfWork
-from libs.common.domain import DomainError
+from libs.common.domain import DomainError, Parent
 from libs.common.errors import ArgosyError
 from libs.common.rpc.call import Call
 from services.training.domain.algorithm_preflight import preflight_algorithm
@@ -17,7 +17,7 @@ from services.training.domain.built_in import ENTRIES
 from services.training.domain.choice import Choice, choose
 from services.training.domain.preflight import DataFacts, Finding
 from services.training.domain.spec import invalid
-from services.training.domain.trainings import Training, TrainingRun
+from services.training.domain.trainings import TRAINED_BY, Training, TrainingRun
 from services.training.store.algorithms import Algorithms, entry_of
 
 if TYPE_CHECKING:
@@ -37,6 +37,7 @@ class Plan:
         given: parameters as they stand on the training, with those that were chosen.
         parameters: all of them.
         memory_bytes: that it needs.
+        code_digest: of own code; empty: it is the platform's.
     """
 
     findings: list[Finding]
@@ -44,11 +45,14 @@ class Plan:
     given: Json | None = None
     parameters: Json | None = None
     memory_bytes: int = 0
+    code_digest: str = ""
 
     def write_out(self, training: Training, run: TrainingRun) -> None:
         """Keeps what was chosen on the training, and everything on the run."""
         training.algorithm_version, training.parameters = self.algorithm_version, self.given or {}
         run.algorithm_version, run.parameters = self.algorithm_version, self.parameters or {}
+        if self.code_digest:
+            run.lineage.append(Parent(self.algorithm_version, self.code_digest, TRAINED_BY))
 
 
 async def require_algorithm(training: Training, call: Call[App]) -> None:
@@ -97,7 +101,8 @@ async def plan(training: Training, data: Sequence[DataFacts], call: Call[App]) -
     if faults:
         return Plan(findings)
     found, memory = preflight_algorithm(entry, parameters, data, call.deps.memory_bytes)
-    return Plan([*found, *findings], entry.name, given, parameters, memory)
+    digest = entry.program.digest if entry.program is not None else ""
+    return Plan([*found, *findings], entry.name, given, parameters, memory, digest)
 
 
 def _choice(training: Training, facts: DataFacts) -> Choice | Finding:

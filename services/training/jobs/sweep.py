@@ -9,7 +9,7 @@ from libs.common.blobs import BlobStore
 from libs.common.clock import Clock
 from libs.common.db.uow import Database
 from libs.common.domain import DomainError
-from services.training.store.manifests import checkpoint_manifests, model_manifests
+from services.training.store.manifests import checkpoint_manifests, code_manifests, model_manifests
 
 _BEAT = timedelta(hours=1)
 # Longer than the write grant of any attempt: what a running task wrote may be named by no row yet.
@@ -33,7 +33,8 @@ async def sweep_forever(database: Database, blobs: BlobStore, clock: Clock) -> N
 async def sweep(database: Database, blobs: BlobStore, clock: Clock) -> int:
     """One sweep. Returns how many blobs went."""
     async with database.system(read_only=True) as uow:
-        manifests = await model_manifests(uow) | await checkpoint_manifests(uow, clock.now() - _RETRY)
+        manifests = await model_manifests(uow) | await code_manifests(uow)
+        manifests |= await checkpoint_manifests(uow, clock.now() - _RETRY)
     deleted = await blobs.collect(manifests, (), _GRACE.total_seconds())
     if deleted:
         _log.info("%d blobs collected", deleted)
