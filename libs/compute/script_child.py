@@ -56,7 +56,8 @@ def main() -> None:
         told = _traceback(error, settings["code"])
         print(told, file=sys.stderr)
         _flush()
-        _say(channel, {"failed": told[-_LONGEST_ERROR:]})
+        # Its end names what happened.
+        _say(channel, {"failed": told if len(told) <= _LONGEST_ERROR else f"... {told[-_LONGEST_ERROR:]}"})
         os._exit(1)
     _flush()
     # Threads that it left behind end with it.

@@ -37,7 +37,6 @@ _MOST_METRICS = 64
 _MOST_STEP = 2**53
 # Lines and characters of what it prints that are kept; a script that prints in each step of a long run has more.
 _MOST_LINES, _MOST_CHARACTERS = 10_000, 1_000_000
-_LONGEST_ERROR = 2_000
 
 
 def run(ctx: EngineContext) -> Json:
@@ -133,9 +132,7 @@ def _bring_checkpoint(ctx: EngineContext, folder: Path) -> int:
 
 
 def _failed(entry: str, told: str) -> EngineError:
-    """The error of a script; of a long traceback its end, which names what happened."""
-    shown = told if len(told) <= _LONGEST_ERROR else f"... {told[-_LONGEST_ERROR:]}"
-    return EngineError("CONTENT_INVALID", f"The script {entry} failed: {shown}", detail=shown.splitlines()[-1][:300])
+    return EngineError("CONTENT_INVALID", f"The script {entry} failed: {told}", detail=told.splitlines()[-1][:300])
 
 
 class _Report:
