@@ -55,7 +55,7 @@ class Training(Resource):
             if self.parameters:
                 raise invalid("training.parameters", "are those of an algorithm, and there is no algorithm_version")
         # An algorithm that acts in an environment of its own reads no data; what it reads is in the catalogue.
-        needed = ("model_project",) if self.algorithm_version else ("dataset_version", "model_project")
+        needed = ("model_project",) if self.runs_algorithm else ("dataset_version", "model_project")
         for name in needed:
             if not getattr(self, name):
                 raise invalid(f"training.{name}", "must be set")

@@ -14,7 +14,7 @@ from libs.common.rpc.call import Call
 from services.training.domain.algorithm_preflight import preflight_algorithm
 from services.training.domain.algorithms import SYSTEM, Entry, require_data, resolve
 from services.training.domain.built_in import ENTRIES
-from services.training.domain.choice import Choice, choose
+from services.training.domain.choice import Choice, choose, require_no_data
 from services.training.domain.preflight import DataFacts, Finding
 from services.training.domain.spec import invalid
 from services.training.domain.trainings import TRAINED_BY, Training, TrainingRun
@@ -66,6 +66,11 @@ async def require_algorithm(training: Training, call: Call[App]) -> None:
     if training.task and training.task not in tasks:
         raise invalid("training.task", f"must be one of {', '.join(tasks)}")
     if not training.algorithm_version:
+        able = [entry for entry in ENTRIES if entry.task == training.task]
+        if able and not training.dataset_version:
+            require_no_data(training.task, able)
+        elif able and not any(entry.reads for entry in able):
+            require_data(able[0], training.dataset_version, training.validation_version)
         return
     entry, base = await _entry(training, call.uow, call.principal)
     require_data(base, training.dataset_version, training.validation_version)
@@ -86,8 +91,8 @@ async def plan(training: Training, data: Sequence[DataFacts], call: Call[App]) -
     given = training.parameters
     if training.algorithm_version:
         entry, base = await _read_entry(training, call)
-    if training.task and data:
-        choice = _choice(training, data[0])
+    if training.task and (data or entry is None):
+        choice = _choice(training, data[0] if data else None)
         if isinstance(choice, Finding):
             findings += [choice] if entry is None else []
         elif entry is None or entry.name == choice.entry.name:
@@ -105,7 +110,7 @@ async def plan(training: Training, data: Sequence[DataFacts], call: Call[App]) -
     return Plan([*found, *findings], entry.name, given, parameters, memory, digest)
 
 
-def _choice(training: Training, facts: DataFacts) -> Choice | Finding:
+def _choice(training: Training, facts: DataFacts | None) -> Choice | Finding:
     try:
         return choose(training.task, facts, ENTRIES)
     except DomainError as error:

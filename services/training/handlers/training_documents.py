@@ -135,7 +135,7 @@ def _lines(reader: Reader) -> Generator[None]:
             raise
         path = str(error.metadata.get("field", "")).removeprefix(".").removeprefix("training.")
         line = _line(reader, path)
-        message = f"{error.message} (line {line})" if line else error.message
+        message = f"{error.message.rstrip('.')} (line {line})" if line else error.message
         raise ArgosyError("INVALID_FIELD", message, metadata={"field": path}) from None
 
 

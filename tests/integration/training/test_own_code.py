@@ -119,16 +119,16 @@ async def test_a_file_is_no_folder_and_drafts_have_an_end(editor: Caller) -> Non
 
 
 async def test_what_cannot_run_is_not_published(editor: Caller) -> None:
-    assert "entry_file: must be a Python file of the draft; there are: none" in (await refusal(publish(editor))).message
+    assert "entry_file must be a Python file of the draft; there are: none" in (await refusal(publish(editor))).message
     await put(editor, "main.py", "import lib\n")
     await put(editor, "lib.py", "x = 1\ny = (\n")
     error = await refusal(publish(editor))
     assert (error.metadata["field"], "line 2: '(' was never closed" in error.message) == ("lib.py", True)
     await put(editor, "lib.py", "x = 1\n")
     wrong = struct(type="object", properties={"passes": {"type": "integer"}})
-    assert "passes.default: must be set" in (await refusal(settle(editor, parameters=wrong))).message
+    assert "passes.default must be set" in (await refusal(settle(editor, parameters=wrong))).message
     small = algorithm_pb2.CodeLimits(max_memory_bytes=1)
-    assert "limits.max_memory_bytes: must be at least" in (await refusal(settle(editor, limits=small))).message
+    assert "limits.max_memory_bytes must be at least" in (await refusal(settle(editor, limits=small))).message
     await settle(editor, entry_file="absent.py")
     assert "there are: lib.py, main.py" in (await refusal(publish(editor))).message
 
@@ -228,7 +228,7 @@ async def test_parameters_and_data_are_checked_before_a_run(editor: Caller, data
     )
     assert "training.parameters.passes: must be at most 50" in error.message
     error = await refusal(started(editor, "b", algorithm_version=code.name))
-    assert "training.dataset_version: must be set" in error.message
+    assert "training.dataset_version must be set" in error.message
     mask = FieldMask(paths=["without_data"])
     given = pb.AlgorithmDraft(name=DRAFT, without_data=True)
     await editor.UpdateAlgorithmDraft(pb.UpdateAlgorithmDraftRequest(algorithm_draft=given, update_mask=mask))
