@@ -9,16 +9,15 @@ from typing import TYPE_CHECKING
 from argosy.training.v1 import algorithm_code_service_pb2 as pb
 from argosy.training.v1 import algorithm_pb2
 
-from libs.common.domain import DomainError
 from libs.common.ids import uuid7
 from libs.common.rpc.call import Call
 from libs.common.rpc.masks import fields_to_change
 from libs.common.rpc.structs import from_struct
 from services.training.domain import schemas
-from services.training.domain.algorithms import SYSTEM, Algorithm, AlgorithmVersion
+from services.training.domain.algorithms import Algorithm, AlgorithmVersion
 from services.training.domain.programs import CodeFile, Limits, Program, check_python
 from services.training.handlers.algorithm_messages import file_message, limits_message, struct, version_message
-from services.training.handlers.algorithms import is_built_in, visible_algorithm
+from services.training.handlers.algorithms import visible_algorithm
 from services.training.store.algorithms import Algorithms, AlgorithmVersions
 
 if TYPE_CHECKING:
@@ -99,17 +98,13 @@ async def publish_algorithm_draft(
 
 
 async def get_algorithm_version_file(request: pb.GetAlgorithmVersionFileRequest, call: Call[App]) -> pb.CodeFileContent:
-    program = None
-    if not is_built_in(request.name, call):
-        await visible_algorithm(request.name.rsplit("/", 2)[0], call)
-        program = (await AlgorithmVersions(call.uow).get(request.name)).program
+    await visible_algorithm(request.name.rsplit("/", 2)[0], call)
+    program = (await AlgorithmVersions(call.uow).get(request.name)).program
     return await _content(program or Program(), request.path, request.name, call)
 
 
 async def _algorithm(name: str, call: Call[App], *, etag: str = "", for_update: bool = False) -> Algorithm:
     """The algorithm of a draft, if the caller may see it and has seen it as it is."""
-    if name.startswith(f"{SYSTEM}/"):
-        raise DomainError("NOT_FOUND", f"{name} does not exist: built-in algorithms have no draft.", name=name)
     algorithm = await visible_algorithm(name.removesuffix("/draft"), call, for_update=for_update)
     algorithm.require_etag(etag)
     return algorithm

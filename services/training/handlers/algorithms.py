@@ -33,14 +33,14 @@ _MUTABLE = frozenset({"display_name", "description", "visibility", "labels"})
 
 
 async def get_algorithm(request: pb.GetAlgorithmRequest, call: Call[App]) -> algorithm_pb2.Algorithm:
-    if is_built_in(request.name, call):
+    if _is_built_in(request.name, call):
         return built_in_message(built_in.built_in(f"{request.name}/versions/1"))
     return algorithm_message(await visible_algorithm(request.name, call))
 
 
 async def list_algorithms(request: pb.ListAlgorithmsRequest, call: Call[App]) -> pb.ListAlgorithmsResponse:
     size, after = page_size(request.page_size), PageToken.decode(request)
-    if is_built_in(f"{request.parent}/", call):
+    if _is_built_in(f"{request.parent}/", call):
         behind = [entry for entry in sorted(built_in.ENTRIES, key=lambda entry: entry.id) if entry.id > after]
         return pb.ListAlgorithmsResponse(
             algorithms=[built_in_message(entry) for entry in behind[:size]],
@@ -103,7 +103,7 @@ async def delete_algorithm(request: pb.DeleteAlgorithmRequest, call: Call[App]) 
 async def get_algorithm_version(
     request: pb.GetAlgorithmVersionRequest, call: Call[App]
 ) -> algorithm_pb2.AlgorithmVersion:
-    if is_built_in(request.name, call):
+    if _is_built_in(request.name, call):
         return entry_message(built_in.built_in(request.name))
     await visible_algorithm(request.name.rsplit("/", 2)[0], call)
     return version_message(await AlgorithmVersions(call.uow).get(request.name))
@@ -113,7 +113,7 @@ async def list_algorithm_versions(
     request: pb.ListAlgorithmVersionsRequest, call: Call[App]
 ) -> pb.ListAlgorithmVersionsResponse:
     size, after = page_size(request.page_size), PageToken.decode(request)
-    if is_built_in(request.parent, call):
+    if _is_built_in(request.parent, call):
         entry = built_in.built_in(f"{request.parent}/versions/1")
         return pb.ListAlgorithmVersionsResponse(algorithm_versions=[entry_message(entry)])
     await visible_algorithm(request.parent, call)
@@ -150,7 +150,7 @@ async def create_algorithm_version(
     return version_message(version)
 
 
-def is_built_in(name: str, call: Call[App]) -> bool:
+def _is_built_in(name: str, call: Call[App]) -> bool:
     """Whether a name is one of those that everybody reads. Raises NOT_FOUND for those of other organizations."""
     if name.startswith(f"{SYSTEM}/"):
         return True

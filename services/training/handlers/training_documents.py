@@ -136,7 +136,8 @@ def _lines(reader: Reader) -> Generator[None]:
         path = str(error.metadata.get("field", "")).removeprefix(".").removeprefix("training.")
         line = _line(reader, path)
         message = f"{error.message.rstrip('.')} (line {line})" if line else error.message
-        raise ArgosyError("INVALID_FIELD", message, metadata={"field": path}) from None
+        violations = error.violations if isinstance(error, ArgosyError) else ()
+        raise ArgosyError("INVALID_FIELD", message, metadata={"field": path}, violations=violations) from None
 
 
 def _line(reader: Reader, path: str) -> int:

@@ -52,10 +52,11 @@ class Reader:
         for key, value in node.value:
             if not isinstance(key, yaml.ScalarNode):
                 raise self.fault(path, "has a key that is no name", key)
+            at = _under(path, key.value)
+            self.lines[at] = key.start_mark.line + 1
             if key.value in found:
-                raise self.fault(_under(path, key.value), "comes twice", key)
+                raise self.fault(at, "comes twice")
             found[key.value] = value
-            self.lines[_under(path, key.value)] = key.start_mark.line + 1
         return found
 
     def read(self, pairs: dict[str, yaml.Node], message: Message, path: str, allowed: Collection[str]) -> None:

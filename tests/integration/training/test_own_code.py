@@ -96,12 +96,10 @@ async def test_two_editors_do_not_overwrite_one_another(editor: Caller) -> None:
     assert (await draft(editor)).etag == theirs.etag
 
 
-@pytest.mark.parametrize(
-    "path", ["../x.py", "/x.py", "a//b.py", ".hidden", "a/../b.py", "a b.py", "a\n.py", "", "x" * 201]
-)
-async def test_a_path_that_leaves_or_hides_is_refused(path: str, editor: Caller) -> None:
-    error = await refusal(put(editor, path, "x"))
-    assert (error.reason, error.metadata["field"]) == ("INVALID_FIELD", "path")
+async def test_a_path_that_leaves_or_hides_is_refused(editor: Caller) -> None:
+    for path in ("../x.py", "/x.py", "a//b", ".hidden", "a/../b", "a b.py", "a\n.py", "", "x" * 201):
+        error = await refusal(put(editor, path, "x"))
+        assert (error.reason, error.metadata["field"]) == ("INVALID_FIELD", "path")
 
 
 async def test_a_file_is_no_folder_and_drafts_have_an_end(editor: Caller) -> None:
@@ -179,7 +177,7 @@ async def test_others_see_no_code(editor: Caller, mesh: Any) -> None:
     request = pb.GetAlgorithmVersionFileRequest(name=f"{built_in}/versions/1", path="main.py")
     assert (await refusal(editor.GetAlgorithmVersionFile(request))).reason == "NOT_FOUND"
     error = await refusal(editor.GetAlgorithmDraft(pb.GetAlgorithmDraftRequest(name=f"{built_in}/draft")))
-    assert "built-in algorithms have no draft" in error.message
+    assert error.reason == "NOT_FOUND"
 
 
 async def started(caller: Caller, id: str, **fields: Any) -> training_pb2.TrainingRun:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import os
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -96,13 +97,23 @@ def start(store: BlobStore) -> Callable[..., LocalContext]:
     return begin
 
 
+def left_processes() -> list[psutil.Process]:
+    """Scripts that are still running."""
+    name = script_sandbox.CHILD.name
+    return [child for child in psutil.Process().children() if any(name in part for part in child.cmdline())]
+
+
+def left_folders() -> set[Path]:
+    return set(Path(tempfile.gettempdir()).glob("argosy-script-*"))
+
+
 def refused(ctx: LocalContext) -> EngineError:
     """The error of a run, after which nothing is left running or lying about."""
-    before = set(Path("/tmp").glob("argosy-script-*"))
+    before = left_folders()
     with pytest.raises(EngineError) as caught:
         run(ctx)
-    assert not psutil.Process().children(recursive=True)
-    assert set(Path("/tmp").glob("argosy-script-*")) <= before
+    assert not left_processes()
+    assert left_folders() <= before
     assert len(caught.value.message) < 3_000
     return caught.value
 
@@ -149,7 +160,7 @@ def test_a_cancel_ends_it(start: Callable[..., LocalContext]) -> None:
     ctx = start("import time\nprint('at work')\ntime.sleep(60)", cancel_when=printed)
     with pytest.raises(EngineCancelled):
         run(ctx)
-    assert not psutil.Process().children(recursive=True)
+    assert not left_processes()
 
 
 FAILURES = {

@@ -88,13 +88,19 @@ def folder(tmp_path: Path) -> Path:
 def run(folder: Path, source: str, limits: ScriptLimits = LIMITS) -> Heard:
     """Runs a script; afterwards none of its processes is left."""
     (folder / CODE / "main.py").write_text(source)
-    heard, before = Heard(), {child.pid for child in psutil.Process().children(recursive=True)}
+    heard = Heard()
     try:
         run_script(folder, "main.py", limits, 7, 0, heard)
     finally:
-        left = {child.pid for child in psutil.Process().children(recursive=True)} - before
-        assert not left
+        assert not left()
     return heard
+
+
+def left() -> list[psutil.Process]:
+    """Scripts that are still running, and what they started."""
+    name = script_sandbox.CHILD.name
+    children = psutil.Process().children(recursive=True)
+    return [child for child in children if any(part.endswith(name) for part in child.cmdline())]
 
 
 def failure(folder: Path, source: str, limits: ScriptLimits = LIMITS) -> str:
@@ -353,7 +359,7 @@ def test_a_listener_that_raises_ends_it(folder: Path) -> None:
     (folder / CODE / "main.py").write_text("import time\nprint('now')\ntime.sleep(60)")
     with pytest.raises(InterruptedError, match="now"):
         run_script(folder, "main.py", LIMITS, 7, 0, Impatient())
-    assert not psutil.Process().children(recursive=True)
+    assert not left()
 
 
 def test_it_dies_with_its_parent(folder: Path) -> None:
