@@ -21,6 +21,7 @@ from __future__ import annotations
 import json
 import os
 import threading
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +34,11 @@ _lock = threading.Lock()
 def parameters() -> dict[str, Any]:
     """The parameters of the training, defaults filled in."""
     return json.loads(Path("parameters.json").read_text(encoding="utf-8"))
+
+
+def file(name: str) -> Path:
+    """The file of a row, such as a picture, by the value in the row's `file_name`."""
+    return DATA / "files" / _files()[name]
 
 
 def seed() -> int:
@@ -70,6 +76,11 @@ def save_checkpoint(step: int) -> None:
 def resumed_step() -> int:
     """The step of the checkpoint that is in `checkpoint/`; 0: there is none."""
     return int(os.environ.get("ARGOSY_RUN_STEP", "0"))
+
+
+@cache
+def _files() -> dict[str, str]:
+    return json.loads((DATA / "files.json").read_text(encoding="utf-8"))
 
 
 def _say(message: dict[str, Any]) -> None:

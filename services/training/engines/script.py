@@ -104,9 +104,21 @@ def _lay_out(ctx: EngineContext, given: Json, folder: Path) -> dict[str, float]:
         share = {"leaked_share": heldout_share(heldout, train)}
     else:
         train, heldout = split(train, ctx.spec["seed"])
+    files: dict[str, str] = {}
     for name, rows in (("train", train), ("heldout", heldout)):
         _write_parquet(rows.table(), folder / "data" / f"{name}.parquet", ctx)
+        files |= _write_files(rows, folder / "data" / "files", ctx)
+    (folder / "data" / "files.json").write_text(json.dumps(files, ensure_ascii=False), encoding="utf-8")
     return share
+
+
+def _write_files(rows: Rows, folder: Path, ctx: EngineContext) -> dict[str, str]:
+    """The files of rows, such as pictures, under their digests; file name to digest."""
+    folder.mkdir(exist_ok=True)
+    for digest in rows.digests.values() if rows.files is not None else ():
+        ctx.stop_if_cancelled()
+        rows.files.export_sync(digest, folder / digest)
+    return rows.digests
 
 
 def _write_parquet(table: Table, path: Path, ctx: EngineContext) -> None:

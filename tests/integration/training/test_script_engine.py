@@ -21,7 +21,7 @@ from libs.compute import script_sandbox
 from libs.compute.context import EngineCancelled, EngineError, EnginePaused, LocalContext, Recorded
 from services.training.engines.train import run
 from tests.unit.training.samples import write_version
-from tests.unit.training.tables import wine
+from tests.unit.training.tables import digits, wine
 
 MIB = 1 << 20
 LIMITS = {"max_seconds": 30, "max_memory_bytes": 1024 * MIB, "max_disk_bytes": 64 * MIB}
@@ -134,6 +134,20 @@ def test_a_package_learns_from_a_version(start: Callable[..., LocalContext], sto
     assert (1 / 3, "pass 1") in recorded.progress
     assert ("INFO", "begun at 0 with seed 7") in recorded.logs
     assert [checkpoint["step"] for checkpoint in recorded.checkpoints] == [1, 2, 3]
+
+
+def test_files_of_rows_are_there(start: Callable[..., LocalContext], store: BlobStore) -> None:
+    rows, files = digits(12)
+    source = (
+        "import argosy_run as run\nimport pyarrow.parquet as pq\nfrom PIL import Image\n"
+        "names = pq.read_table(run.DATA / 'train.parquet')['file_name'].to_pylist()\n"
+        "sizes = {Image.open(run.file(name)).size for name in names}\n"
+        "(run.OUTPUT / 'sizes.json').write_text(str([*sizes.pop()]))"
+    )
+    ctx = start(source)
+    digest = write_version(store, rows, files)
+    ctx.spec["train"] = {"grant": "g", "manifest_digest": digest, "media_grant": "g"}
+    assert store.read_sync(run(ctx)["files"][0]["sha256"]) == b"[8, 8]"
 
 
 def test_it_pauses_and_goes_on_where_it_was(start: Callable[..., LocalContext], store: BlobStore) -> None:

@@ -107,13 +107,13 @@ class Rows:
         return VersionReader(self.index, _Blobs(self.store)).column(column, np.arange(len(self.index))).to_pylist()
 
     def _media(self, name: str) -> bytes:
-        digest = self._digests.get(name)
+        digest = self.digests.get(name)
         if digest is None or self.files is None:
             return _no_file(str(name))
         return self.files.read_sync(digest)
 
     @cached_property
-    def _digests(self) -> dict[str, str]:
+    def digests(self) -> dict[str, str]:
         """File name to digest. Two files of one name would be one row's image under another row's label."""
         if self.index.media is None or _FILE_NAME not in self.index.columns:
             return {}
