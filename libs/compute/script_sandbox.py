@@ -87,6 +87,11 @@ class Listener(Protocol):
         ...
 
 
+def printable(text: str) -> str:
+    """Without what a database cannot keep: half characters and U+0000."""
+    return text.encode(errors="replace").decode().replace("\x00", "\ufffd")
+
+
 def run_script(folder: Path, entry: str, limits: ScriptLimits, seed: int, step: int, listener: Listener) -> None:
     """Runs a script to its end.
 
@@ -204,7 +209,7 @@ class _Running:
             lines, rest = [*lines, rest], b""
         self._printed = bytearray(rest)
         for line in lines:
-            self._listener.line(line[:_LONGEST_LINE].decode(errors="replace"))
+            self._listener.line(printable(line[:_LONGEST_LINE].decode(errors="replace")))
         return bool(chunk)
 
     def _read_channel(self) -> bool:
@@ -230,12 +235,16 @@ class _Running:
                 raise ScriptSandboxUnavailable(f"no sandbox for scripts can be set up here: {message.get('missing')}")
             self._confined = True
         elif "failed" in message:
-            self._failure = str(message["failed"])
+            self._failure = printable(str(message["failed"]))
+        elif "checkpoint" in message:
+            # None of its threads changes what is kept.
+            self._child.send_signal(signal.SIGSTOP)
+            self._listener.message(message)
+            self._child.send_signal(signal.SIGCONT)
+            with suppress(OSError):
+                self._channel.send(b"k")
         else:
             self._listener.message(message)
-            if "checkpoint" in message:
-                with suppress(OSError):
-                    self._channel.send(b"k")
 
     def _watch(self, seconds: float) -> None:
         if not self._confined and seconds > _START_SECONDS:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import importlib.metadata
 import json
-import math
 import platform
 import re
+import sys
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,7 @@ from libs.compute.script_sandbox import (
     ScriptFailed,
     ScriptLimits,
     ScriptSandboxUnavailable,
+    printable,
     run_script,
 )
 from libs.compute.usage import Usage
@@ -167,7 +168,7 @@ class _Report:
         self._ctx.stop_if_cancelled()
         self._lines, self._characters = self._lines + 1, self._characters + len(text)
         if self._lines <= _MOST_LINES and self._characters <= _MOST_CHARACTERS:
-            self._ctx.log(text.replace("\x00", "\ufffd"))
+            self._ctx.log(text)
         elif not self._silent:
             self._silent = True
             limit = f"{_MOST_LINES:,} lines or {_MOST_CHARACTERS:,} characters"
@@ -181,7 +182,8 @@ class _Report:
             fraction = message["progress"]
             if not isinstance(fraction, (int, float)) or not 0 <= fraction <= 1:
                 raise ScriptFailed(f"argosy_run.progress: {str(fraction)[:50]} is not between 0 and 1")
-            self._ctx.progress(fraction, str(message.get("message", ""))[:200], cpu_seconds=self.cpu_seconds)
+            shown = printable(str(message.get("message", "")))[:200]
+            self._ctx.progress(fraction, shown, cpu_seconds=self.cpu_seconds)
         elif "checkpoint" in message:
             step = _step({"step": message["checkpoint"]})
             digest = keep_folder(self._ctx.blobs_write, self._folder / "checkpoint", step=step)
@@ -199,12 +201,14 @@ class _Report:
             raise ScriptFailed(f"argosy_run.log_metric takes 1 to {_MOST_METRICS} values")
         for name, value in values.items():
             if not _METRIC.fullmatch(name):
-                raise ScriptFailed(f"argosy_run.log_metric: {name[:100]!r} is no name of a metric")
-            if not isinstance(value, (int, float)) or not math.isfinite(value):
-                raise EngineError(
-                    "TRAINING_DIVERGED", f"{name} is {value} at step {step}.", phase=_PHASE, step=str(step)
-                )
-        self.results |= {name: float(value) for name, value in values.items()}
+                raise ScriptFailed(f"argosy_run.log_metric: {printable(name)[:100]!r} is no name of a metric")
+            if not isinstance(value, (int, float)):
+                raise ScriptFailed(f"argosy_run.log_metric: {name} is no number")
+            # A whole number may be too large for a float.
+            if not -sys.float_info.max <= value <= sys.float_info.max:
+                message = f"{name} is {str(value)[:50]} at step {step}."
+                raise EngineError("TRAINING_DIVERGED", message, phase=_PHASE, step=str(step))
+            self.results[name] = float(value)
         if len(self.results) > 10 * _MOST_METRICS:
             raise ScriptFailed(f"it has more than {10 * _MOST_METRICS} metrics")
         self._ctx.metrics(_PHASE, step, **values)

@@ -196,6 +196,12 @@ FAILURES = {
     "remote code": ("open('output/m.json', 'w').write('{\"auto_map\": {\"a\": \"b\"}}')", "auto_map asks for code"),
     "no ONNX": ("open('output/m.onnx', 'wb').write(b'xyz')", "m.onnx: it is not ONNX"),
     "no number": ("import argosy_run as run\nrun.log_metric(4, loss=float('nan'))", "loss is nan at step 4"),
+    "a number beyond all": (
+        "import os, time\nsaid = b'{\"metrics\": {\"a\": 1' + b'0' * 400 + b'}, \"step\": 1}\\n'\n"
+        "os.write(int(os.environ['ARGOSY_RUN_CHANNEL']), said)\ntime.sleep(9)",
+        "a is 1000000000",
+    ),
+    "what no database keeps": ("raise ValueError('a\\x00b\\ud800c')", "ValueError: a\ufffdb"),
     "no fraction": ("import argosy_run as run\nrun.progress(7)", "7.0 is not between 0 and 1"),
     "no step": ("import argosy_run as run\nrun.log_metric(-1, loss=1)", "-1 is no step"),
     "no name": ("import argosy_run as run\nrun.log_metric(1, **{'a b': 1})", "'a b' is no name of a metric"),
@@ -217,7 +223,7 @@ def test_a_failure_says_what_it_was(name: str, start: Callable[..., LocalContext
     source, says = FAILURES[name]
     error = refused(start(source, limits={"max_seconds": 2} if name == "too long" else {}))
     assert says in error.message
-    assert error.reason == ("TRAINING_DIVERGED" if name == "no number" else "CONTENT_INVALID")
+    assert error.reason == ("TRAINING_DIVERGED" if name in ("no number", "a number beyond all") else "CONTENT_INVALID")
 
 
 def test_what_it_prints_has_an_end(start: Callable[..., LocalContext]) -> None:

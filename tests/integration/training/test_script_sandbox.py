@@ -362,6 +362,24 @@ def test_a_listener_that_raises_ends_it(folder: Path) -> None:
     assert not left()
 
 
+def test_nothing_changes_while_a_checkpoint_is_kept(folder: Path) -> None:
+    class Keeping(Heard):
+        def message(self, message: dict[str, Any]) -> None:
+            first = (folder / "checkpoint" / "count").read_text()
+            time.sleep(0.1)
+            self.lines.append(f"{left()[0].status()} {first == (folder / 'checkpoint' / 'count').read_text()}")
+
+    source = (
+        "import argosy_run as run, threading, itertools\ndef work():\n    for number in itertools.count():\n"
+        "        (run.CHECKPOINT / 'count').write_text(str(number))\n"
+        "threading.Thread(target=work, daemon=True).start()\nimport time\ntime.sleep(0.1)\nrun.save_checkpoint(1)"
+    )
+    (folder / CODE / "main.py").write_text(source)
+    heard = Keeping()
+    run_script(folder, "main.py", LIMITS, 7, 0, heard)
+    assert heard.lines == ["stopped True"]
+
+
 def test_it_dies_with_its_parent(folder: Path) -> None:
     (folder / CODE / "main.py").write_text("import os\nprint(os.getpid(), flush=True)\nwhile True:\n    pass")
     program = (
