@@ -13,8 +13,7 @@ from argosy.client import Client
 
 _TRAINING = "orgs/*/trainings/*"
 _ALGORITHM = "orgs/*/algorithms/*"
-# Of a folder of code: what editors and interpreters leave there.
-_LEFT_OUT = ("__pycache__", ".git", ".venv")
+_LEFT_OUT = ("__pycache__",)
 
 
 def apply(
@@ -58,17 +57,15 @@ def push(
     as_json: JsonOption = False,
 ) -> None:
     """Make the draft of an algorithm what a folder holds. Refused where somebody else changes it meanwhile."""
-    paths = [path for path in sorted(folder.rglob("*")) if path.is_file() and not _left_out(path.relative_to(folder))]
     with session.session() as client:
+        files = _texts(folder)
         draft_name = session.full_name(name, _ALGORITHM) + "/draft"
         draft = client.training.get_algorithm_draft(name=draft_name)
-        for gone in {file.path for file in draft.files} - {path.relative_to(folder).as_posix() for path in paths}:
+        for gone in sorted({file.path for file in draft.files} - files.keys()):
             draft = client.training.delete_algorithm_draft_file(name=draft_name, path=gone, etag=draft.etag)
-        for path in paths:
-            content = path.read_text(encoding="utf-8")
-            place = path.relative_to(folder).as_posix()
+        for path, content in files.items():
             draft = client.training.put_algorithm_draft_file(
-                name=draft_name, path=place, content=content, etag=draft.etag
+                name=draft_name, path=path, content=content, etag=draft.etag
             )
         if publish:
             session.show(client.training.publish_algorithm_draft(name=draft_name, etag=draft.etag), as_json)
@@ -76,5 +73,15 @@ def push(
             session.show(draft, as_json)
 
 
-def _left_out(path: Path) -> bool:
-    return any(part in _LEFT_OUT or part.startswith(".") for part in path.parts)
+def _texts(folder: Path) -> dict[str, str]:
+    """Path to content of the files in a folder, but for what editors and interpreters leave there."""
+    found: dict[str, str] = {}
+    for path in sorted(folder.rglob("*")):
+        place = path.relative_to(folder)
+        if not path.is_file() or any(part in _LEFT_OUT or part.startswith(".") for part in place.parts):
+            continue
+        try:
+            found[place.as_posix()] = path.read_text(encoding="utf-8")
+        except UnicodeDecodeError:
+            raise session.Misuse(f"{place} is no text in UTF-8") from None
+    return found
