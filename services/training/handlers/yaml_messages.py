@@ -193,7 +193,17 @@ def plain(message: Message, names: Collection[str] | None = None) -> Json:
 
 def write(document: Json) -> str:
     """YAML."""
-    return yaml.safe_dump(document, sort_keys=False, allow_unicode=True, width=120)
+    return yaml.dump(document, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=120)
+
+
+class _Dumper(yaml.SafeDumper):
+    """Plain values; texts of several lines as blocks."""
+
+    def represent_text(self, text: str) -> yaml.ScalarNode:
+        return self.represent_scalar("tag:yaml.org,2002:str", text, style="|" if "\n" in text else None)
+
+
+_Dumper.add_representer(str, _Dumper.represent_text)
 
 
 def _value_of(field: FieldDescriptor, value: Any) -> Any:
@@ -209,9 +219,9 @@ def _free(message: Message) -> Any:
 
 
 def _whole_numbers(value: Any) -> Any:
-    """JSON with whole numbers as such: Struct knows doubles only."""
+    """JSON in the order of its keys, with whole numbers as such: Struct knows no order, and doubles only."""
     if isinstance(value, dict):
-        return {key: _whole_numbers(one) for key, one in cast("Json", value).items()}
+        return {key: _whole_numbers(one) for key, one in sorted(cast("Json", value).items())}
     if isinstance(value, list):
         return [_whole_numbers(one) for one in cast("list[Any]", value)]
     return int(value) if isinstance(value, float) and value.is_integer() and abs(value) < 2**53 else value
