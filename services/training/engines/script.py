@@ -115,8 +115,10 @@ def _lay_out(ctx: EngineContext, given: Json, folder: Path) -> dict[str, float]:
 
 def _write_files(rows: Rows, folder: Path, ctx: EngineContext) -> dict[str, str]:
     """The files of rows, such as pictures, under their digests; file name to digest."""
+    if rows.files is None:
+        return {}
     folder.mkdir(exist_ok=True)
-    for digest in rows.digests.values() if rows.files is not None else ():
+    for digest in rows.digests.values():
         ctx.stop_if_cancelled()
         rows.files.export_sync(digest, folder / digest)
     return rows.digests

@@ -124,7 +124,7 @@ async def test_what_is_exported_is_the_same_training(editor: Caller) -> None:
 
 async def test_numbers_and_texts_of_parameters_stay_what_they_are(editor: Caller) -> None:
     training = (await apply(editor, TABLE)).training
-    assert training.parameters["feature_columns"][1] == "7"
+    assert training.parameters.fields["feature_columns"].list_value.values[1].string_value == "7"
     assert "'7'" in await export(editor, training.name)
 
 
