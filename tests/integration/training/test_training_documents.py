@@ -16,13 +16,14 @@ from argosy.training.v1 import training_service_pb2 as trainings
 from services.training.domain.built_in import ENTRIES
 from services.training.handlers.training_documents import read_document
 from tests.integration.training.conftest import training_service
-from tests.integration.training.peers import PROJECT, TRAIN, Caller, FakeDataset, refusal
+from tests.integration.training.peers import HELDOUT, PROJECT, TRAIN, Caller, FakeDataset, refusal
 
 TUNING = f"""\
 name: packages
 display_name: Which package it is
 labels: {{team: nlp}}
 dataset_version: {TRAIN}
+validation_version: {HELDOUT}
 model_project: {PROJECT}
 spec:
   seed: 7
@@ -97,7 +98,7 @@ async def test_a_document_makes_a_training_and_describes_a_search(editor: Caller
     assert done.search.training == done.training.name
     assert done.search.method == search_pb2.HyperparameterSearch.METHOD_TPE
     made = await editor.CreateSearch(searches.CreateSearchRequest(parent="orgs/acme", search=done.search))
-    assert made.space == done.search.space
+    assert [dimension.path for dimension in made.space] == ["phases[1].learning_rate", "architecture.layers"]
 
 
 async def test_applying_again_changes_what_is_different(editor: Caller) -> None:
