@@ -7,11 +7,13 @@ from pathlib import Path
 
 import psutil
 from argosy.training.v1 import (
+    algorithm_code_service_pb2,
     algorithm_service_pb2,
     model_registry_service_pb2,
     model_service_pb2,
     run_service_pb2,
     search_service_pb2,
+    training_document_service_pb2,
     training_service_pb2,
 )
 
@@ -26,6 +28,7 @@ from services.training.clients.samples import Samples
 from services.training.config import TrainingSettings
 from services.training.events.subscribers import LIVE, STOPPED, LiveVersions
 from services.training.handlers import (
+    algorithm_code,
     algorithms,
     model_aliases,
     model_imports,
@@ -35,6 +38,7 @@ from services.training.handlers import (
     run_metrics,
     runs,
     searches,
+    training_documents,
     trainings,
 )
 from services.training.jobs.import_model import ImportTasks
@@ -111,6 +115,8 @@ DEFINITION: ServiceDefinition[App] = ServiceDefinition(
         model_registry_service_pb2.DESCRIPTOR.services_by_name["ModelRegistryService"],
         algorithm_service_pb2.DESCRIPTOR.services_by_name["AlgorithmService"],
         search_service_pb2.DESCRIPTOR.services_by_name["SearchService"],
+        algorithm_code_service_pb2.DESCRIPTOR.services_by_name["AlgorithmCodeService"],
+        training_document_service_pb2.DESCRIPTOR.services_by_name["TrainingDocumentService"],
     ],
     handlers=[
         trainings,
@@ -123,6 +129,8 @@ DEFINITION: ServiceDefinition[App] = ServiceDefinition(
         model_imports,
         algorithms,
         searches,
+        algorithm_code,
+        training_documents,
     ],
     settings=TrainingSettings,
     migrations=Path(__file__).parent / "migrations",

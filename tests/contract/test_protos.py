@@ -31,7 +31,18 @@ _TEXTS = {FieldDescriptor.TYPE_STRING, FieldDescriptor.TYPE_BYTES}
 _OUTPUT_ONLY = {"uid", "creator", "name"}
 _OUTPUT_ONLY_OF = {
     "Algorithm": {"latest_version"},
-    "AlgorithmVersion": {"code", "column_parameters", "framework", "reads", "resources", "task"},
+    "AlgorithmVersion": {
+        "code",
+        "code_digest",
+        "column_parameters",
+        "entry_file",
+        "files",
+        "framework",
+        "limits",
+        "reads",
+        "resources",
+        "task",
+    },
     "ApiKey": {"prefix", "secret"},
     "Application": {"published_version"},
     "DataProduct": {"byte_count", "columns", "row_count", "type"},

@@ -13,6 +13,7 @@ from argosy.cli.live import finished_evaluation, watch
 from argosy.cli.models import import_model
 from argosy.cli.options import PATIENCE, JsonOption, WatchOption, newest
 from argosy.cli.preflight import preflight
+from argosy.cli.trainings import apply, export, push
 from argosy.client import Client, contract
 from argosy.client.errors import Conflict
 from rich.table import Table
@@ -20,6 +21,7 @@ from rich.table import Table
 _MODEL = "orgs/*/modelProjects/*/versions/*"
 
 training = typer.Typer(help="Trainings and their runs.", no_args_is_help=True)
+algorithm = typer.Typer(help="The algorithm catalogue, and own code.", no_args_is_help=True)
 task = typer.Typer(help="Long work of every service.", no_args_is_help=True)
 model = typer.Typer(help="Model versions and their gates.", no_args_is_help=True)
 evaluation = typer.Typer(help="Evaluations and gates.", no_args_is_help=True)
@@ -28,6 +30,9 @@ application = typer.Typer(help="Applications.", no_args_is_help=True)
 
 training.command("curves")(curves)
 training.command("preflight")(preflight)
+training.command("apply")(apply)
+training.command("export")(export)
+algorithm.command("push")(push)
 
 
 @training.command("run")
@@ -306,6 +311,7 @@ def mount(app: typer.Typer) -> dict[str, typer.Typer]:
     nouns = {
         "dataset": dataset,
         "training": training,
+        "algorithm": algorithm,
         "task": task,
         "model": model,
         "eval": evaluation,

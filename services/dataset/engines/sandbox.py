@@ -22,6 +22,8 @@ from services.dataset.domain.functions import MODULES
 from services.dataset.engines.rows import MAX_ROW_BYTES
 
 CHILD = Path(__file__).with_name("sandbox_child.py")
+# Where `libs` lies.
+ROOT = Path(__file__).parents[3]
 # A child starts in a fifth of a second; a machine that is out of memory takes longer.
 _START_SECONDS = 60.0
 # JSON writes a character in at most six bytes where the row's canonical form has one.
@@ -64,13 +66,14 @@ class Sandbox:
 
     def __init__(self, source: str, limits: Limits) -> None:
         self._limits = limits
-        # No descriptor, no environment and no working folder of ours; the same order of sets in every child.
+        # No descriptor, no environment and no working folder of ours; the same order of sets in every child. It gives
+        # up the path to our modules when it closes itself in.
         self._child = subprocess.Popen(
             [sys.executable, "-P", "-s", "-S", "-B", str(CHILD)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
-            env={"PYTHONHASHSEED": "0"},
+            env={"PYTHONHASHSEED": "0", "PYTHONPATH": str(ROOT)},
             cwd="/",
             close_fds=True,
             start_new_session=True,

@@ -1,12 +1,9 @@
 """The inside of the sandbox: a program that closes itself in and then calls a function for every line that it reads.
 
 Only the standard library is imported, because it starts once for each shard of rows. What keeps a function in is the
-kernel: seccomp lets through reading the one pipe, writing the other, memory that cannot be executed, and the end of
-the process. There is no call left that opens a file or a socket, starts or signals a process, or sets a limit. It is a
-list of what may be done, so a kernel with new calls opens nothing. No privilege and no namespace is needed, so it
-works for root, for an ordinary user and in a container alike.
-
-Sources: seccomp(2); linux/seccomp.h, linux/filter.h, linux/audit.h; the system call tables of x86_64 and aarch64.
+kernel: seccomp (`libs/compute/seccomp.py`) lets through reading the one pipe, writing the other, memory that cannot be
+executed, and the end of the process. There is no call left that opens a file or a socket, starts or signals a process,
+or sets a limit.
 """
 
 from __future__ import annotations
@@ -16,16 +13,16 @@ import ctypes
 import importlib
 import json
 import os
-import platform
 import random
 import resource
 import signal
-import struct
 import sys
 from collections.abc import Callable
 from contextlib import suppress
 from types import TracebackType
 from typing import Any
+
+from libs.compute import seccomp
 
 _ENTRY = "row"
 _FILE = "<function>"
@@ -36,35 +33,23 @@ _CODECS = ("utf-8", "utf-16", "latin-1", "ascii", "cp1252", "gbk", "gb18030", "b
 # The other side ends a row that takes too long; this ends a child that lost it.
 _CPU_SECONDS = 3600
 
-_PR_SET_PDEATHSIG, _PR_SET_DUMPABLE, _PR_SET_SECCOMP, _PR_SET_NO_NEW_PRIVS = 1, 4, 22, 38
-_SECCOMP_MODE_FILTER = 2
-_KILL, _DENY, _ALLOW = 0x8000_0000, 0x0005_0000 | 1, 0x7FFF_0000
-_LOAD, _EQUAL, _GREATER_OR_EQUAL, _HAS_BITS, _RETURN = 0x20, 0x15, 0x35, 0x45, 0x06
-# Where struct seccomp_data has the number of the call, the architecture, and the low half of each argument.
-_NUMBER, _ARCHITECTURE, _ARGUMENTS = 0, 4, 16
 _PROT_EXEC = 4
-# Calls of the x32 interface have this bit; they could reach others than their number says.
-_X32 = 0x4000_0000
 _NOBODY = 65534
 
-# Architecture: its audit number, and the numbers of the calls that are allowed.
+# Machine: the numbers of the calls that are allowed.
 # fmt: off
 _CALLS = {
-    "x86_64": (0xC000003E, {
+    "x86_64": {
         "read": 0, "write": 1, "mmap": 9, "mprotect": 10, "munmap": 11, "brk": 12, "rt_sigreturn": 15, "mremap": 25,
         "madvise": 28, "exit": 60, "futex": 202, "restart_syscall": 219, "clock_gettime": 228, "exit_group": 231,
-    }),
-    "aarch64": (0xC00000B7, {
+    },
+    "aarch64": {
         "read": 63, "write": 64, "exit": 93, "exit_group": 94, "futex": 98, "clock_gettime": 113,
         "restart_syscall": 128, "rt_sigreturn": 139, "brk": 214, "munmap": 215, "mremap": 216, "mmap": 222,
         "mprotect": 226, "madvise": 233,
-    }),
+    },
 }
 # fmt: on
-
-
-class Missing(Exception):
-    """Something that the sandbox needs is not there; the message says what."""
 
 
 def main() -> None:
@@ -75,7 +60,7 @@ def main() -> None:
     try:
         _load(settings["modules"])
         confine(settings["memory"])
-    except Missing as error:
+    except seccomp.Missing as error:
         missing = str(error)
     _say({"missing": missing})
     if missing:
@@ -109,8 +94,8 @@ def confine(memory: int) -> None:
     with suppress(PermissionError):
         _become_nobody()
     libc = ctypes.CDLL(None, use_errno=True)
-    _control(libc, _PR_SET_PDEATHSIG, signal.SIGKILL)
-    _control(libc, _PR_SET_DUMPABLE, 0)
+    seccomp.control(libc, seccomp.PR_SET_PDEATHSIG, signal.SIGKILL)
+    seccomp.control(libc, seccomp.PR_SET_DUMPABLE, 0)
     # One process, no files, no core dump, so much memory.
     for what, most in (
         (resource.RLIMIT_NPROC, 0),
@@ -121,11 +106,13 @@ def confine(memory: int) -> None:
         (resource.RLIMIT_AS, memory),
     ):
         resource.setrlimit(what, (most, most))
-    _control(libc, _PR_SET_NO_NEW_PRIVS, 1)
-    program = _filter()
-    buffer = ctypes.create_string_buffer(program, len(program))
-    described = struct.pack("HxxxxxxP", len(program) // 8, ctypes.addressof(buffer))
-    _control(libc, _PR_SET_SECCOMP, _SECCOMP_MODE_FILTER, ctypes.create_string_buffer(described))
+    guards = {
+        "read": seccomp.only(0, [0]),
+        "write": seccomp.only(0, [1]),
+        "mmap": seccomp.unless(2, _PROT_EXEC),
+        "mprotect": seccomp.unless(2, _PROT_EXEC),
+    }
+    seccomp.install(libc, _CALLS, guards)
     _prove()
 
 
@@ -144,52 +131,6 @@ def _become_nobody() -> None:
         os.setresuid(_NOBODY, _NOBODY, _NOBODY)
 
 
-def _control(libc: ctypes.CDLL, option: int, *arguments: Any) -> None:
-    """Calls prctl(2). Raises `Missing` where the kernel refuses."""
-    words = [one if isinstance(one, ctypes.Array) else ctypes.c_ulong(one) for one in arguments]
-    try:
-        done = libc.prctl(option, *words, *[ctypes.c_ulong(0)] * (4 - len(words)))
-    except AttributeError:
-        raise Missing("this is no Linux") from None
-    if done != 0:
-        raise Missing(f"prctl {option}: {os.strerror(ctypes.get_errno())}")
-
-
-def _filter() -> bytes:
-    """The seccomp filter as classic BPF. What is not allowed fails with EPERM, so a function gets an exception."""
-    machine = platform.machine()
-    if machine not in _CALLS or struct.calcsize("P") != 8:
-        raise Missing(f"there is no list of system calls for {machine}")
-    architecture, calls = _CALLS[machine]
-    guarded = {
-        "read": _only_if(_EQUAL, 0, argument=0),
-        "write": _only_if(_EQUAL, 1, argument=0),
-        "mmap": _unless(_HAS_BITS, _PROT_EXEC, argument=2),
-        "mprotect": _unless(_HAS_BITS, _PROT_EXEC, argument=2),
-    }
-    program = [_step(_LOAD, _ARCHITECTURE), _step(_EQUAL, architecture, 1, 0), _step(_RETURN, _KILL)]
-    program += [_step(_LOAD, _NUMBER), _step(_GREATER_OR_EQUAL, _X32, 0, 1), _step(_RETURN, _KILL)]
-    for name, number in calls.items():
-        block = guarded.get(name, [_step(_RETURN, _ALLOW)])
-        program += [_step(_EQUAL, number, 0, len(block)), *block]
-    return b"".join([*program, _step(_RETURN, _DENY)])
-
-
-def _step(code: int, value: int, if_true: int = 0, if_false: int = 0) -> bytes:
-    """struct sock_filter; jumps count the steps that are left out."""
-    return struct.pack("=HBBI", code, if_true, if_false, value)
-
-
-def _only_if(test: int, value: int, *, argument: int) -> list[bytes]:
-    load = _step(_LOAD, _ARGUMENTS + 8 * argument)
-    return [load, _step(test, value, 0, 1), _step(_RETURN, _ALLOW), _step(_RETURN, _DENY)]
-
-
-def _unless(test: int, value: int, *, argument: int) -> list[bytes]:
-    load = _step(_LOAD, _ARGUMENTS + 8 * argument)
-    return [load, _step(test, value, 1, 0), _step(_RETURN, _ALLOW), _step(_RETURN, _DENY)]
-
-
 def _prove() -> None:
     """Tries what must fail now: some emulated kernels take a filter and ignore it."""
     try:
@@ -197,8 +138,8 @@ def _prove() -> None:
     except PermissionError:
         return
     except OSError as error:
-        raise Missing(f"seccomp has no effect here: {error.strerror}") from None
-    raise Missing("seccomp has no effect here")
+        raise seccomp.Missing(f"seccomp has no effect here: {error.strerror}") from None
+    raise seccomp.Missing("seccomp has no effect here")
 
 
 def _define(source: str) -> Callable[[Any], Any]:

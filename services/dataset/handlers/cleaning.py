@@ -9,7 +9,7 @@ from argosy.dataset.v1 import dataset_service_pb2 as pb
 from google.protobuf.json_format import ParseDict
 from google.protobuf.struct_pb2 import Value
 
-from libs.common.errors import invalid_field
+from libs.common import plain_yaml
 from libs.common.rpc.call import Call
 from services.dataset.domain.operators import OPERATORS, Operator
 from services.dataset.domain.recipes import BUILT_IN, Recipe, read_recipe
@@ -35,14 +35,7 @@ def parse_recipe(text: str) -> Recipe:
 
 def parse_yaml(text: str) -> object:
     """Plain values from the YAML of a recipe. Raises INVALID_FIELD, naming the place."""
-    try:
-        return _Loader(text).get_single_data()
-    except yaml.MarkedYAMLError as error:
-        mark = error.problem_mark
-        place = f" in line {mark.line + 1}, column {mark.column + 1}" if mark is not None else ""
-        raise invalid_field("recipe", f"is no YAML{place}: {error.problem}") from None
-    except (yaml.YAMLError, ValueError, RecursionError):
-        raise invalid_field("recipe", "is no YAML that a recipe can be") from None
+    return plain_yaml.load(text, "recipe")
 
 
 def write_recipe(recipe: Recipe) -> str:
@@ -50,16 +43,6 @@ def write_recipe(recipe: Recipe) -> str:
     steps = [{step.operator: dict(step.parameters)} if step.parameters else step.operator for step in recipe.steps]
     given = {"description": recipe.description, "language": recipe.language, "steps": steps}
     return yaml.safe_dump(given, sort_keys=False, allow_unicode=True, width=120)
-
-
-class _Loader(yaml.SafeLoader):
-    """Plain values only; no aliases, by which a few lines could mean billions."""
-
-    def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
-        if self.check_event(yaml.AliasEvent):
-            event: yaml.Event = self.peek_event()
-            raise yaml.MarkedYAMLError(problem="aliases are not allowed", problem_mark=event.start_mark)
-        return super().compose_node(parent, index)
 
 
 def operator_message(operator: Operator) -> pb.CleaningOperator:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 
-from services.training.domain.trainings import TrainingRun
+from services.training.domain.trainings import TRAINED_BY, TrainingRun
 
 # The field of training.proto.
 _LIMIT = 65_536
@@ -52,8 +52,10 @@ def _data(run: TrainingRun, results: Mapping[str, float]) -> str:
     lines = ["## Data", "", f"- learned from `{run.dataset_version}` (manifest `{run.dataset_digest}`)"]
     if run.validation_version:
         lines.append(f"- figures on `{run.validation_version}` (manifest `{run.validation_digest}`)")
-    else:
+    elif not any(parent.relation == TRAINED_BY for parent in run.lineage):
         lines.append("- figures on a fifth of its rows, chosen by the seed and left out of the training")
+    else:
+        lines.append("- a fifth of its rows, chosen by the seed, was set aside for figures")
     if "leaked_share" in results:
         lines.append(f"- {results['leaked_share']:.2%} of the held-out rows are in what it learned from, exactly")
     return "\n".join(lines)
@@ -62,6 +64,9 @@ def _data(run: TrainingRun, results: Mapping[str, float]) -> str:
 def _method(run: TrainingRun, framework: Mapping[str, str]) -> str:
     lines = ["## Method", "", "| parameter | value |", "|---|---|"]
     lines += [f"| {name} | {_shown(value)} |" for name, value in run.parameters.items()]
+    code = next((parent for parent in run.lineage if parent.relation == TRAINED_BY), None)
+    if code is not None:
+        lines += ["", f"Own code: `{code.name}` (manifest `{code.digest}`), run in a sandbox."]
     versions = ", ".join(f"{name} {version}" for name, version in sorted(framework.items()))
     return "\n".join([*lines, "", f"Seed {run.spec.seed}; {versions}."])
 

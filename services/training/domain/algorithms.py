@@ -8,6 +8,7 @@ from typing import Any
 
 from libs.common.domain import DomainError, Parent, Resource
 from services.training.domain import schemas
+from services.training.domain.programs import Program
 from services.training.domain.spec import invalid
 
 Json = dict[str, Any]
@@ -60,6 +61,7 @@ class Entry:
         parameters: schema of what a training may set.
         fixed: values that no training may set; they need not be in `parameters`.
         base: the version whose code it runs; empty: itself.
+        program: its own code; None: that of an engine.
         display_name, description: of the algorithm.
     """
 
@@ -73,6 +75,7 @@ class Entry:
     fixed: Json = field(default_factory=dict[str, Any])
     base: str = ""
     needs: Needs = field(default_factory=Needs)
+    program: Program | None = None
     display_name: str = ""
     description: str = ""
 
@@ -89,12 +92,14 @@ class Algorithm(Resource):
     Attributes:
         visibility: value of `Visibility`.
         version_count: versions so far; they are numbered from 1.
+        draft: own code that people work on.
     """
 
     display_name: str = ""
     description: str = ""
     visibility: int = Visibility.OWN
     version_count: int = 0
+    draft: Program = field(default_factory=Program)
 
     @property
     def latest_version(self) -> str:
@@ -115,17 +120,19 @@ class Algorithm(Resource):
 
 @dataclass(kw_only=True)
 class AlgorithmVersion(Resource):
-    """A built-in version with fixed or bounded parameters. Immutable.
+    """A built-in version with fixed or bounded parameters, or own code. Immutable.
 
     Attributes:
-        base_version: name of the built-in version.
+        base_version: name of the built-in version; empty: own code.
         parameters: schema of what a training may set.
         fixed: values of others.
+        program: its own code; None: that of its base.
     """
 
     base_version: str = ""
     parameters: Json = field(default_factory=dict[str, Any])
     fixed: Json = field(default_factory=dict[str, Any])
+    program: Program | None = None
 
     def require_sound(self, base: Entry) -> None:
         """Raises INVALID_FIELD with the path of the first thing that its base does not have or would refuse."""
@@ -144,6 +151,20 @@ class AlgorithmVersion(Resource):
     def entry(self, base: Entry) -> Entry:
         """The version as a run uses it."""
         return replace(base, name=self.name, base=base.name, parameters=self.parameters, fixed=self.fixed)
+
+    def script(self, program: Program) -> Entry:
+        """A version with code of its own as a run uses it."""
+        return Entry(
+            self.name,
+            task=program.task,
+            reads="" if program.without_data else "table",
+            framework="python",
+            code=program.entry,
+            columns={},
+            parameters=self.parameters,
+            needs=Needs(memory_bytes=program.limits.max_memory_bytes),
+            program=program,
+        )
 
     def derive(self, base: Entry) -> None:
         """Names its base as its parent."""

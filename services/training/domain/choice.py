@@ -52,11 +52,11 @@ class Choice:
     reason: str
 
 
-def choose(task: str, facts: DataFacts, entries: Sequence[Entry]) -> Choice:
+def choose(task: str, facts: DataFacts | None, entries: Sequence[Entry]) -> Choice:
     """The algorithm for a task.
 
     Args:
-        facts: of the version to learn from, with a sample.
+        facts: of the version to learn from, with a sample; None: there is none.
         entries: to choose from.
 
     Raises:
@@ -66,6 +66,9 @@ def choose(task: str, facts: DataFacts, entries: Sequence[Entry]) -> Choice:
     if not able:
         tasks = ", ".join(sorted({entry.task for entry in entries}))
         raise invalid("training.task", f"must be one of {tasks}")
+    if facts is None:
+        entry = require_no_data(task, able)
+        return Choice(entry, {}, f"{entry.id} was chosen for {task}: it reads no data.")
     kind, why = _kind(facts)
     entry = next((entry for entry in able if entry.reads == kind), None)
     entry = entry or next((entry for entry in able if entry.reads == "table"), able[0])
@@ -76,6 +79,14 @@ def choose(task: str, facts: DataFacts, entries: Sequence[Entry]) -> Choice:
             chosen[parameter] = _column(entry, parameter, role, facts, set(chosen.values()))
     read = ", ".join(f"{parameter} = {name!r}" for parameter, name in chosen.items())
     return Choice(entry, chosen, f"{entry.id} was chosen for {task}: {why}; {read}.")
+
+
+def require_no_data(task: str, entries: Iterable[Entry]) -> Entry:
+    """The algorithm for a task that reads no data. Raises INVALID_FIELD, where all do."""
+    entry = next((entry for entry in entries if entry.task == task and not entry.reads), None)
+    if entry is None:
+        raise invalid("training.dataset_version", f"must be set: {task} is learned from data")
+    return entry
 
 
 def _kind(facts: DataFacts) -> tuple[str, str]:
@@ -93,12 +104,16 @@ def _kind(facts: DataFacts) -> tuple[str, str]:
 
 def _column(entry: Entry, parameter: str, role: Role, facts: DataFacts, taken: set[Any]) -> str:
     default: str = entry.parameters["properties"][parameter]["default"]
-    if default in facts.columns and default not in taken and role is Role.TEXT:
+    if default in facts.columns and default not in taken and role in (Role.TEXT, Role.OTHER):
         return default
     candidates = {
         Role.LABEL: lambda: _by_name(facts, _LABEL_TYPES, _LABEL_NAMES, taken) or _fewest(facts, taken),
         Role.NUMBER: lambda: _by_name(facts, _NUMBERS, _NUMBER_NAMES, taken) or _last(_named(facts, _NUMBERS, taken)),
         Role.TEXT: lambda: _longest(facts, _named(facts, {"string"}, taken)),
+        Role.OTHER: lambda: (
+            _only(_named(facts, {"json"}, taken))
+            or (_longest(facts, _named(facts, {"string"}, taken)) if entry.reads == "text" else "")
+        ),
     }
     found = candidates[role]() if role in candidates else default if default in facts.columns else ""
     if not found:
@@ -137,6 +152,10 @@ def _mean_length(facts: DataFacts, name: str) -> float:
 
 def _values(facts: DataFacts, name: str) -> list[str]:
     return [row[name] for row in facts.sample if row.get(name)]
+
+
+def _only(names: Sequence[str]) -> str:
+    return names[0] if len(names) == 1 else ""
 
 
 def _last(names: Sequence[str]) -> str:

@@ -10,6 +10,9 @@ from libs.common.domain import DomainError, Resource
 from services.training.domain.distribution import Distribution
 from services.training.domain.spec import Method, TrainingSpec, invalid
 
+# Relation of a run, and of its model version, to the own code that it ran.
+TRAINED_BY = "trained_by"
+
 
 @dataclass(kw_only=True)
 class Training(Resource):
@@ -53,7 +56,7 @@ class Training(Resource):
             if self.parameters:
                 raise invalid("training.parameters", "are those of an algorithm, and there is no algorithm_version")
         # An algorithm that acts in an environment of its own reads no data; what it reads is in the catalogue.
-        needed = ("model_project",) if self.algorithm_version else ("dataset_version", "model_project")
+        needed = ("model_project",) if self.runs_algorithm else ("dataset_version", "model_project")
         for name in needed:
             if not getattr(self, name):
                 raise invalid(f"training.{name}", "must be set")

@@ -22,6 +22,7 @@ from services.training.engines.layout import based_files, commit_model, config_f
 from services.training.engines.prepare import partly_prepared, prepare
 from services.training.engines.prepared import BASE, bring_part, config_of, text_of
 from services.training.engines.scorer import scorer_config
+from services.training.engines.script import run as run_script
 from services.training.engines.tokenizer import chat_template, tokenizer_files
 
 Json = dict[str, Any]
@@ -33,11 +34,11 @@ def run(ctx: EngineContext) -> Json:
     """Trains a model.
 
     Args:
-        ctx: for an algorithm of the catalogue see `algorithms.run`. Otherwise its `spec` has `spec`
-            (`TrainingSpec.to_json`), `train` and optionally `validation`, `base` (with its `name`) and `base_adapter`
-            (an adapter on `base` to go on with), each `{"grant": ..., "manifest_digest": ...}`, and the same by name of
-            each model version that a phase asks in `frozen`; in a mesh also `comparison` (see `leaked_share`); for a
-            trial of a search `plan` instead of all these.
+        ctx: for an algorithm of the catalogue see `algorithms.run`, for own code `script.run`. Otherwise its `spec` has
+            `spec` (`TrainingSpec.to_json`), `train` and optionally `validation`, `base` (with its `name`) and
+            `base_adapter` (an adapter on `base` to go on with), each `{"grant": ..., "manifest_digest": ...}`, and the
+            same by name of each model version that a phase asks in `frozen`; in a mesh also `comparison` (see
+            `leaked_share`); for a trial of a search `plan` instead of all these.
 
     Returns:
         `manifest_digest` and `files` of the model, `parameter_count`, `context_length`, `architecture`, `rows`,
@@ -50,7 +51,7 @@ def run(ctx: EngineContext) -> Json:
         EngineCancelled: The task was cancelled.
     """
     if "algorithm" in ctx.spec:
-        return run_algorithm(ctx)
+        return (run_script if "script" in ctx.spec["algorithm"] else run_algorithm)(ctx)
     began = time.monotonic()
     spec = TrainingSpec.from_json(ctx.spec["spec"])
     if spec.adapter is not None and spec.adapter.quantize_base_bits:

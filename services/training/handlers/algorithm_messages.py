@@ -9,6 +9,8 @@ from google.protobuf.struct_pb2 import Struct
 
 from libs.common.db.mapping import to_proto
 from services.training.domain.algorithms import Algorithm, AlgorithmVersion, Entry, Visibility
+from services.training.domain.programs import CodeFile, Limits
+from services.training.store.algorithms import entries
 
 
 def algorithm_message(algorithm: Algorithm) -> pb.Algorithm:
@@ -23,8 +25,25 @@ def algorithm_message(algorithm: Algorithm) -> pb.Algorithm:
     )
 
 
-def version_message(version: AlgorithmVersion, base: Entry) -> pb.AlgorithmVersion:
-    return to_proto(version, entry_message(version.entry(base)))
+def version_message(version: AlgorithmVersion) -> pb.AlgorithmVersion:
+    message = entry_message(entries(version)[0])
+    if version.program is not None:
+        message.entry_file, message.code_digest = version.program.entry, version.program.digest
+        message.files.extend(file_message(file) for file in version.program.files)
+        message.limits.CopyFrom(limits_message(version.program.limits))
+    return to_proto(version, message)
+
+
+def file_message(file: CodeFile) -> pb.CodeFile:
+    return pb.CodeFile(path=file.path, sha256=file.sha256, size=file.size)
+
+
+def limits_message(limits: Limits) -> pb.CodeLimits:
+    return pb.CodeLimits(
+        max_seconds=limits.max_seconds,
+        max_memory_bytes=limits.max_memory_bytes,
+        max_disk_bytes=limits.max_disk_bytes,
+    )
 
 
 def built_in_message(entry: Entry) -> pb.Algorithm:

@@ -8,17 +8,17 @@ from typing import TYPE_CHECKING, Any
 
 from libs.common.auth.principal import Principal
 from libs.common.db.uow import UnitOfWork
-from libs.common.domain import DomainError
+from libs.common.domain import DomainError, Parent
 from libs.common.errors import ArgosyError
 from libs.common.rpc.call import Call
 from services.training.domain.algorithm_preflight import preflight_algorithm
 from services.training.domain.algorithms import SYSTEM, Entry, require_data, resolve
 from services.training.domain.built_in import ENTRIES
-from services.training.domain.choice import Choice, choose
+from services.training.domain.choice import Choice, choose, require_no_data
 from services.training.domain.estimate import Estimate
 from services.training.domain.preflight import DataFacts, Finding
 from services.training.domain.spec import invalid
-from services.training.domain.trainings import Training, TrainingRun
+from services.training.domain.trainings import TRAINED_BY, Training, TrainingRun
 from services.training.store.algorithms import Algorithms, entry_of
 
 if TYPE_CHECKING:
@@ -38,6 +38,7 @@ class Plan:
         given: parameters as they stand on the training, with those that were chosen.
         parameters: all of them.
         guess: what it needs; None: it is not known.
+        code_digest: of own code; empty: it is the platform's.
     """
 
     findings: list[Finding]
@@ -45,11 +46,14 @@ class Plan:
     given: Json | None = None
     parameters: Json | None = None
     guess: Estimate | None = None
+    code_digest: str = ""
 
     def write_out(self, training: Training, run: TrainingRun) -> None:
         """Keeps what was chosen on the training, and everything on the run."""
         training.algorithm_version, training.parameters = self.algorithm_version, self.given or {}
         run.algorithm_version, run.parameters = self.algorithm_version, self.parameters or {}
+        if self.code_digest:
+            run.lineage.append(Parent(self.algorithm_version, self.code_digest, TRAINED_BY))
 
 
 async def require_algorithm(training: Training, call: Call[App]) -> None:
@@ -63,6 +67,11 @@ async def require_algorithm(training: Training, call: Call[App]) -> None:
     if training.task and training.task not in tasks:
         raise invalid("training.task", f"must be one of {', '.join(tasks)}")
     if not training.algorithm_version:
+        able = [entry for entry in ENTRIES if entry.task == training.task]
+        if able and not training.dataset_version:
+            require_no_data(training.task, able)
+        elif able and not any(entry.reads for entry in able):
+            require_data(able[0], training.dataset_version, training.validation_version)
         return
     entry, base = await _entry(training, call.uow, call.principal)
     require_data(base, training.dataset_version, training.validation_version)
@@ -83,8 +92,8 @@ async def plan(training: Training, data: Sequence[DataFacts], call: Call[App]) -
     given = training.parameters
     if training.algorithm_version:
         entry, base = await _read_entry(training, call)
-    if training.task and data:
-        choice = _choice(training, data[0])
+    if training.task and (data or entry is None):
+        choice = _choice(training, data[0] if data else None)
         if isinstance(choice, Finding):
             findings += [choice] if entry is None else []
         elif entry is None or entry.name == choice.entry.name:
@@ -98,10 +107,11 @@ async def plan(training: Training, data: Sequence[DataFacts], call: Call[App]) -
     if faults:
         return Plan(findings)
     found, memory = preflight_algorithm(entry, parameters, data, call.deps.memory_bytes)
-    return Plan([*found, *findings], entry.name, given, parameters, Estimate(0.0, memory, 0, 0, 0))
+    digest = entry.program.digest if entry.program is not None else ""
+    return Plan([*found, *findings], entry.name, given, parameters, Estimate(0.0, memory, 0, 0, 0), digest)
 
 
-def _choice(training: Training, facts: DataFacts) -> Choice | Finding:
+def _choice(training: Training, facts: DataFacts | None) -> Choice | Finding:
     try:
         return choose(training.task, facts, ENTRIES)
     except DomainError as error:

@@ -35,7 +35,7 @@ _MUTABLE = frozenset({"display_name", "description", "visibility", "labels"})
 async def get_algorithm(request: pb.GetAlgorithmRequest, call: Call[App]) -> algorithm_pb2.Algorithm:
     if _is_built_in(request.name, call):
         return built_in_message(built_in.built_in(f"{request.name}/versions/1"))
-    return algorithm_message(await _visible(request.name, call))
+    return algorithm_message(await visible_algorithm(request.name, call))
 
 
 async def list_algorithms(request: pb.ListAlgorithmsRequest, call: Call[App]) -> pb.ListAlgorithmsResponse:
@@ -77,7 +77,7 @@ async def create_algorithm(request: pb.CreateAlgorithmRequest, call: Call[App]) 
 
 async def update_algorithm(request: pb.UpdateAlgorithmRequest, call: Call[App]) -> algorithm_pb2.Algorithm:
     given = request.algorithm
-    algorithm = await _visible(given.name, call, for_update=True)
+    algorithm = await visible_algorithm(given.name, call, for_update=True)
     algorithm.require_etag(given.etag)
     for field in fields_to_change(given, request.update_mask, _MUTABLE):
         if field == "labels":
@@ -93,7 +93,7 @@ async def update_algorithm(request: pb.UpdateAlgorithmRequest, call: Call[App]) 
 
 
 async def delete_algorithm(request: pb.DeleteAlgorithmRequest, call: Call[App]) -> algorithm_pb2.Algorithm:
-    algorithm = await _visible(request.name, call, for_update=True)
+    algorithm = await visible_algorithm(request.name, call, for_update=True)
     algorithm.require_etag(request.etag)
     await Algorithms(call.uow).soft_delete(algorithm, call.clock.now())
     call.uow.emit("training.algorithm.deleted", algorithm)
@@ -105,9 +105,8 @@ async def get_algorithm_version(
 ) -> algorithm_pb2.AlgorithmVersion:
     if _is_built_in(request.name, call):
         return entry_message(built_in.built_in(request.name))
-    await _visible(request.name.rsplit("/", 2)[0], call)
-    version = await AlgorithmVersions(call.uow).get(request.name)
-    return version_message(version, built_in.built_in(version.base_version))
+    await visible_algorithm(request.name.rsplit("/", 2)[0], call)
+    return version_message(await AlgorithmVersions(call.uow).get(request.name))
 
 
 async def list_algorithm_versions(
@@ -117,10 +116,10 @@ async def list_algorithm_versions(
     if _is_built_in(request.parent, call):
         entry = built_in.built_in(f"{request.parent}/versions/1")
         return pb.ListAlgorithmVersionsResponse(algorithm_versions=[entry_message(entry)])
-    await _visible(request.parent, call)
+    await visible_algorithm(request.parent, call)
     found, position = await AlgorithmVersions(call.uow).list(request.parent, size, after)
     return pb.ListAlgorithmVersionsResponse(
-        algorithm_versions=[version_message(one, built_in.built_in(one.base_version)) for one in found],
+        algorithm_versions=[version_message(one) for one in found],
         next_page_token=PageToken.encode(request, position),
     )
 
@@ -132,7 +131,7 @@ async def create_algorithm_version(
     if not given.base_version:
         raise invalid("algorithm_version.base_version", "must be set")
     where, base = "algorithm_version", built_in.built_in(given.base_version)
-    algorithm = await _visible(request.parent, call, for_update=True)
+    algorithm = await visible_algorithm(request.parent, call, for_update=True)
     version = AlgorithmVersion(
         uid=uuid7(),
         name=algorithm.next_version(),
@@ -148,7 +147,7 @@ async def create_algorithm_version(
     await Algorithms(call.uow).save(algorithm)
     await AlgorithmVersions(call.uow).insert(version)
     call.uow.emit("training.algorithm_version.created", version)
-    return version_message(version, base)
+    return version_message(version)
 
 
 def _is_built_in(name: str, call: Call[App]) -> bool:
@@ -161,6 +160,6 @@ def _is_built_in(name: str, call: Call[App]) -> bool:
     return False
 
 
-async def _visible(name: str, call: Call[App], *, for_update: bool = False) -> Algorithm:
+async def visible_algorithm(name: str, call: Call[App], *, for_update: bool = False) -> Algorithm:
     principal = call.principal
     return await Algorithms(call.uow).visible(name, principal.subject, principal.role, for_update=for_update)

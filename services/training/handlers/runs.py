@@ -16,7 +16,7 @@ from libs.common.rpc.call import Call
 from libs.common.rpc.interceptors.validate import require_valid
 from libs.common.rpc.pagination import PageToken, page_size
 from services.training.domain.runs import EventKind, RunEvent, RunState, Value, parameters, require
-from services.training.domain.trainings import Training, snapshot
+from services.training.domain.trainings import Training, TrainingRun, snapshot
 from services.training.handlers.bases import given_numbers
 from services.training.handlers.messages import run_message, spec_from, training_message
 from services.training.handlers.trainings import MUTABLE, check_parts, parameters_from
@@ -34,11 +34,16 @@ _MOST_CHARACTERS = 200
 async def pause_training_run(request: pb.PauseTrainingRunRequest, call: Call[App]) -> training_pb2.TrainingRun:
     run = await TrainingRuns(call.uow).get(request.name)
     require(run, "paused")
-    if run.algorithm_version and run.state == RunState.RUNNING:
+    if run.algorithm_version and run.state == RunState.RUNNING and not await _has_checkpoints(run, call):
         message = f"{run.name} runs an algorithm without checkpoints; cancel it and retry it later."
         raise DomainError("STATE_CONFLICT", message, name=run.name, state=run.state, wanted=str(RunState.PAUSED))
     await call.deps.tasks.pause(call.uow, run.task)
     return run_message(run)
+
+
+async def _has_checkpoints(run: TrainingRun, call: Call[App]) -> bool:
+    """Whether its algorithm writes some: own code may."""
+    return (await entry_of(call.uow, run.algorithm_version))[0].program is not None
 
 
 async def resume_training_run(request: pb.ResumeTrainingRunRequest, call: Call[App]) -> training_pb2.TrainingRun:

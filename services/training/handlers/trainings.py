@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from argosy.training.v1 import run_costs_pb2, training_pb2
@@ -26,6 +26,7 @@ from services.training.domain.runs import EventKind, RunEvent, RunState
 from services.training.domain.schemas import MOST_BYTES
 from services.training.domain.spec import invalid
 from services.training.domain.trainings import Training, TrainingRun, snapshot
+from services.training.handlers.algorithm_messages import struct
 from services.training.handlers.algorithm_trainings import Plan, plan, require_algorithm
 from services.training.handlers.bases import base_of, fit_to_base, given_numbers
 from services.training.handlers.messages import run_message, spec_from, training_message
@@ -106,8 +107,17 @@ async def update_training(request: pb.UpdateTrainingRequest, call: Call[App]) ->
     training = await repository.get(request.training.name)
     training.require_etag(request.training.etag)
     given = request.training
+    await change(training, given, fields_to_change(given, request.update_mask, MUTABLE), call)
+    training.update_time = call.clock.now()
+    await repository.save(training)
+    call.uow.emit("training.training.updated", training)
+    return training_message(training)
+
+
+async def change(training: Training, given: training_pb2.Training, fields: Iterable[str], call: Call[App]) -> None:
+    """Gives a training other values and looks whether they are in order; nothing is stored."""
     numbers = {"sequence_length": training.spec.architecture.sequence_length}
-    for field in fields_to_change(given, request.update_mask, MUTABLE):
+    for field in fields:
         if field in ("spec", "base_model_version"):
             # What was written for another base or another spec binds no more.
             numbers = given_numbers(given.spec.architecture)
@@ -117,11 +127,7 @@ async def update_training(request: pb.UpdateTrainingRequest, call: Call[App]) ->
             training.parameters = parameters_from(given)
         else:
             setattr(training, field, dict(given.labels) if field == "labels" else getattr(given, field))
-    training.update_time = call.clock.now()
     await check_parts(training, numbers, call)
-    await repository.save(training)
-    call.uow.emit("training.training.updated", training)
-    return training_message(training)
 
 
 async def delete_training(request: pb.DeleteTrainingRequest, call: Call[App]) -> training_pb2.Training:
@@ -210,6 +216,8 @@ async def preflight_training(request: pb.PreflightTrainingRequest, call: Call[Ap
         trained_parameter_count=guess.trained_parameter_count,
         cost=run_costs_pb2.RunCost(**cost) if cost is not None else None,
         sample=sample_message(sample) if sample is not None else None,
+        algorithm_version=looked_at.algorithm_version,
+        parameters=struct(looked_at.parameters or {}),
     )
 
 

@@ -131,8 +131,14 @@ class RunTasks:
         return {"name": version.name, "grant": grant, "manifest_digest": version.manifest_digest}
 
     async def _load_algorithm(self, task: Task, run: TrainingRun, entry: Entry) -> Json:
+        given: Json = {"code": entry.code, "parameters": run.parameters, "columns": entry.columns}
+        if entry.program is not None:
+            digest = entry.program.digest
+            grant = await self._blobs.grant(digest, task.name, _GRANT_SECONDS)
+            limits = asdict(entry.program.limits)
+            given["script"] = {"name": entry.id, "grant": grant, "manifest_digest": digest, "limits": limits}
         loaded: Json = {
-            "algorithm": {"code": entry.code, "parameters": run.parameters, "columns": entry.columns},
+            "algorithm": given,
             "seed": run.spec.seed,
             "threads": run.spec.threads_per_worker,
         }

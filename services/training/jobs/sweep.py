@@ -10,7 +10,7 @@ from libs.common.clock import Clock
 from libs.common.db.uow import Database
 from libs.common.domain import DomainError
 from services.training.store.encodings import Encodings
-from services.training.store.manifests import checkpoint_manifests, model_manifests
+from services.training.store.manifests import checkpoint_manifests, code_manifests, model_manifests
 
 _BEAT = timedelta(hours=1)
 # Longer than the write grant of any attempt: what a running task wrote may be named by no row yet.
@@ -38,8 +38,8 @@ async def sweep(database: Database, blobs: BlobStore, clock: Clock) -> int:
     async with database.system() as uow:
         await Encodings(uow).forget(clock.now() - _UNUSED)
     async with database.system(read_only=True) as uow:
-        manifests = await model_manifests(uow) | await checkpoint_manifests(uow, clock.now() - _RETRY)
-        manifests |= await Encodings(uow).manifests()
+        manifests = await model_manifests(uow) | await code_manifests(uow)
+        manifests |= await checkpoint_manifests(uow, clock.now() - _RETRY) | await Encodings(uow).manifests()
     deleted = await blobs.collect(manifests, (), _GRACE.total_seconds())
     if deleted:
         _log.info("%d blobs collected", deleted)

@@ -18,6 +18,16 @@ async def model_manifests(uow: UnitOfWork) -> set[str]:
     return {row.manifest_digest for row in rows}
 
 
+async def code_manifests(uow: UnitOfWork) -> set[str]:
+    """Of the drafts and versions of all algorithms, of every organization, deleted ones too."""
+    connection = await uow.connection()
+    found: set[str] = set()
+    for column in (tables.algorithms.c.draft, tables.algorithm_versions.c.program):
+        digests = select(column["digest"].astext.label("digest")).where(column["digest"].astext != "")
+        found.update(row.digest for row in await connection.execute(digests))
+    return found
+
+
 async def checkpoint_manifests(uow: UnitOfWork, since: datetime) -> set[str]:
     """Prepared data and newest checkpoint of tasks that may go on: paused, or changed since a time, not succeeded."""
     unfinished = and_(tasks.c.state != "SUCCEEDED", tasks.c.update_time >= since)

@@ -67,6 +67,7 @@ algorithms = resource_table(
     Column("description", Text, nullable=False),
     Column("visibility", SmallInteger, nullable=False),
     Column("version_count", Integer, nullable=False),
+    Column("draft", JSONB, nullable=False),
 )
 
 algorithm_versions = resource_table(
@@ -75,6 +76,8 @@ algorithm_versions = resource_table(
     Column("base_version", Text, nullable=False),
     Column("parameters", JSONB, nullable=False),
     Column("fixed", JSONB, nullable=False),
+    # None: the code of its base.
+    Column("program", JSONB(none_as_null=True)),
 )
 Index("ix_training_runs_model_project", training_runs.c.model_project, training_runs.c.create_time)
 

@@ -20,7 +20,7 @@ import psutil
 import pytest
 
 from services.dataset.engines import sandbox, sandbox_child
-from services.dataset.engines.sandbox import CHILD, Limits, Sandbox, SandboxUnavailable, Stopped
+from services.dataset.engines.sandbox import CHILD, ROOT, Limits, Sandbox, SandboxUnavailable, Stopped
 
 MIB = 1024 * 1024
 LIMITS = Limits(seconds=5, memory=256 * MIB)
@@ -153,7 +153,7 @@ def row(row):
 
 def test_every_other_system_call_is_refused() -> None:
     """Asked of the kernel itself, by native code."""
-    calls = sandbox_child._CALLS[platform.machine()][1]
+    calls = sandbox_child._CALLS[platform.machine()]
     executable, anywhere = 0x7, 0x22
     bad = [
         (calls["read"], 1, 0, 0),
@@ -270,10 +270,10 @@ def test_sets_and_random_numbers_are_the_same_in_every_child() -> None:
     ("change", "says"),
     [
         # prctl(2) takes no filter, as in a kernel without seccomp.
-        ("child._SECCOMP_MODE_FILTER = 99", "prctl 22: Invalid argument"),
+        ("child.seccomp.MODE_FILTER = 99", "prctl 22: Invalid argument"),
         # A filter that lets all through, as in an emulated kernel that ignores it.
-        ("child._DENY = child._ALLOW", "seccomp has no effect here"),
-        ("child.platform.machine = lambda: 'pdp11'", "no list of system calls for pdp11"),
+        ("child.seccomp.DENY = child.seccomp.ALLOW", "seccomp has no effect here"),
+        ("child.seccomp.platform.machine = lambda: 'pdp11'", "no list of system calls for pdp11"),
         ("import sys; sys.exit(1)", "its process ended with code 1"),
     ],
 )
@@ -296,13 +296,13 @@ def test_an_ordinary_user_has_the_sandbox_too() -> None:
     with tempfile.TemporaryDirectory() as folder:
         # The checkout need not be readable for others either.
         Path(folder).chmod(0o755)
-        child = Path(folder) / CHILD.name
-        child.write_bytes(CHILD.read_bytes())
-        child.chmod(0o644)
+        child = _copied(CHILD, Path(folder))
+        for module in ("libs/__init__.py", "libs/compute/__init__.py", "libs/compute/seccomp.py"):
+            _copied(ROOT / module, Path(folder))
         done = subprocess.run(
             [python, "-s", "-S", str(child)],
             input="\n".join([*lines, ""]),
-            env={},
+            env={"PYTHONPATH": folder},
             user=12345,
             group=12345,
             extra_groups=[],
@@ -314,3 +314,12 @@ def test_an_ordinary_user_has_the_sandbox_too() -> None:
     closed, loaded, answered = map(json.loads, done.stdout.splitlines())
     assert (closed, loaded) == ({"missing": ""}, {"error": ""})
     assert "PermissionError: [Errno 1]" in answered["error"]
+
+
+def _copied(file: Path, root: Path) -> Path:
+    """A copy of a file of the checkout, at the same place under another root, for everybody to read."""
+    copy = root / file.relative_to(ROOT)
+    copy.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
+    copy.write_bytes(file.read_bytes())
+    copy.chmod(0o644)
+    return copy

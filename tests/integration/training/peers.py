@@ -9,12 +9,14 @@ import grpc
 from argosy.common.v1 import resource_pb2, task_pb2, task_service_pb2, task_service_pb2_grpc
 from argosy.dataset.v1 import dataset_pb2, dataset_service_pb2, dataset_service_pb2_grpc
 from argosy.training.v1 import (
+    algorithm_code_service_pb2_grpc,
     algorithm_service_pb2_grpc,
     model_registry_service_pb2_grpc,
     model_service_pb2,
     model_service_pb2_grpc,
     run_service_pb2_grpc,
     search_service_pb2_grpc,
+    training_document_service_pb2_grpc,
     training_pb2,
     training_service_pb2_grpc,
 )
@@ -136,6 +138,8 @@ class Caller:
             model_registry_service_pb2_grpc.ModelRegistryServiceStub(self._channel),
             algorithm_service_pb2_grpc.AlgorithmServiceStub(self._channel),
             search_service_pb2_grpc.SearchServiceStub(self._channel),
+            algorithm_code_service_pb2_grpc.AlgorithmCodeServiceStub(self._channel),
+            training_document_service_pb2_grpc.TrainingDocumentServiceStub(self._channel),
             task_service_pb2_grpc.TaskServiceStub(self._channel),
         )
 

@@ -101,7 +101,7 @@ def test_every_operator_takes_any_text() -> None:
         ("steps: [{length: {min_chars: .inf}}]", "recipe.steps[0].length.min_chars", "number"),
         ("steps: [{length: {min_chars: .nan}}]", "recipe.steps[0].length.min_chars", "number"),
         (f"steps: [{{length: {{min_chars: {'9' * 400}}}}}]", "recipe.steps[0].length.min_chars", "number"),
-        (f"steps: [{{length: {{min_chars: {'9' * 5000}}}}}]", "recipe", "no YAML that a recipe can be"),
+        (f"steps: [{{length: {{min_chars: {'9' * 5000}}}}}]", "recipe", "no YAML that can be read"),
         (
             "steps: [{length: {min_chars: 9, max_chars: 8}}]",
             "recipe.steps[0].length.max_chars",

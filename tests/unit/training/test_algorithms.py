@@ -175,9 +175,33 @@ PICTURES = facts(
 )
 
 
+STREETS = facts(
+    {"file_name": "string", "media_type": "string", "boxes": "json"},
+    [{"file_name": "a.png", "media_type": "image", "boxes": "[]"}],
+)
+LINES = facts(
+    {"file_name": "string", "media_type": "string", "written": "string"},
+    [{"file_name": "a.png", "media_type": "image", "written": "twelve"}],
+)
+SOUNDS = facts(
+    {"file_name": "string", "media_type": "string", "word": "string"},
+    [{"file_name": f"{name}.wav", "media_type": "audio", "word": name} for name in ("yes", "no")],
+)
+SENTENCES = facts({"id": "string", "sentence": "string"}, [{"id": "1", "sentence": "今天 天气 很 好"}])
+PAIRS = facts(
+    {"question": "string", "reply": "string"}, [{"question": "Where does it stand, then?", "reply": "By the wall."}]
+)
+
+
 @pytest.mark.parametrize(
     ("task", "data", "id", "columns"),
     [
+        ("detection", STREETS, "object-detection", {"image_column": "file_name", "objects_column": "boxes"}),
+        ("ocr", LINES, "ocr", {"image_column": "file_name", "text_column": "written"}),
+        ("speech-recognition", SOUNDS, "speech-commands", {"audio_column": "file_name", "label_column": "word"}),
+        ("word-segmentation", SENTENCES, "chinese-word-segmentation", {"words_column": "sentence"}),
+        ("embedding", PAIRS, "text-embedding", {"anchor_column": "question", "positive_column": "reply"}),
+        ("reinforcement-learning", None, "policy-gradient", {}),
         ("classification", FLOWERS, "tabular-classification", {"label_column": "class"}),
         ("regression", FLOWERS, "tabular-regression", {"target_column": "petal"}),
         ("classification", REVIEWS, "text-classification", {"text_column": "review", "label_column": "mood"}),
@@ -185,14 +209,22 @@ PICTURES = facts(
         ("classification", PICTURES, "image-classification", {"image_column": "file_name", "label_column": "animal"}),
     ],
 )
-def test_algorithm_and_columns_are_chosen(task: str, data: DataFacts, id: str, columns: dict[str, str]) -> None:
+def test_algorithm_and_columns_are_chosen(task: str, data: DataFacts | None, id: str, columns: dict[str, str]) -> None:
     choice = choose(task, data, ENTRIES)
     assert (choice.entry.id, choice.parameters) == (id, columns)
     assert id in choice.reason
     assert all(repr(name) in choice.reason for name in columns.values())
 
 
+def test_every_task_is_chosen_for() -> None:
+    mark = next(mark for mark in test_algorithm_and_columns_are_chosen.pytestmark if mark.name == "parametrize")  # type: ignore[attr-defined]
+    assert {case[0] for case in mark.args[1]} == {entry.task for entry in ENTRIES}
+
+
 def test_what_cannot_be_chosen_says_why() -> None:
+    with pytest.raises(DomainError) as caught:
+        choose("classification", None, ENTRIES)
+    assert field_of(caught) == "training.dataset_version"
     with pytest.raises(DomainError) as caught:
         choose("astrology", FLOWERS, ENTRIES)
     assert field_of(caught) == "training.task"

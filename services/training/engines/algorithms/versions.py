@@ -14,6 +14,7 @@ from libs.common.blobs import BlobStore
 from libs.compute.context import EngineContext, EngineError
 from libs.compute.versions import ARROW, KIND, VersionIndex, VersionReader, load_index
 from services.training.domain.algorithms import Role
+from services.training.domain.leakage import MOST_LEAKED
 from services.training.engines.algorithms.features import is_gap
 from services.training.engines.algorithms.interface import Json, Table
 
@@ -106,13 +107,13 @@ class Rows:
         return VersionReader(self.index, _Blobs(self.store)).column(column, np.arange(len(self.index))).to_pylist()
 
     def _media(self, name: str) -> bytes:
-        digest = self._digests.get(name)
+        digest = self.digests.get(name)
         if digest is None or self.files is None:
             return _no_file(str(name))
         return self.files.read_sync(digest)
 
     @cached_property
-    def _digests(self) -> dict[str, str]:
+    def digests(self) -> dict[str, str]:
         """File name to digest. Two files of one name would be one row's image under another row's label."""
         if self.index.media is None or _FILE_NAME not in self.index.columns:
             return {}
@@ -164,10 +165,19 @@ def split(rows: Rows, seed: int) -> tuple[Rows, Rows]:
     return rows.select(~held), rows.select(held)
 
 
-def shared_share(heldout: Rows, train: Rows) -> float:
-    """Share of the held-out rows that are in the others exactly, 0 to 1."""
+def heldout_share(heldout: Rows, train: Rows) -> float:
+    """Share of the held-out rows that are in the others exactly, 0 to 1.
+
+    Raises:
+        EngineError: PREFLIGHT_FAILED, there are too many.
+    """
     known = {row.tobytes() for row in train.index.row_ids}
-    return sum(row.tobytes() in known for row in heldout.index.row_ids) / len(heldout)
+    share = sum(row.tobytes() in known for row in heldout.index.row_ids) / len(heldout)
+    if share > MOST_LEAKED:
+        message = f"{share:.2%} of the rows of the validation version are in the dataset version too, exactly; at most "
+        message += f"{MOST_LEAKED:.0%} may be. SplitVersion makes two versions without rows in common."
+        raise EngineError("PREFLIGHT_FAILED", message, check="leakage", detail=message)
+    return share
 
 
 def _mixed(row_ids: Array, seed: int) -> Array:

@@ -1,0 +1,306 @@
+"""A process that runs a script of a user's over a folder and can reach nothing else.
+
+The child (`script_child.py`) closes itself in before it sees the script: see there for how. This side starts it, reads
+what it prints and says, watches its time, memory, threads and disk, and ends it when it breaks a limit. The child can
+start no process, so ending it ends everything. Where it cannot close itself in, nothing runs.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import selectors
+import signal
+import socket
+import subprocess
+import sys
+import sysconfig
+import time
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+from libs.compute.usage import Usage, disk_bytes, usage_of
+
+CHILD = Path(__file__).with_name("script_child.py")
+CODE, WRITABLE = "code", ("output", "checkpoint", "tmp")
+# Where `libs` lies, and the module that every script finds.
+_ROOT, _HELPER = CHILD.parents[2], CHILD.with_name("script_path")
+# What the interpreter and the libraries for numbers read beside their own folders.
+_SYSTEM = (
+    *("/lib", "/lib64", "/usr/lib", "/usr/lib64", "/usr/share/zoneinfo", "/etc/ld.so.cache", "/etc/localtime"),
+    *("/proc/cpuinfo", "/proc/meminfo", "/sys/devices/system/cpu", "/sys/devices/system/node"),
+    *("/dev/urandom", "/dev/zero"),
+)
+_DEVICES = ("/dev/null",)
+_WATCH_SECONDS = 0.2
+# A child starts in half a second; a machine that is out of memory takes longer.
+_START_SECONDS = 60.0
+_MOST_THREADS = 512
+_MOST_FILES = 10_000
+_MESSAGE_BYTES, _PIPE_BYTES = 64 * 1024, 64 * 1024
+_LONGEST_LINE = 4_000
+_MIB = 1 << 20
+
+Json = dict[str, Any]
+
+
+class ScriptSandboxUnavailable(Exception):
+    """This machine has no sandbox; the message says what is missing."""
+
+
+class ScriptFailed(Exception):
+    """The script ended badly, or was ended for breaking a limit; the message says which and how."""
+
+
+@dataclass(frozen=True, slots=True)
+class ScriptLimits:
+    """What a script may use.
+
+    Attributes:
+        seconds: of wall time.
+        memory: bytes of its own, libraries not counted.
+        disk: bytes of all files together that it has written and that are still there.
+        threads: that libraries for numbers use.
+    """
+
+    seconds: float
+    memory: int
+    disk: int
+    threads: int
+
+
+class Listener(Protocol):
+    """What is told while a script runs. Whatever it raises ends the script."""
+
+    def line(self, text: str) -> None:
+        """It printed a line."""
+        ...
+
+    def message(self, message: Json) -> None:
+        """It said something through `argosy_run`."""
+        ...
+
+    def used(self, usage: Usage) -> None:
+        """What it uses now, a few times a second."""
+        ...
+
+
+def printable(text: str) -> str:
+    """Without what a database cannot keep: half characters and U+0000."""
+    return text.encode(errors="replace").decode().replace("\x00", "\ufffd")
+
+
+def run_script(folder: Path, entry: str, limits: ScriptLimits, seed: int, step: int, listener: Listener) -> None:
+    """Runs a script to its end.
+
+    Args:
+        folder: with `code/`, whatever it may read, and `output/`, `checkpoint/` and `tmp/`, which it may write.
+        entry: the script, a path in `code/`.
+        seed: that it is told.
+        step: of the checkpoint in `checkpoint/`; 0: none.
+
+    Raises:
+        ScriptSandboxUnavailable: The child cannot close itself in.
+        ScriptFailed: It failed, or broke a limit.
+    """
+    _Running(folder.resolve(), entry, limits, seed, step, listener).to_the_end()
+
+
+class _Running:
+    def __init__(
+        self, folder: Path, entry: str, limits: ScriptLimits, seed: int, step: int, listener: Listener
+    ) -> None:
+        self._folder, self._limits, self._listener = folder, limits, listener
+        self._printed, self._said = bytearray(), bytearray()
+        self._confined, self._failure = False, ""
+        ours, theirs = socket.socketpair()
+        try:
+            with theirs:
+                # No descriptor and no environment of ours.
+                self._child = subprocess.Popen(
+                    [sys.executable, "-P", "-s", "-B", str(CHILD)],
+                    stdin=subprocess.PIPE,
+                    stdout=subprocess.PIPE,
+                    stderr=subprocess.STDOUT,
+                    env=self._environment(theirs.fileno(), seed, step),
+                    cwd="/",
+                    pass_fds=(theirs.fileno(),),
+                    start_new_session=True,
+                    bufsize=0,
+                )
+                settings = self._settings(entry, theirs.fileno())
+        except BaseException:
+            ours.close()
+            raise
+        self._channel = ours
+        assert self._child.stdin is not None
+        self._child.stdin.write(json.dumps(settings).encode() + b"\n")
+        self._child.stdin.close()
+
+    def to_the_end(self) -> None:
+        """Listens and watches until it has ended."""
+        assert self._child.stdout is not None
+        output = self._child.stdout
+        os.set_blocking(output.fileno(), False)
+        started = watched = time.monotonic()
+        try:
+            with selectors.DefaultSelector() as selector:
+                selector.register(output, selectors.EVENT_READ, self._read_output)
+                selector.register(self._channel, selectors.EVENT_READ, self._read_channel)
+                # It may close what we listen to and go on.
+                while selector.get_map() or self._child.poll() is None:
+                    if not selector.get_map():
+                        time.sleep(_WATCH_SECONDS)
+                    for key, _ in selector.select(_WATCH_SECONDS) if selector.get_map() else ():
+                        if not key.data():
+                            selector.unregister(key.fileobj)
+                    now = time.monotonic()
+                    if now - watched >= _WATCH_SECONDS:
+                        watched = now
+                        self._watch(now - started)
+            self._require_good_end(started)
+        finally:
+            self._end(output)
+
+    def _settings(self, entry: str, channel: int) -> Json:
+        # Of our own tree nothing may be read but the module for scripts.
+        ours = [str(_ROOT)]
+        libraries = [path for path in sys.path if path and path not in ours and Path(path).name != "libs"]
+        interpreter = [sys.base_prefix, sys.prefix, sysconfig.get_path("stdlib")]
+        return {
+            "folder": str(self._folder),
+            "code": str(self._folder / CODE),
+            "entry": entry,
+            "channel": channel,
+            "helper": str(_HELPER),
+            "hidden": ours,
+            "memory": self._limits.memory,
+            "disk": self._limits.disk,
+            "readable": [str(self._folder), str(_HELPER), *interpreter, *_site(libraries), *_SYSTEM],
+            "writable": [*(str(self._folder / name) for name in WRITABLE), *_DEVICES],
+        }
+
+    def _environment(self, channel: int, seed: int, step: int) -> dict[str, str]:
+        threads = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "RAYON_NUM_THREADS")
+        return {
+            "PYTHONHASHSEED": "0",
+            "PYTHONPATH": str(_ROOT),
+            "PYTHONUNBUFFERED": "1",
+            "LANG": "C.UTF-8",
+            "USER": "script",
+            # It would only warn that it may start no processes.
+            "JOBLIB_MULTIPROCESSING": "0",
+            "HOME": str(self._folder / "tmp"),
+            "TMPDIR": str(self._folder / "tmp"),
+            "ARGOSY_RUN_CHANNEL": str(channel),
+            "ARGOSY_RUN_SEED": str(seed),
+            "ARGOSY_RUN_STEP": str(step),
+            **dict.fromkeys(threads, str(self._limits.threads)),
+        }
+
+    def _read_output(self) -> bool:
+        assert self._child.stdout is not None
+        chunk = os.read(self._child.stdout.fileno(), _PIPE_BYTES)
+        *lines, rest = (bytes(self._printed) + chunk).split(b"\n")
+        # A line without an end is told in pieces.
+        if len(rest) > _LONGEST_LINE or (not chunk and rest):
+            lines, rest = [*lines, rest], b""
+        self._printed = bytearray(rest)
+        for line in lines:
+            self._listener.line(printable(line[:_LONGEST_LINE].decode(errors="replace")))
+        return bool(chunk)
+
+    def _read_channel(self) -> bool:
+        try:
+            chunk = self._channel.recv(_PIPE_BYTES)
+        except ConnectionResetError:
+            chunk = b""
+        *lines, rest = (bytes(self._said) + chunk).split(b"\n")
+        self._said = bytearray(rest)
+        for line in [*lines, rest] if len(rest) > _MESSAGE_BYTES else lines:
+            self._hear(line)
+        return bool(chunk)
+
+    def _hear(self, line: bytes) -> None:
+        try:
+            message = json.loads(line) if len(line) <= _MESSAGE_BYTES else None
+        except (ValueError, RecursionError):
+            message = None
+        if not isinstance(message, dict):
+            raise ScriptFailed("it wrote something else than a message into the channel of argosy_run")
+        if not self._confined:
+            if message.get("missing") != "":
+                raise ScriptSandboxUnavailable(f"no sandbox for scripts can be set up here: {message.get('missing')}")
+            self._confined = True
+        elif "failed" in message:
+            self._failure = printable(str(message["failed"]))
+        elif "checkpoint" in message:
+            # None of its threads changes what is kept.
+            self._child.send_signal(signal.SIGSTOP)
+            self._listener.message(message)
+            self._child.send_signal(signal.SIGCONT)
+            with suppress(OSError):
+                self._channel.send(b"k")
+        else:
+            self._listener.message(message)
+
+    def _watch(self, seconds: float) -> None:
+        if not self._confined and seconds > _START_SECONDS:
+            raise ScriptSandboxUnavailable(f"no sandbox for scripts can be set up here: no answer in {seconds:.0f} s")
+        if seconds > self._limits.seconds:
+            raise ScriptFailed(f"it ran longer than the {self._limits.seconds:g} s that it may (max_seconds)")
+        self._require_disk()
+        usage = usage_of(self._child.pid)
+        if usage is None:
+            return
+        if usage.memory > self._limits.memory:
+            raise ScriptFailed(f"it used more than the {self._limits.memory // _MIB:,} MiB of memory that it may")
+        if usage.threads > _MOST_THREADS:
+            raise ScriptFailed(f"it started more than {_MOST_THREADS} threads")
+        self._listener.used(usage)
+
+    def _require_disk(self) -> None:
+        used, files = disk_bytes([self._folder / name for name in WRITABLE], self._child.pid)
+        if used > self._limits.disk:
+            limit = self._limits.disk // _MIB
+            raise ScriptFailed(f"its files took more than the {limit:,} MiB of disk that they may (max_disk_bytes)")
+        if files > _MOST_FILES:
+            raise ScriptFailed(f"it made more than {_MOST_FILES:,} files")
+
+    def _require_good_end(self, started: float) -> None:
+        code = self._child.wait(timeout=_START_SECONDS)
+        if not self._confined:
+            raise ScriptSandboxUnavailable(f"no sandbox for scripts can be set up here: {_ended(code)}")
+        self._watch(time.monotonic() - started)
+        if code == 0:
+            return
+        raise ScriptFailed(f"{self._reached()}{self._failure}" if self._failure else _ended(code))
+
+    def _reached(self) -> str:
+        """The limit that an exception of the script's is about."""
+        if "MemoryError" in self._failure or "allocate memory" in self._failure:
+            return f"it needs more than the {self._limits.memory // _MIB:,} MiB of memory that it may use\n"
+        if "[Errno 27]" in self._failure:
+            limit = self._limits.disk // _MIB
+            return f"a file is larger than the {limit:,} MiB of disk that all its files may take (max_disk_bytes)\n"
+        return ""
+
+    def _end(self, output: Any) -> None:
+        """Leaves nothing behind, whatever happened."""
+        self._child.kill()
+        self._child.wait()
+        output.close()
+        self._channel.close()
+
+
+def _site(paths: list[str]) -> list[str]:
+    """Folders of installed packages; the tree that this code lies in, and the working folder, are none."""
+    return [path for path in paths if "site-packages" in path or "dist-packages" in path]
+
+
+def _ended(code: int) -> str:
+    if code >= 0:
+        return f"its process ended with code {code}"
+    return f"its process was ended by {signal.Signals(-code).name}"

@@ -1,0 +1,415 @@
+"""Attacks from inside a script: each fails in the sandbox, and works where the protection that stops it is off."""
+
+from __future__ import annotations
+
+import os
+import platform
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+from libs.compute import script_sandbox
+from libs.compute.script_calls import CALLS
+from libs.compute.script_sandbox import (
+    CHILD,
+    CODE,
+    WRITABLE,
+    ScriptFailed,
+    ScriptLimits,
+    ScriptSandboxUnavailable,
+    run_script,
+)
+from libs.compute.usage import Usage
+
+MIB = 1 << 20
+LIMITS = ScriptLimits(seconds=20, memory=600 * MIB, disk=64 * MIB, threads=1)
+
+# The child as it is, but for what `change` does before it begins.
+PATCHED = """
+import importlib.util
+spec = importlib.util.spec_from_file_location("child", {child!r})
+child = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(child)
+{change}
+child.main()
+"""
+NO_FILTER = "child.filter_calls = lambda libc: None; child._prove = lambda: None; child.confine.leave_network = bool"
+NO_LANDLOCK = "child.open_files = lambda *_: None; child._prove = lambda: None"
+
+Change = Callable[[str], None]
+
+
+class Heard:
+    """What a script printed and said."""
+
+    def __init__(self) -> None:
+        self.lines: list[str] = []
+        self.messages: list[dict[str, Any]] = []
+        self.usage: list[Usage] = []
+
+    def line(self, text: str) -> None:
+        self.lines.append(text)
+
+    def message(self, message: dict[str, Any]) -> None:
+        self.messages.append(message)
+
+    def used(self, usage: Usage) -> None:
+        self.usage.append(usage)
+
+
+@pytest.fixture
+def changed_child(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Change:
+    """Starts children in which `change` was done before they close themselves in."""
+
+    def use(change: str) -> None:
+        file = tmp_path / "child.py"
+        file.write_text(PATCHED.format(child=str(CHILD), change=change))
+        monkeypatch.setattr(script_sandbox, "CHILD", file)
+
+    return use
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """Where a script runs."""
+    for name in (CODE, *WRITABLE):
+        (tmp_path / "run" / name).mkdir(parents=True)
+    return tmp_path / "run"
+
+
+def run(folder: Path, source: str, limits: ScriptLimits = LIMITS) -> Heard:
+    """Runs a script; afterwards none of its processes is left."""
+    (folder / CODE / "main.py").write_text(source)
+    heard = Heard()
+    try:
+        run_script(folder, "main.py", limits, 7, 0, heard)
+    finally:
+        assert not left()
+    return heard
+
+
+def left() -> list[psutil.Process]:
+    """Scripts that are still running, and what they started."""
+    name = script_sandbox.CHILD.name
+    children = psutil.Process().children(recursive=True)
+    return [child for child in children if any(part.endswith(name) for part in child.cmdline())]
+
+
+def failure(folder: Path, source: str, limits: ScriptLimits = LIMITS) -> str:
+    """How a script fails."""
+    with pytest.raises(ScriptFailed) as caught:
+        run(folder, source, limits)
+    return str(caught.value)
+
+
+@pytest.fixture
+def target(tmp_path: Path) -> Iterator[dict[str, Any]]:
+    """A file of somebody else's, a folder, two ports and a local socket that answer, and a process to be hurt."""
+    secret = tmp_path / "tenant" / "secret"
+    secret.parent.mkdir()
+    secret.write_text("secret")
+    local = socket.socket(socket.AF_UNIX)
+    local.bind(str(tmp_path / "tenant" / "socket"))
+    local.listen()
+    datagrams = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+    datagrams.bind(("127.0.0.1", 0))
+    with local, datagrams, socket.create_server(("127.0.0.1", 0)) as server:
+        yield {
+            "file": str(secret),
+            "port": server.getsockname()[1],
+            "udp": datagrams.getsockname()[1],
+            "socket": str(tmp_path / "tenant" / "socket"),
+            "parent": os.getpid(),
+        }
+
+
+# Each ends well where it works. The number is how it is stopped: 1 by the filter, 13 by Landlock.
+ATTACKS = {
+    "fork": (1, "import os\nif not os.fork():\n    os._exit(0)"),
+    "start a program": (1, "import subprocess\nsubprocess.run(['/bin/true'], check=True)"),
+    "become a program": (1, "import os\nos.execv('/bin/true', ['true'])"),
+    "connect": (1, "import socket\nsocket.create_connection(('127.0.0.1', {port}), 2)"),
+    "send a datagram": (
+        1,
+        "import socket\nsocket.socket(socket.AF_INET, socket.SOCK_DGRAM).sendto(b'x', ('127.0.0.1', {udp}))",
+    ),
+    "connect to a local socket": (1, "import socket\nsocket.socket(socket.AF_UNIX).connect({socket!r})"),
+    "listen": (1, "import socket\nsocket.create_server(('127.0.0.1', 0))"),
+    "signal the parent": (1, "import os, signal\nos.kill({parent}, signal.SIGURG)"),
+    "change a limit": (
+        1,
+        "import ctypes, os\nlibc = ctypes.CDLL(None, use_errno=True)\n"
+        "if libc.setrlimit(4, (ctypes.c_ulong * 2)(0, 0)):\n    raise OSError(ctypes.get_errno(), 'setrlimit')",
+    ),
+    "outlive the parent": (
+        1,
+        "import ctypes, os\nlibc = ctypes.CDLL(None, use_errno=True)\n"
+        "if libc.prctl(1, 0, 0, 0, 0):\n    raise OSError(ctypes.get_errno(), 'prctl')",
+    ),
+    "trace the parent": (
+        1,
+        "import ctypes, os\nlibc = ctypes.CDLL(None, use_errno=True)\n"
+        "if libc.ptrace(0, 0, 0, 0):\n    raise OSError(ctypes.get_errno(), 'ptrace')",
+    ),
+    "hide memory": (1, "import os\nos.memfd_create('x')"),
+    "have signals sent": (1, "import fcntl, os\nfcntl.fcntl(1, fcntl.F_SETOWN, os.getpid())"),
+    "a hard link": (1, "import os\nopen('tmp/a', 'w').close()\nos.link('tmp/a', 'tmp/b')"),
+    "a symbolic link": (1, "import os\nos.symlink('/etc/passwd', 'output/model.json')"),
+    "empty a file that it may read": (
+        1,
+        "import os\nos.close(os.open('parameters.json', os.O_RDONLY | os.O_TRUNC))",
+    ),
+    "read the passwords": (13, "open('/etc/passwd').read()"),
+    "read a file of another": (13, "open({file!r}).read()"),
+    "write a file of another": (13, "open({file!r}, 'a').write('x')"),
+    "list a folder of another": (13, "import os\nos.listdir(os.path.dirname({file!r}))"),
+    "remove a file of another": (13, "import os\nos.remove({file!r})"),
+    "read what another process was told": (13, "open('/proc/{parent}/environ').read()"),
+    "shared memory": (13, "open('/dev/shm/argosy-test', 'w')\nimport os\nos.remove('/dev/shm/argosy-test')"),
+    "write beside its folders": (13, "open('beside', 'w')"),
+    "change its own code": (13, "open('code/main.py', 'a').write('x')"),
+    "a pipe as a file": (1, "import os\nos.mkfifo('tmp/pipe')"),
+}
+# Behind the first wall there is a second one here.
+ALSO_OFF = {
+    "start a program": NO_LANDLOCK,
+    "become a program": NO_LANDLOCK,
+    "a symbolic link": NO_LANDLOCK,
+    "a pipe as a file": NO_LANDLOCK,
+    # What an older Landlock leaves to the filter.
+    "empty a file that it may read": "child.landlock._GOVERNED = {1: (1 << 13) - 1}",
+    "read what another process was told": "child.drop_capabilities = lambda libc: None",
+}
+
+
+@pytest.mark.parametrize("attack", ATTACKS)
+def test_an_attack_fails_in_the_sandbox(attack: str, folder: Path, target: dict[str, Any]) -> None:
+    (folder / "parameters.json").write_text("{}")
+    number, source = ATTACKS[attack]
+    assert f"[Errno {number}]" in failure(folder, source.format(**target))
+    assert Path(target["file"]).read_text() == "secret"
+
+
+@pytest.mark.parametrize("attack", ATTACKS)
+def test_it_works_where_that_protection_is_off(
+    attack: str, folder: Path, target: dict[str, Any], changed_child: Change
+) -> None:
+    (folder / "parameters.json").write_text("{}")
+    number, source = ATTACKS[attack]
+    off = {1: NO_FILTER, 13: NO_LANDLOCK}[number]
+    changed_child(f"{off}; {ALSO_OFF.get(attack, 'pass')}")
+    before = signal.signal(signal.SIGURG, signal.SIG_IGN)
+    run(folder, source.format(**target))
+    signal.signal(signal.SIGURG, before)
+
+
+def test_an_older_landlock_will_do(folder: Path, changed_child: Change) -> None:
+    (folder / "parameters.json").write_text("{}")
+    changed_child("child.landlock._GOVERNED = {1: (1 << 13) - 1}")
+    assert "[Errno 1]" in failure(folder, ATTACKS["empty a file that it may read"][1])
+    assert "[Errno 13]" in failure(folder, "open('/etc/passwd')")
+
+
+EVERY_CALL = """
+import ctypes, json
+libc = ctypes.CDLL(None, use_errno=True)
+allowed = set(json.load(open("parameters.json")))
+def refused(number):
+    return libc.syscall(number, *[ctypes.c_long(-1)] * 6) == -1 and ctypes.get_errno() == 1
+others = [number for number in range(600) if number not in allowed and not refused(number)]
+assert not others, others
+"""
+
+
+def test_every_other_system_call_is_refused(folder: Path) -> None:
+    """Asked of the kernel itself, by native code."""
+    # Linux lets its own trampolines of probes past seccomp: uretprobe and uprobe of x86_64.
+    trampolines = [335, 336] if platform.machine() == "x86_64" else []
+    (folder / "parameters.json").write_text(str([*CALLS[platform.machine()].values(), *trampolines]))
+    run(folder, EVERY_CALL)
+
+
+MANY_FILES = "for number in range(20_000):\n    open(f'tmp/{number}', 'w').close()\nimport time\ntime.sleep(30)"
+EXHAUSTIONS = {
+    "for ever": ("while True:\n    pass", "ran longer than the 2 s that it may"),
+    "for ever, in silence": (
+        "import os, time\nfor number in range(3, 30):\n    try:\n        os.close(number)\n    except OSError:\n"
+        "        pass\nos.close(1)\nos.close(2)\ntime.sleep(60)",
+        "ran longer than the 2 s that it may",
+    ),
+    "memory": ("bytearray(10**9)", "needs more than the 600 MiB of memory"),
+    "shared memory": (
+        "import mmap, time\nheld = mmap.mmap(-1, 2**30)\nfor at in range(0, 2**30, 4096):\n    held[at] = 1\n"
+        "time.sleep(30)",
+        "used more than the 600 MiB of memory",
+    ),
+    "threads": (
+        "import threading, time\nthreading.stack_size(32768)\nwhile True:\n"
+        "    threading.Thread(target=time.sleep, args=(30,), daemon=True).start()",
+        "started more than 512 threads",
+    ),
+    "a large file": ("open('tmp/x', 'wb').write(bytes(65 * 2**20))", "larger than the 64 MiB of disk"),
+    "many large files": (
+        "import time\nfor number in range(9):\n    open(f'output/{number}', 'wb').write(bytes(10 * 2**20))\n"
+        "time.sleep(30)",
+        "took more than the 64 MiB of disk",
+    ),
+    "large files without names": (
+        "import os, time\nheld = []\nfor number in range(9):\n    held.append(open('tmp/x', 'wb'))\n"
+        "    held[-1].write(bytes(10 * 2**20))\n    os.remove('tmp/x')\ntime.sleep(30)",
+        "took more than the 64 MiB of disk",
+    ),
+    "large files in memory": (
+        "import mmap, os, time\nheld = []\nfor number in range(9):\n    with open('tmp/x', 'w+b') as file:\n"
+        "        file.write(bytes(10 * 2**20))\n        file.flush()\n"
+        "        held.append(mmap.mmap(file.fileno(), 0))\n    os.remove('tmp/x')\ntime.sleep(30)",
+        "took more than the 64 MiB of disk",
+    ),
+    "many files": (MANY_FILES, "made more than 10,000 files"),
+    "a broken message": (
+        "import os\nos.write(int(os.environ['ARGOSY_RUN_CHANNEL']), b'nonsense\\n')\nimport time\ntime.sleep(30)",
+        "something else than a message",
+    ),
+    "a long message": (
+        "import os\nwhile True:\n    os.write(int(os.environ['ARGOSY_RUN_CHANNEL']), b'x' * 1000)",
+        "something else than a message",
+    ),
+    "an end with a code": ("import os\nos._exit(3)", "its process ended with code 3"),
+    "an end with words": ("raise SystemExit('no data')", "SystemExit: no data"),
+    "a crash": ("import ctypes\nctypes.string_at(0)", "its process was ended by SIGSEGV"),
+    "an exception": ("def f():\n    return 1 / 0\nf()", 'File "main.py", line 2, in f'),
+    "no such module": ("import services.training", "PermissionError|ModuleNotFoundError|No module named"),
+    "no Python": ("def (", "SyntaxError"),
+}
+
+
+@pytest.mark.parametrize("name", EXHAUSTIONS)
+def test_an_exhaustion_ends_with_what_it_was(name: str, folder: Path) -> None:
+    source, says = EXHAUSTIONS[name]
+    seconds = 2.0 if name.startswith("for ever") else 20.0
+    started = time.monotonic()
+    told = failure(folder, source, ScriptLimits(seconds, LIMITS.memory, LIMITS.disk, 1))
+    assert any(part in told for part in says.split("|")), told
+    assert len(told) < 3_000
+    assert time.monotonic() - started < 15
+
+
+def test_memory_is_there_without_the_limit(folder: Path, changed_child: Change) -> None:
+    """It is allocated and not used: the limit of the parent, on what is used, does not see it."""
+    changed_child("child.limit_resources = lambda *_: None")
+    run(folder, "import mmap\nmmap.mmap(-1, 10**9, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)")
+
+
+def test_what_it_prints_and_says_is_heard(folder: Path) -> None:
+    source = (
+        "import argosy_run as run, sys\nprint('one')\nprint('two', file=sys.stderr)\nprint('x' * 10_000)\n"
+        "run.log_metric(3, loss=0.5)\nrun.progress(0.25, 'half of half')\nrun.save_checkpoint(4)\n"
+        "print(run.seed(), run.resumed_step(), sys.stdin.read() == '')"
+    )
+    heard = run(folder, source)
+    assert [line for line in heard.lines if "x" not in line and line] == ["one", "two", "7 0 True"]
+    assert max(map(len, heard.lines)) <= 4_000
+    assert heard.messages == [
+        {"metrics": {"loss": 0.5}, "step": 3},
+        {"progress": 0.25, "message": "half of half"},
+        {"checkpoint": 4},
+    ]
+
+
+def test_the_environment_has_nothing_of_ours(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ARGOSY_SECRET", "secret")
+    heard = run(folder, "import os\nfor name in sorted(os.environ):\n    print(name)")
+    ours = {"USER", "HOME", "TMPDIR", "LANG", "PYTHONHASHSEED", "PYTHONUNBUFFERED", "JOBLIB_MULTIPROCESSING"}
+    assert {line for line in heard.lines if not line.endswith("_NUM_THREADS")} - ours == {
+        "ARGOSY_RUN_CHANNEL",
+        "ARGOSY_RUN_SEED",
+        "ARGOSY_RUN_STEP",
+    }
+
+
+def test_no_descriptor_is_inherited(folder: Path, tmp_path: Path) -> None:
+    with (tmp_path / "open").open("w") as file:
+        os.set_inheritable(file.fileno(), True)
+        assert "[Errno 9]" in failure(folder, f"import os\nos.write({file.fileno()}, b'x')")
+    assert (tmp_path / "open").read_text() == ""
+
+
+def test_modes_of_files_are_left_out(folder: Path) -> None:
+    """So that copies of files work, which ask for the mode of what they copy."""
+    run(
+        folder,
+        "import shutil\nopen('tmp/a', 'w').close()\nshutil.copy('tmp/a', 'tmp/b')\nshutil.move('tmp/b', 'output/b')",
+    )
+    assert (folder / "output" / "b").exists()
+
+
+def test_a_listener_that_raises_ends_it(folder: Path) -> None:
+    class Impatient(Heard):
+        def line(self, text: str) -> None:
+            raise InterruptedError(text)
+
+    (folder / CODE / "main.py").write_text("import time\nprint('now')\ntime.sleep(60)")
+    with pytest.raises(InterruptedError, match="now"):
+        run_script(folder, "main.py", LIMITS, 7, 0, Impatient())
+    assert not left()
+
+
+def test_nothing_changes_while_a_checkpoint_is_kept(folder: Path) -> None:
+    class Keeping(Heard):
+        def message(self, message: dict[str, Any]) -> None:
+            first = (folder / "checkpoint" / "count").read_text()
+            time.sleep(0.1)
+            self.lines.append(f"{left()[0].status()} {first == (folder / 'checkpoint' / 'count').read_text()}")
+
+    source = (
+        "import argosy_run as run, threading, itertools\ndef work():\n    for number in itertools.count():\n"
+        "        (run.CHECKPOINT / 'count').write_text(str(number))\n"
+        "threading.Thread(target=work, daemon=True).start()\nimport time\ntime.sleep(0.1)\nrun.save_checkpoint(1)"
+    )
+    (folder / CODE / "main.py").write_text(source)
+    heard = Keeping()
+    run_script(folder, "main.py", LIMITS, 7, 0, heard)
+    assert heard.lines == ["stopped True"]
+
+
+def test_it_dies_with_its_parent(folder: Path) -> None:
+    (folder / CODE / "main.py").write_text("import os\nprint(os.getpid(), flush=True)\nwhile True:\n    pass")
+    program = (
+        "import sys\nfrom pathlib import Path\nfrom libs.compute.script_sandbox import ScriptLimits, run_script\n"
+        "class Listener:\n    def line(self, text):\n        print(text, flush=True)\n"
+        "    def used(self, usage):\n        pass\n"
+        "run_script(Path(sys.argv[1]), 'main.py', ScriptLimits(60, 2**30, 2**20, 1), 0, 0, Listener())"
+    )
+    with subprocess.Popen([sys.executable, "-c", program, str(folder)], stdout=subprocess.PIPE, text=True) as parent:
+        assert parent.stdout is not None
+        child = psutil.Process(int(parent.stdout.readline()))
+        parent.kill()
+    child.wait(timeout=10)
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        # prctl(2) takes no filter, as in a kernel without seccomp.
+        ("child.seccomp.MODE_FILTER = 99", "prctl 22: Invalid argument"),
+        # A filter that lets all through, as in an emulated kernel that ignores it.
+        ("child.seccomp.DENY = child.seccomp.ALLOW", "seccomp has no effect here"),
+        ("child.seccomp.platform.machine = lambda: 'pdp11'", "no list of system calls for pdp11"),
+        ("child.landlock._CREATE_RULESET = 9999", "the kernel has no Landlock"),
+        ("child.open_files = lambda *_: None", "Landlock has no effect here"),
+        ("import sys; sys.exit(1)", "its process ended with code 1"),
+    ],
+)
+def test_nothing_runs_where_there_is_no_sandbox(change: str, says: str, changed_child: Change, folder: Path) -> None:
+    changed_child(change)
+    with pytest.raises(ScriptSandboxUnavailable, match=says):
+        run(folder, "open('output/ran', 'w')")
+    assert not list((folder / "output").iterdir())
