@@ -30,11 +30,18 @@ class Role(enum.StrEnum):
 
     LABEL = "label"
     NUMBER = "number"
+    # A class or a number: the data say which.
+    TARGET = "target"
     TEXT = "text"
     FILE = "file"
     FEATURES = "features"
     # Anything else that is read, such as boxes or a list of words.
     OTHER = "other"
+
+    @property
+    def is_answer(self) -> bool:
+        """Whether it is what is learned, so that a row without it teaches nothing."""
+        return self in (Role.LABEL, Role.NUMBER, Role.TARGET)
 
 
 @dataclass(frozen=True)

@@ -33,6 +33,7 @@ _OF_FILES = frozenset(
     ]
 )
 _LABEL_NAMES = ("label", "class", "category", "target", "answer", "y")
+_TARGET_TYPES = _LABEL_TYPES | _NUMBERS
 _NUMBER_NAMES = ("target", "y", "value", "price", "label")
 # A category is a word or two; a Chinese sentence is short too.
 _SENTENCE_CHARACTERS = 12.0
@@ -98,6 +99,10 @@ def _column(entry: Entry, parameter: str, role: Role, facts: DataFacts, taken: s
     candidates = {
         Role.LABEL: lambda: _by_name(facts, _LABEL_TYPES, _LABEL_NAMES, taken) or _fewest(facts, taken),
         Role.NUMBER: lambda: _by_name(facts, _NUMBERS, _NUMBER_NAMES, taken) or _last(_named(facts, _NUMBERS, taken)),
+        Role.TARGET: lambda: (
+            _by_name(facts, _TARGET_TYPES, (*_LABEL_NAMES, *_NUMBER_NAMES), taken)
+            or _last(_named(facts, _TARGET_TYPES, taken))
+        ),
         Role.TEXT: lambda: _longest(facts, _named(facts, {"string"}, taken)),
     }
     found = candidates[role]() if role in candidates else default if default in facts.columns else ""
