@@ -8,6 +8,7 @@ from pathlib import Path
 import psutil
 from argosy.training.v1 import (
     algorithm_service_pb2,
+    automl_service_pb2,
     model_registry_service_pb2,
     model_service_pb2,
     run_service_pb2,
@@ -26,6 +27,7 @@ from services.training.config import TrainingSettings
 from services.training.events.subscribers import LIVE, STOPPED, LiveVersions
 from services.training.handlers import (
     algorithms,
+    automl,
     model_aliases,
     model_imports,
     model_projects,
@@ -105,6 +107,7 @@ DEFINITION: ServiceDefinition[App] = ServiceDefinition(
         model_registry_service_pb2.DESCRIPTOR.services_by_name["ModelRegistryService"],
         algorithm_service_pb2.DESCRIPTOR.services_by_name["AlgorithmService"],
         search_service_pb2.DESCRIPTOR.services_by_name["SearchService"],
+        automl_service_pb2.DESCRIPTOR.services_by_name["AutomlService"],
     ],
     handlers=[
         trainings,
@@ -117,6 +120,7 @@ DEFINITION: ServiceDefinition[App] = ServiceDefinition(
         model_imports,
         algorithms,
         searches,
+        automl,
     ],
     settings=TrainingSettings,
     migrations=Path(__file__).parent / "migrations",

@@ -8,6 +8,7 @@ from typing import Annotated, Any
 import typer
 from argosy.cli import session
 from argosy.cli.curves import curves, line
+from argosy.cli.leaderboard import leaderboard
 from argosy.cli.dataset import dataset
 from argosy.cli.live import finished_evaluation, watch
 from argosy.cli.models import import_model
@@ -26,6 +27,7 @@ deploy = typer.Typer(help="Work orders and deployments.", no_args_is_help=True)
 application = typer.Typer(help="Applications.", no_args_is_help=True)
 
 training.command("curves")(curves)
+training.command("leaderboard")(leaderboard)
 
 
 @training.command("run")

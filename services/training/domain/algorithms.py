@@ -67,6 +67,7 @@ class Entry:
         parameters: schema of what a training may set.
         fixed: values that no training may set; they need not be in `parameters`.
         base: the version whose code it runs; empty: itself.
+        pauses: whether its runs have checkpoints, behind which they can stop.
         display_name, description: of the algorithm.
     """
 
@@ -80,6 +81,7 @@ class Entry:
     fixed: Json = field(default_factory=dict[str, Any])
     base: str = ""
     needs: Needs = field(default_factory=Needs)
+    pauses: bool = False
     display_name: str = ""
     description: str = ""
 

@@ -117,6 +117,7 @@ ENTRIES = (
         code=f"{_ENGINES}.automl:ALGORITHM",
         columns={"target_column": Role.TARGET, "feature_columns": Role.FEATURES},
         parameters=AUTOML,
+        pauses=True,
         needs=Needs(memory_bytes=1000 * _MIB),
     ),
     _entry(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field
 from enum import StrEnum
@@ -11,6 +12,10 @@ from libs.common.domain import Resource
 from services.training.domain.search_space import MOST_TRIALS, Point, Space
 from services.training.domain.spec import TrainingSpec, invalid
 from services.training.domain.spec_paths import Json, with_values
+
+# Rights to read and write end a day after the beginning of an attempt. No trial begins in the last hours of it.
+ATTEMPT_SECONDS = 20 * 3600.0
+_LONGEST_DAYS = 30
 
 
 class SearchMethod(StrEnum):
@@ -117,6 +122,11 @@ class SearchPlan:
             raise invalid("search.budget.max_trials", f"must be 0 or at least the {points:,} points of the grid")
         if not self.max_trials:
             raise invalid("search.budget.max_trials", "must be set for this method")
+
+    @property
+    def days(self) -> int:
+        """How many it may last: each takes another attempt, because rights to read end. Without a limit, a month."""
+        return math.ceil(self.max_seconds / ATTEMPT_SECONDS) if self.max_seconds else _LONGEST_DAYS
 
     def to_json(self) -> Json:
         """For rows and engines; `from_json` reads it back."""

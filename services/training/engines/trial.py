@@ -12,6 +12,11 @@ from services.training.domain.searches import TrialState
 from services.training.engines.reports import Json, Reports
 from services.training.engines.train import run
 
+# What torch and its like raise for values that do not go together; what passes by itself, as a storage that is away, is
+# none of these.
+_OF_THE_VALUES = (ArithmeticError, LookupError, MemoryError, RuntimeError, TypeError, ValueError)
+_MOST_CHARACTERS = 500
+
 
 class TrialContext(EngineContext):
     """What the engine of a run sees when its run is a trial.
@@ -94,6 +99,9 @@ def _outcome(ctx: TrialContext, objective: str) -> Json:
         return {"state": TrialState.PRUNED if ctx.pruned else TrialState.STOPPED, "message": ctx.pruned}
     except EngineError as error:
         return _failed(error.reason, error.message, error.metadata)
+    except _OF_THE_VALUES as error:
+        # Too much memory, say: other values may need less.
+        return _failed("INTERNAL", f"{type(error).__name__}: {error}"[:_MOST_CHARACTERS], {})
     results = {name: value for name, value in result["results"].items() if math.isfinite(value)}
     if objective in result["results"] and objective not in results:
         return _failed("TRAINING_DIVERGED", f"{objective} is not finite.", {"detail": objective})

@@ -34,7 +34,8 @@ _MOST_CHARACTERS = 200
 async def pause_training_run(request: pb.PauseTrainingRunRequest, call: Call[App]) -> training_pb2.TrainingRun:
     run = await TrainingRuns(call.uow).get(request.name)
     require(run, "paused")
-    if run.algorithm_version and run.state == RunState.RUNNING:
+    pauses = not run.algorithm_version or (await entry_of(call.uow, run.algorithm_version))[1].pauses
+    if not pauses and run.state == RunState.RUNNING:
         message = f"{run.name} runs an algorithm without checkpoints; cancel it and retry it later."
         raise DomainError("STATE_CONFLICT", message, name=run.name, state=run.state, wanted=str(RunState.PAUSED))
     await call.deps.tasks.pause(call.uow, run.task)

@@ -14,6 +14,7 @@ from libs.common.ids import resource_id, uuid7
 from libs.common.rpc.call import Call
 from libs.common.rpc.pagination import PageToken, page_size
 from libs.common.tasks import store as task_store
+from libs.common.tasks.kinds import DEFAULT_MAX_ATTEMPTS
 from services.training.domain.searches import HyperparameterSearch
 from services.training.domain.spec import TrainingSpec, invalid
 from services.training.domain.spec_paths import with_values
@@ -77,7 +78,14 @@ async def create_search(request: pb.CreateSearchRequest, call: Call[App]) -> sea
     search.check()
     _check_values(search)
     task = await call.deps.tasks.create(
-        call.uow, search.org, KIND, search.name, {"search": search.name}, search.creator, labels=search.labels
+        call.uow,
+        search.org,
+        KIND,
+        search.name,
+        {"search": search.name},
+        search.creator,
+        labels=search.labels,
+        max_attempts=DEFAULT_MAX_ATTEMPTS + plan.days,
     )
     search.task = task.name
     await Searches(call.uow).insert(search)

@@ -11,15 +11,21 @@ from libs.common.domain import Parent
 from libs.common.ids import uuid7
 from libs.common.service import Runtime
 from libs.common.tasks import Task, TaskError, TaskKind
+from libs.common.tasks import store as task_store
+from services.training.domain.runs import EventKind, RunEvent
 from services.training.domain.searches import HyperparameterSearch, Trial, trial_spec
 from services.training.domain.trainings import TrainingRun
 from services.training.jobs.run import RunTasks
+from services.training.jobs.run_progress import series_of
+from services.training.store.metrics import RunMetrics
 from services.training.store.repositories import TrainingRuns, Trainings
+from services.training.store.run_events import RunEvents
 from services.training.store.searches import Searches
 
 Json = dict[str, Any]
 
 KIND = "training.search"
+_EVENTS_AT_ONCE = 1_000
 
 
 class SearchTasks:
@@ -78,6 +84,9 @@ class SearchTasks:
         run.create_time = run.update_time = search.update_time
         await Trainings(uow).save(training)
         await TrainingRuns(uow).insert(run)
+        told = f"trial {best.number} of {search.name}"
+        await RunEvents(uow).add(run, RunEvent(EventKind.CREATED, run.create_time, f"created by {told}"))
+        await self._keep_curves(task, run, best, uow)
         uow.emit("training.run.created", run)
         applied = await self._runs.succeed(task, run, result["best"], uow)
         search.training_run, search.model_version = run.name, run.model_version
@@ -85,6 +94,23 @@ class SearchTasks:
         await Searches(uow).save(search)
         uow.emit("training.search.succeeded", search)
         return {**applied, "training_run": run.name, "best_trial": best.number, "trials": len(result["trials"])}
+
+    async def _keep_curves(self, task: Task, run: TrainingRun, best: Trial, uow: UnitOfWork) -> None:
+        """The curves of the best trial become those of the run. Of a trial that began again, the later points count."""
+        begins, after = f"trial/{best.number}/", 0
+        while rows := await task_store.events(uow, task.uid, after, _EVENTS_AT_ONCE, "metrics"):
+            after = rows[-1]["sequence"]
+            events = [
+                {
+                    **row["payload"],
+                    "time": row["time"].isoformat(),
+                    "phase": row["payload"]["phase"].removeprefix(begins),
+                }
+                for row in rows
+                if row["payload"]["phase"].startswith(begins)
+            ]
+            if events:
+                await RunMetrics(uow).add(run.uid, run.org, series_of(events))
 
     async def _failed(self, task: Task, error: TaskError, uow: UnitOfWork) -> None:
         search = await Searches(uow).get(task.target, deleted=True, for_update=True)

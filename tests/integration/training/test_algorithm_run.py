@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 from argosy.common.v1 import resource_pb2
-from argosy.training.v1 import algorithm_pb2, model_service_pb2, run_service_pb2, training_pb2
+from argosy.training.v1 import algorithm_pb2, automl_service_pb2, model_service_pb2, run_service_pb2, training_pb2
 from argosy.training.v1 import algorithm_service_pb2 as catalogue
 from argosy.training.v1 import training_service_pb2 as pb
 from google.protobuf.struct_pb2 import Struct
@@ -22,7 +22,7 @@ from services.training.engines.algorithms.image import ImagePredictor
 from services.training.engines.algorithms.tabular import TabularPredictor
 from services.training.jobs.run import RunTasks
 from tests.integration.training.conftest import training_service
-from tests.integration.training.peers import PROJECT, Caller, FakeDataset
+from tests.integration.training.peers import PROJECT, Caller, FakeDataset, refusal
 from tests.unit.training.tables import digits, wine
 
 WINES = "orgs/acme/datasets/wines/versions/1"
@@ -138,3 +138,52 @@ async def test_an_agent_learns_without_data(worker: Caller) -> None:
     version = await worker.GetModelVersion(model_service_pb2.GetModelVersionRequest(name=done.model_version))
     assert {parent.relation for parent in version.lineage.parents} == {"made_by"}
     assert "learned from what it did itself" in version.model_card
+
+
+async def test_a_task_and_a_column_are_enough_for_automl(worker: Caller, dataset: FakeDataset) -> None:
+    """What is to be foretold, and a budget; what was found is data and a picture, also while it is being found."""
+    await worker.project()
+    dataset.add(WINES, wine())
+    given = struct(target_column="grower", trials=3, folds=2)
+    training = training_pb2.Training(
+        model_project=PROJECT,
+        spec=training_pb2.TrainingSpec(seed=7),
+        dataset_version=WINES,
+        task="automl",
+        parameters=given,
+    )
+    await worker.CreateTraining(pb.CreateTrainingRequest(parent="orgs/acme", training_id="auto", training=training))
+    started = await worker.RunTraining(pb.RunTrainingRequest(name="orgs/acme/trainings/auto"))
+    request = automl_service_pb2.GetLeaderboardRequest(name=started.name)
+    refused = await refusal(worker.GetLeaderboard(request))
+    assert (refused.reason, refused.metadata["name"]) == ("STATE_CONFLICT", started.name)
+    await keep_checkpoint(worker, started.task, {"report": {"task": "classification", "entries": [{"number": 0}]}})
+    assert [entry.number for entry in (await worker.GetLeaderboard(request)).entries] == [0]
+    await carry(worker, started.task)
+
+    board = await worker.GetLeaderboard(request)
+    assert (board.name, board.target_column, board.task) == (started.name, "grower", "classification")
+    assert [entry.rank for entry in board.entries] == [1, 2, 3]
+    assert board.entries[0].parameters
+    done = await worker.GetTrainingRun(pb.GetTrainingRunRequest(name=started.name))
+    assert board.figures[0].value == done.results["log_loss"] < board.figures[0].baseline.value
+    assert set(board.importances) == {column.column for column in board.columns if not column.dropped}
+    drawn = await worker.RenderLeaderboard(automl_service_pb2.RenderLeaderboardRequest(name=started.name))
+    assert drawn.svg.startswith("<svg")
+    assert drawn.svg.count("<circle") == 3
+    assert "together log_loss" in drawn.svg
+    version = await worker.GetModelVersion(model_service_pb2.GetModelVersionRequest(name=done.model_version))
+    assert version.architecture == "automl"
+    assert "best_single.log_loss" in version.model_card
+
+    other = await run(worker, "wines", dataset_version=WINES, task="classification", parameters=struct(iterations=2))
+    refused = await refusal(worker.GetLeaderboard(automl_service_pb2.GetLeaderboardRequest(name=other.name)))
+    assert refused.reason == "STATE_CONFLICT"
+
+
+async def keep_checkpoint(caller: Caller, name: str, checkpoint: dict[str, Any]) -> None:
+    """As the worker of the task does."""
+    assert caller.service is not None
+    parts: Any = caller.service.app
+    async with parts.database.system() as uow:
+        await tasks.change(uow, await tasks.get(uow, name), checkpoint=checkpoint)
