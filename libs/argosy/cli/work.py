@@ -8,8 +8,8 @@ from typing import Annotated, Any
 import typer
 from argosy.cli import session
 from argosy.cli.curves import curves, line
-from argosy.cli.leaderboard import leaderboard
 from argosy.cli.dataset import dataset
+from argosy.cli.leaderboard import leaderboard
 from argosy.cli.live import finished_evaluation, watch
 from argosy.cli.models import import_model
 from argosy.cli.options import PATIENCE, JsonOption, WatchOption, newest

@@ -18,6 +18,7 @@ from services.training.domain.searches import (
     TrialState,
     best_of,
     lasting,
+    trial_parameters,
     trial_spec,
 )
 from services.training.domain.spec import TrainingSpec
@@ -82,7 +83,10 @@ class Search:
     def __init__(self, ctx: EngineContext) -> None:
         self._ctx = ctx
         self._plan = SearchPlan.from_json(ctx.spec["search"])
-        self._spec = TrainingSpec.from_json(ctx.spec["spec"])
+        # Of an algorithm of the catalogue there is no specification, but parameters.
+        self._algorithm: Json | None = ctx.spec.get("algorithm")
+        parameters = {"parameters": self._algorithm["parameters"]} if self._algorithm else {}
+        self._document: Json = parameters or ctx.spec["spec"]
         before = ctx.resume or {}
         self._trials = {trial.number: trial for trial in lasting(map(Trial.from_json, before.get("trials", ())))}
         self._prepared: dict[str, Json] = dict(before.get("prepared", {}))
@@ -129,14 +133,20 @@ class Search:
             if self._plan.max_tokens and sum(trial.tokens for trial in known) >= self._plan.max_tokens:
                 return
             earlier = [self._trials[each].parameters for each in range(number)]
-            point = propose(self._plan, self._spec.to_json(), number, known, earlier)
+            point = propose(self._plan, self._document, number, known, earlier)
             if point is None:
                 return
             self._begin(runner, number, point, known)
 
     def _begin(self, runner: TrialRunner, number: int, point: Point, known: list[Trial]) -> None:
+        if self._algorithm is not None:
+            given = {name: value for name, value in self._ctx.spec.items() if name != "search"}
+            parameters = trial_parameters(self._algorithm["parameters"], point)
+            run = {**given, "algorithm": {**self._algorithm, "parameters": parameters}}
+            self._go(runner, number, point, {"run": run, "rungs": None}, int(given["threads"]))
+            return
         try:
-            spec = trial_spec(self._spec, point, "base" in self._ctx.spec)
+            spec = trial_spec(TrainingSpec.from_json(self._document), point, "base" in self._ctx.spec)
         except DomainError as error:
             self._fail(number, point, error)
             return
@@ -150,16 +160,14 @@ class Search:
         except EngineError as error:
             self._fail(number, point, error)
             return
-        job = {
-            "number": number,
-            "spec": spec.to_json(),
-            "plan": plan,
-            "objective": self._plan.objective.result,
-            "rungs": rungs,
-        }
+        # With GPUs the trial only waits for the worker that it starts, which books them.
+        cpus = 0 if spec.gpus_per_worker else max(1, spec.threads_per_worker)
+        self._go(runner, number, point, {"run": {"spec": spec.to_json(), "plan": plan}, "rungs": rungs}, cpus)
+
+    def _go(self, runner: TrialRunner, number: int, point: Point, job: Json, cpus: int) -> None:
         self._trials[number] = Trial(number, point)
         self._keep()
-        runner.start(job, spec)
+        runner.start({**job, "number": number, "objective": self._plan.objective.result}, cpus)
 
     def _fail(self, number: int, point: Point, error: DomainError | EngineError) -> None:
         """A trial that could not begin."""

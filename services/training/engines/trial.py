@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import time
+from collections.abc import Callable
 
 from libs.common.blobs import BlobStore
 from libs.compute.context import EngineCancelled, EngineContext, EngineError
@@ -22,19 +23,26 @@ class TrialContext(EngineContext):
     """What the engine of a run sees when its run is a trial.
 
     Args:
-        job: `number`, `spec` and `plan` for the engine, `objective`, and `rungs` (see `_judge`) or None.
+        job: `number`, `run` for the engine, `objective`, and `rungs` (see `_judge`) or None.
         store: for its outputs; has the prepared data.
         reports: of the search.
+        read: a store by its grant, where the search has another way than the grant itself.
     """
 
-    def __init__(self, job: Json, store: BlobStore, reports: Reports) -> None:
-        super().__init__({"spec": job["spec"], "plan": job["plan"]})
+    def __init__(
+        self, job: Json, store: BlobStore, reports: Reports, read: Callable[[str], BlobStore] | None = None
+    ) -> None:
+        super().__init__(job["run"])
+        self._read = read
         self.blobs_write = store
         self.rungs: list[float] = []
         self.tokens = 0
         self.pruned = ""
         self._job = job
         self._reports = reports
+
+    def blobs_read(self, grant: str) -> BlobStore:
+        return super().blobs_read(grant) if self._read is None else self._read(grant)
 
     def progress(self, fraction: float, message: str = "", **cost: float) -> None:
         self.tokens = int(cost.get("tokens", self.tokens))
@@ -80,14 +88,14 @@ class TrialContext(EngineContext):
                 )
 
 
-def run_trial(job: Json, store: BlobStore, reports: Reports) -> Json:
-    """Runs a trial to its end, wherever that is.
+def run_trial(job: Json, store: BlobStore, reports: Reports, read: Callable[[str], BlobStore] | None = None) -> Json:
+    """Runs a trial to its end, wherever that is; see `TrialContext`.
 
     Returns:
         `state`, `rungs`, `tokens`, `seconds`; `value` and `result` (of the engine) of a finished trial; `reason`,
         `message` and `metadata` of another one.
     """
-    ctx, began = TrialContext(job, store, reports), time.perf_counter()
+    ctx, began = TrialContext(job, store, reports, read), time.perf_counter()
     outcome = _outcome(ctx, job["objective"])
     return {"rungs": ctx.rungs, "tokens": ctx.tokens, "seconds": time.perf_counter() - began, **outcome}
 
@@ -112,7 +120,7 @@ def _outcome(ctx: TrialContext, objective: str) -> Json:
     return {
         "state": TrialState.FINISHED,
         "value": results[objective],
-        "tokens": int(result["tokens"]),
+        "tokens": int(result.get("tokens", 0)),
         "result": finished,
     }
 

@@ -13,7 +13,7 @@ from libs.common.service import Runtime
 from libs.common.tasks import Task, TaskError, TaskKind
 from libs.common.tasks import store as task_store
 from services.training.domain.runs import EventKind, RunEvent
-from services.training.domain.searches import HyperparameterSearch, Trial, trial_spec
+from services.training.domain.searches import HyperparameterSearch, Trial, trial_parameters, trial_spec
 from services.training.domain.trainings import TrainingRun
 from services.training.jobs.run import RunTasks
 from services.training.jobs.run_progress import series_of
@@ -80,7 +80,10 @@ class SearchTasks:
         await Searches(uow).stop_trials(search)
         training = await Trainings(uow).get(search.training, deleted=True, for_update=True)
         run = _run_of(search, f"{training.name}/runs/{training.next_run_id()}")
-        run.spec = replace(trial_spec(search.spec, best.parameters, bool(search.base_model_version)), workers=1)
+        if search.algorithm_version:
+            run.parameters = trial_parameters(search.parameters, best.parameters)
+        else:
+            run.spec = replace(trial_spec(search.spec, best.parameters, bool(search.base_model_version)), workers=1)
         run.create_time = run.update_time = search.update_time
         await Trainings(uow).save(training)
         await TrainingRuns(uow).insert(run)
@@ -144,4 +147,6 @@ def _run_of(search: HyperparameterSearch, name: str) -> TrainingRun:
         validation_digest=search.validation_digest,
         model_project=search.model_project,
         base_model_version=search.base_model_version,
+        algorithm_version=search.algorithm_version,
+        parameters=search.parameters,
     )

@@ -10,7 +10,15 @@ from typing import Any
 
 import pytest
 from argosy.common.v1 import resource_pb2
-from argosy.training.v1 import algorithm_pb2, automl_service_pb2, model_service_pb2, run_service_pb2, training_pb2
+from argosy.training.v1 import (
+    algorithm_pb2,
+    automl_service_pb2,
+    model_service_pb2,
+    run_service_pb2,
+    search_pb2,
+    search_service_pb2,
+    training_pb2,
+)
 from argosy.training.v1 import algorithm_service_pb2 as catalogue
 from argosy.training.v1 import training_service_pb2 as pb
 from google.protobuf.struct_pb2 import Struct
@@ -21,6 +29,7 @@ from libs.compute.context import LocalContext, load_entrypoint
 from services.training.engines.algorithms.image import ImagePredictor
 from services.training.engines.algorithms.tabular import TabularPredictor
 from services.training.jobs.run import RunTasks
+from services.training.jobs.search import SearchTasks
 from tests.integration.training.conftest import training_service
 from tests.integration.training.peers import PROJECT, Caller, FakeDataset, refusal
 from tests.unit.training.tables import digits, wine
@@ -54,11 +63,12 @@ async def run(caller: Caller, id: str, **fields: Any) -> training_pb2.TrainingRu
     return await caller.GetTrainingRun(pb.GetTrainingRunRequest(name=started.name))
 
 
-async def carry(caller: Caller, name: str) -> None:
+async def carry(caller: Caller, name: str, *, searches: bool = False) -> None:
     """What jobs and Ray do with a task: load, run with grants alone, apply. All that passes is JSON."""
     assert caller.service is not None
     parts: Any = caller.service.app
-    kind = RunTasks(parts.database, parts.blobs, parts.datasets, parts.signer, SYSTEM_CLOCK).kind()
+    runs = RunTasks(parts.database, parts.blobs, parts.datasets, parts.signer, SYSTEM_CLOCK)
+    kind = SearchTasks(parts.database, runs, SYSTEM_CLOCK).kind() if searches else runs.kind()
     async with parts.database.system() as uow:
         task = await tasks.get(uow, name)
     loaded = json.loads(json.dumps(await kind.load(task, None)))  # type: ignore[arg-type]
@@ -187,3 +197,57 @@ async def keep_checkpoint(caller: Caller, name: str, checkpoint: dict[str, Any])
     parts: Any = caller.service.app
     async with parts.database.system() as uow:
         await tasks.change(uow, await tasks.get(uow, name), checkpoint=checkpoint)
+
+
+def search_of(path: str, **values: Any) -> search_service_pb2.CreateSearchRequest:
+    """Two trials of the training `tuned`."""
+    search = search_pb2.HyperparameterSearch(
+        training="orgs/acme/trainings/tuned",
+        space=[search_pb2.SearchDimension(path=path, **values)],
+        method=search_pb2.HyperparameterSearch.METHOD_RANDOM,
+        objective=search_pb2.Objective(result="accuracy", direction=search_pb2.Objective.DIRECTION_MAXIMIZE),
+        budget=search_pb2.SearchBudget(max_trials=2),
+    )
+    return search_service_pb2.CreateSearchRequest(parent="orgs/acme", search_id="tuned", search=search)
+
+
+async def test_parameters_of_an_algorithm_are_searched(worker: Caller, dataset: FakeDataset) -> None:
+    await worker.project()
+    dataset.add(WINES, wine())
+    training = training_pb2.Training(
+        model_project=PROJECT,
+        spec=training_pb2.TrainingSpec(seed=7),
+        dataset_version=WINES,
+        algorithm_version="orgs/system/algorithms/tabular-classification/versions/1",
+        parameters=struct(label_column="grower", iterations=5, l2=2),
+    )
+    await worker.CreateTraining(pb.CreateTrainingRequest(parent="orgs/acme", training_id="tuned", training=training))
+    values = {"low": 0.5, "high": 8.0}
+    for path, words in (
+        ("parameters.depth", "has no 'depth'"),
+        ("parameters.label_column", "does not fit parameters.label_column, which is text"),
+        ("phases[0].steps", "has no 'phases'"),
+    ):
+        refused = await refusal(worker.CreateSearch(search_of(path, uniform=search_pb2.RealRange(**values))))
+        assert words in refused.message
+    wide = search_pb2.RealRange(low=0.5, high=1e9)
+    refused = await refusal(worker.CreateSearch(search_of("parameters.l2", uniform=wide)))
+    assert "must be at most 1000000" in refused.message.replace(",", "")
+    started = await worker.CreateSearch(search_of("parameters.l2", log_uniform=search_pb2.RealRange(**values)))
+    assert started.algorithm_version.endswith("tabular-classification/versions/1")
+    await carry(worker, started.task, searches=True)
+
+    found = await worker.GetSearch(search_service_pb2.GetSearchRequest(name=started.name))
+    listed = await worker.ListSearchTrials(search_service_pb2.ListSearchTrialsRequest(parent=started.name))
+    first, second = listed.search_trials
+    assert first.parameters["parameters.l2"] == 2
+    assert not first.HasField("spec")
+    best = first if first.name == found.best_trial else second
+    done = await worker.GetTrainingRun(pb.GetTrainingRunRequest(name=found.training_run))
+    assert done.parameters["l2"] == best.parameters["parameters.l2"]
+    assert done.results["accuracy"] == best.value == found.best_value
+    assert done.algorithm_version == started.algorithm_version
+    version = await worker.GetModelVersion(model_service_pb2.GetModelVersionRequest(name=found.model_version))
+    assert version.architecture == "tabular-classification"
+    events = await worker.ListRunEvents(run_service_pb2.ListRunEventsRequest(parent=done.name))
+    assert "trial" in events.events[0].message

@@ -20,6 +20,7 @@ from services.training.domain.spec import Method, TrainingSpec
 from services.training.engines import search, train
 from services.training.engines.study import importances
 from tests.unit.training.samples import context, phase, rows, tiny_spec
+from tests.unit.training.tables import algorithm_context, wine
 
 RATE = Dimension("phases[0].learning_rate", Kind.LOG_UNIFORM, 1e-4, 0.05)
 BATCH = Dimension("phases[0].batch_size", Kind.INTEGER, 4, 12, step=4)
@@ -276,3 +277,27 @@ def test_a_search_of_many_days_goes_on_with_new_rights(store: BlobStore, monkeyp
     assert ended_in_log(again) == [1]
     assert plan.days == 30
     assert replace(plan, max_seconds=200_000.0).days == 3
+
+
+def test_parameters_of_an_algorithm_are_searched(store: BlobStore) -> None:
+    """Trials of an algorithm read the rows by themselves; the best one is what a run with its values makes."""
+    dimensions = (
+        Dimension("parameters.l2", Kind.LOG_UNIFORM, 0.01, 1000.0),
+        Dimension("parameters.model", Kind.CATEGORICAL, choices=("linear", "boosting")),
+    )
+    plan = plan_of(*dimensions, objective=Objective("log_loss"), max_trials=4)
+    given: dict[str, Any] = {"label_column": "grower", "iterations": 5, "model": "linear"}
+    ctx = algorithm_context(store, "tabular-classification", wine(), **given)
+    ctx.spec["search"] = plan.to_json()
+    result = search.run(ctx)
+    trials = trials_of(result)
+    assert [trial.state for trial in trials] == [TrialState.FINISHED] * 4
+    assert trials[0].parameters == {"parameters.l2": 1.0, "parameters.model": "linear"}
+    best = min(trials, key=lambda trial: trial.value or 0.0)
+    assert result["best_trial"] == best.number
+    own = {path.partition(".")[2]: value for path, value in best.parameters.items()}
+    alone = train.run(algorithm_context(store, "tabular-classification", wine(), **{**given, **own}))
+    assert alone["manifest_digest"] == result["best"]["manifest_digest"]
+    ctx.spec["search"] = replace(plan, objective=Objective("sharpness")).to_json()
+    with pytest.raises(EngineError, match=r"no figure sharpness; it has .*log_loss"):
+        search.run(ctx)
