@@ -53,12 +53,13 @@ class Choice:
     reason: str
 
 
-def choose(task: str, facts: DataFacts, entries: Sequence[Entry]) -> Choice:
+def choose(task: str, facts: DataFacts, entries: Sequence[Entry], given: Json) -> Choice:
     """The algorithm for a task.
 
     Args:
         facts: of the version to learn from, with a sample.
         entries: to choose from.
+        given: parameters of the training: a column that it names is not chosen.
 
     Raises:
         DomainError: INVALID_FIELD for a task that none has; PREFLIGHT_FAILED when no column fits.
@@ -73,7 +74,10 @@ def choose(task: str, facts: DataFacts, entries: Sequence[Entry]) -> Choice:
     chosen: Json = {}
     for parameter, role in entry.columns.items():
         # An empty default is a column that the algorithm can do without.
-        if role is not Role.FEATURES and entry.parameters["properties"][parameter]["default"]:
+        named = given.get(parameter)
+        if isinstance(named, str):
+            chosen[parameter] = named
+        elif role is not Role.FEATURES and entry.parameters["properties"][parameter]["default"]:
             chosen[parameter] = _column(entry, parameter, role, facts, set(chosen.values()))
     read = ", ".join(f"{parameter} = {name!r}" for parameter, name in chosen.items())
     return Choice(entry, chosen, f"{entry.id} was chosen for {task}: {why}; {read}.")

@@ -295,7 +295,7 @@ def test_parameters_of_an_algorithm_are_searched(store: BlobStore) -> None:
     assert trials[0].parameters == {"parameters.l2": 1.0, "parameters.model": "linear"}
     best = min(trials, key=lambda trial: trial.value or 0.0)
     assert result["best_trial"] == best.number
-    own = {path.partition(".")[2]: value for path, value in best.parameters.items()}
+    own: dict[str, Any] = {path.partition(".")[2]: value for path, value in best.parameters.items()}
     alone = train.run(algorithm_context(store, "tabular-classification", wine(), **{**given, **own}))
     assert alone["manifest_digest"] == result["best"]["manifest_digest"]
     ctx.spec["search"] = replace(plan, objective=Objective("sharpness")).to_json()

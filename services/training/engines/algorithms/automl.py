@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -52,12 +51,13 @@ def train(train: Table, heldout: Table | None, parameters: Json, seed: int, watc
     report = Report(target, profiled, answers, _warnings(used, columns, answers, target, seed))
     for line in report.lines():
         watch.log(line)
+    whole = _problem(used, columns, answers)
     classes = len(answers.classes)
     rows = sample_rows(answers.values, classes, _SEARCH_ROWS, seed)
-    problem = _problem(used, _taken(columns, rows), _some(answers, rows))
-    tried, told = _search(problem, _taken(columns, rows), _some(answers, rows), parameters, seed, watch, report)
+    problem = whole if len(rows) == len(values) else whole.sample(rows)
+    tried, told = _search(problem, parameters, seed, watch, report)
     watch.progress(0.85, "mixing the best models")
-    weights = mix(told, answers.values[rows])
+    weights = mix(told, problem.answers.values)
     families = {family.name: family for family in problem.families}
     by_number = {each.number: each for each in tried}
 
@@ -65,7 +65,6 @@ def train(train: Table, heldout: Table | None, parameters: Json, seed: int, watc
         one = by_number[number]
         return Member(number, families[one.family], one.parameters, weight)
 
-    whole = problem if len(rows) == len(values) else _problem(used, columns, answers)
     files = whole.export([member(number, weight) for number, weight in weights.items()], seed)
     results: dict[str, float] = {}
     if heldout is not None:
@@ -119,17 +118,11 @@ def _problem(used: Sequence[Column], columns: Columns, answers: Answers) -> Tabl
 
 
 def _search(
-    problem: Tables | Texts,
-    columns: Columns,
-    answers: Answers,
-    parameters: Json,
-    seed: int,
-    watch: Watch,
-    report: Report,
+    problem: Tables | Texts, parameters: Json, seed: int, watch: Watch, report: Report
 ) -> tuple[list[Tried], dict[int, Array]]:
     """All trials, and what the finished ones foretold of each row, the best one first."""
-    classes = len(answers.classes)
-    parts = folds_of(columns, answers.values, classes, parameters["folds"], seed)
+    classes = len(problem.answers.classes)
+    parts = folds_of(problem.columns, problem.answers.values, classes, parameters["folds"], seed)
     report.parts = int(parts.max()) + 1
     before = watch.kept() or {"trials": [], "seconds": 0.0}
 
@@ -140,8 +133,6 @@ def _search(
     trials = Trials(
         problem,
         parts,
-        answers.values,
-        classes,
         Budget(parameters["trials"], parameters["seconds"]),
         seed,
         watch,
@@ -157,14 +148,6 @@ def _search(
     shape = (len(parts), classes) if classes else (len(parts),)
     told = {each.number: np.frombuffer(watch.get(each.answers), np.float32).reshape(shape) for each in finished}
     return tried, told
-
-
-def _taken(columns: Columns, rows: Array) -> Columns:
-    return {name: [values[row] for row in rows] for name, values in columns.items()}
-
-
-def _some(answers: Answers, rows: Array) -> Answers:
-    return replace(answers, values=answers.values[rows])
 
 
 ALGORITHM = declare("automl", train, load)

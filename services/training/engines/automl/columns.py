@@ -92,6 +92,11 @@ def fit_features(used: Sequence[Column], columns: Columns) -> Features:
     return Features([feature for feature in fitted if feature is not None])
 
 
+def some_rows(columns: Columns, rows: Array) -> Columns:
+    """The same columns of these rows."""
+    return {name: [values[row] for row in rows] for name, values in columns.items()}
+
+
 def tells_alone(used: Sequence[Column], columns: Columns, answers: Array, classes: int, seed: int) -> list[str]:
     """The columns that foretell the answer all by themselves: a small tree learns each on half of the rows and is asked
     the other half.

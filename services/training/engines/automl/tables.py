@@ -12,7 +12,7 @@ from services.training.domain.search_space import Point
 from services.training.engines.algorithms.features import Features
 from services.training.engines.algorithms.onnx_export import mean_graph
 from services.training.engines.algorithms.tabular import TabularPredictor, require_parity
-from services.training.engines.automl.columns import Column, Columns, fit_features
+from services.training.engines.automl.columns import Column, Columns, fit_features, some_rows
 from services.training.engines.automl.ensemble import Member
 from services.training.engines.automl.families import TABLE_FAMILIES, Family, ask, fit
 from services.training.engines.automl.task import Answers
@@ -20,7 +20,7 @@ from services.training.engines.automl.task import Answers
 Array = np.ndarray
 Json = dict[str, Any]
 
-# Of all rows that neighbours are looked for among: the file of the model holds them.
+# Values of all rows that neighbours are looked for among: the file of the model holds them.
 _MOST_NEIGHBOURS = 5_000_000
 
 
@@ -29,21 +29,28 @@ class Tables:
 
     Args:
         used: columns, with what they are.
-        columns: their values.
+        columns: their values, and perhaps others.
         answers: of the same rows.
+
+    Attributes:
+        families: those that can be tried on so many rows.
     """
 
     def __init__(self, used: Sequence[Column], columns: Columns, answers: Answers) -> None:
         self._used = used
-        self._columns = columns
-        self._answers = answers
+        self.columns = {column.name: columns[column.name] for column in used}
+        self.answers = answers
         self._folds: dict[int, tuple[Array, Array]] = {}
+        few = len(answers.values) * len(used) <= _MOST_NEIGHBOURS
+        self.families: tuple[Family, ...] = tuple(
+            family for family in TABLE_FAMILIES if few or family.name != "neighbours"
+        )
 
-    @property
-    def families(self) -> tuple[Family, ...]:
-        """Those that can be tried on so many rows."""
-        cells = len(self._answers.values) * len(self._used)
-        return tuple(family for family in TABLE_FAMILIES if family.name != "neighbours" or cells <= _MOST_NEIGHBOURS)
+    def sample(self, rows: Array) -> Tables:
+        """Some of the rows, for models that will learn from all of them in the end."""
+        taken = Tables(self._used, some_rows(self.columns, rows), self.answers.of(rows))
+        taken.families = self.families
+        return taken
 
     def fold(self, family: Family, parameters: Point, number: int, learned: Array, asked: Array) -> tuple[Array, Array]:
         """Inputs of the rows that a model learns from, and of those that it is asked.
@@ -53,7 +60,7 @@ class Tables:
             learned, asked: places of the rows.
         """
         if number not in self._folds:
-            taken, left = self._rows(learned), self._rows(asked)
+            taken, left = some_rows(self.columns, learned), some_rows(self.columns, asked)
             features = fit_features(self._used, taken)
             self._folds[number] = (features.encode(taken), features.encode(left))
         return self._folds[number]
@@ -64,9 +71,9 @@ class Tables:
         Raises:
             EngineError: INTERNAL, the files answer otherwise than the models.
         """
-        features = fit_features(self._used, self._columns)
-        inputs = features.encode(self._columns)
-        values, classes = self._answers.values, len(self._answers.classes)
+        features = fit_features(self._used, self.columns)
+        inputs = features.encode(self.columns)
+        values, classes = self.answers.values, len(self.answers.classes)
         models = [fit(each.family, each.parameters, inputs, values, classes, seed) for each in members]
         parts = [
             each.family.part(f"m{number}.", model, bool(classes))
@@ -76,9 +83,9 @@ class Tables:
         weights = [each.weight for each in members]
         config: Json = {"features": features.to_json()}
         if classes:
-            config |= {"kind": "classification", "classes": self._answers.classes}
+            config |= {"kind": "classification", "classes": self.answers.classes}
         else:
-            config |= {"kind": "regression", "mean": self._answers.mean, "scale": self._answers.scale}
+            config |= {"kind": "regression", "mean": self.answers.mean, "scale": self.answers.scale}
         files = {
             "config.json": json.dumps(config, ensure_ascii=False).encode(),
             "model.onnx": mean_graph(parts, weights, inputs.shape[1]),
@@ -95,9 +102,6 @@ class Tables:
     def questions(self, files: dict[str, bytes], columns: Columns) -> TableQuestions:
         """Rows that the model behind the files is asked."""
         return TableQuestions(files, columns)
-
-    def _rows(self, places: Array) -> dict[str, list[Any]]:
-        return {name: [values[place] for place in places] for name, values in self._columns.items()}
 
 
 class TableQuestions:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import Any
 
@@ -47,6 +47,10 @@ class Answers:
     values: Array
     mean: float = 0.0
     scale: float = 1.0
+
+    def of(self, rows: Array) -> Answers:
+        """Those of some rows."""
+        return replace(self, values=self.values[rows])
 
 
 def deduce(target: str, values: Sequence[Any], used: Sequence[Column], asked: str) -> Answers:

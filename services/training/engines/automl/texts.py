@@ -21,7 +21,7 @@ from services.training.domain.search_space import Dimension, Kind, Point
 from services.training.engines.algorithms.files import CONFIG, WEIGHTS, config_of, table_of
 from services.training.engines.algorithms.tabular import require_parity
 from services.training.engines.algorithms.words import character_grams, word_grams
-from services.training.engines.automl.columns import Columns
+from services.training.engines.automl.columns import Columns, some_rows
 from services.training.engines.automl.ensemble import Member
 from services.training.engines.automl.families import Family, ask, fit, linear_model
 from services.training.engines.automl.task import Answers
@@ -116,17 +116,22 @@ class Texts:
         EngineError: PREFLIGHT_FAILED, no text has a word.
     """
 
-    families = TEXT_FAMILIES
+    families: tuple[Family, ...] = TEXT_FAMILIES
 
     def __init__(self, names: Sequence[str], columns: Columns, answers: Answers) -> None:
         self._names = list(names)
+        self.columns = {name: columns[name] for name in names}
         self._texts = joined(names, columns)
-        self._answers = answers
+        self.answers = answers
         self._counts: dict[tuple[str, int], tuple[Any, Array]] = {}
         self._folds: dict[tuple[str, int, int], tuple[csr_matrix, csr_matrix]] = {}
         if not any(word_grams(text, 1) for text in self._texts):
             message = f"No text in {', '.join(map(repr, names))} has a word; is it the right column?"
             raise EngineError("PREFLIGHT_FAILED", message, check="columns", detail=message)
+
+    def sample(self, rows: Array) -> Texts:
+        """Some of the rows, for models that will learn from all of them in the end."""
+        return Texts(self._names, some_rows(self.columns, rows), self.answers.of(rows))
 
     def fold(self, family: Family, parameters: Point, number: int, learned: Array, asked: Array) -> tuple[Any, Any]:
         """Inputs of the rows that a model learns from, and of those that it is asked; see `Tables.fold`."""
@@ -144,10 +149,10 @@ class Texts:
         Raises:
             EngineError: INTERNAL, the files answer otherwise than the models.
         """
-        classes = len(self._answers.classes)
+        classes = len(self.answers.classes)
         encoded = {key: self._terms(*key) for key in {_key(each) for each in members}}
         inputs = {key: terms.encode(self._texts) for key, terms in encoded.items()}
-        values = self._answers.values
+        values = self.answers.values
         models = [fit(each.family, each.parameters, inputs[_key(each)], values, classes, seed) for each in members]
         tensors: dict[str, Array] = {}
         for number, (each, model) in enumerate(zip(members, models, strict=True)):
@@ -158,7 +163,7 @@ class Texts:
             "algorithm": ALGORITHM,
             "kind": "classification",
             "texts": self._names,
-            "classes": self._answers.classes,
+            "classes": self.answers.classes,
             "members": [
                 {"unit": unit, "longest": longest, "weight": each.weight}
                 for each, (unit, longest) in ((each, _key(each)) for each in members)

@@ -22,6 +22,7 @@ from services.training.domain.searches import TrialState
 from services.training.engines.algorithms.interface import Watch
 from services.training.engines.automl.ensemble import interval, losses, score
 from services.training.engines.automl.families import Family, ask, fit, size_of
+from services.training.engines.automl.task import Answers
 from services.training.engines.study import distributions
 
 Array = np.ndarray
@@ -38,8 +39,8 @@ _DRAWS = 20
 class Problem(Protocol):
     """Rows to learn from, as inputs of models."""
 
-    @property
-    def families(self) -> tuple[Family, ...]: ...
+    families: tuple[Family, ...]
+    answers: Answers
 
     def fold(self, family: Family, parameters: Point, number: int, learned: Array, asked: Array) -> tuple[Any, Any]: ...
 
@@ -99,7 +100,6 @@ class Trials:
 
     Args:
         parts: (n,) the part of each row.
-        answers: (n,) of the rows; `classes` of them, 0: numbers.
         before: trials that ended in earlier attempts.
         seconds: that those attempts worked.
         keep: takes all trials after each that has ended.
@@ -109,8 +109,6 @@ class Trials:
         self,
         problem: Problem,
         parts: Array,
-        answers: Array,
-        classes: int,
         budget: Budget,
         seed: int,
         watch: Watch,
@@ -120,8 +118,8 @@ class Trials:
     ) -> None:
         self._problem = problem
         self._parts = parts
-        self._answers = answers
-        self._classes = classes
+        self._answers = problem.answers.values
+        self._classes = len(problem.answers.classes)
         self._budget = budget
         self._seed = seed
         self._watch = watch
