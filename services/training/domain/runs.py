@@ -70,12 +70,12 @@ class RunEvent:
 
 
 def parameters(run: TrainingRun) -> dict[str, Value]:
-    """What a run was given, by name: `spec.workers`, `spec.sft.learning_rate`, `dataset_version`, ..."""
-    names = ("dataset_version", "validation_version", "model_project", "base_model_version")
+    """What a run was given, by name: `spec.workers`, `spec.sft.learning_rate`, `parameters.epochs`, ..."""
+    names = ("dataset_version", "validation_version", "model_project", "base_model_version", "algorithm_version")
     found: dict[str, Value] = {name: getattr(run, name) for name in names if getattr(run, name)}
     spec = run.spec.to_json()
     phases = dict(zip(run.spec.phase_names, spec.pop("phases"), strict=True))
-    return found | dict(_flat("spec", spec)) | dict(_flat("spec", phases))
+    return found | dict(_flat("spec", spec)) | dict(_flat("spec", phases)) | dict(_flat("parameters", run.parameters))
 
 
 def _flat(prefix: str, values: Mapping[str, Any]) -> Iterator[tuple[str, Value]]:
