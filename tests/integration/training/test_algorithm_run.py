@@ -26,10 +26,12 @@ from google.protobuf.struct_pb2 import Struct
 from libs.common.clock import SYSTEM_CLOCK
 from libs.common.tasks import store as tasks
 from libs.compute.context import LocalContext, load_entrypoint
+from services.training.domain.runs import RunState
 from services.training.engines.algorithms.image import ImagePredictor
 from services.training.engines.algorithms.tabular import TabularPredictor
 from services.training.jobs.run import RunTasks
 from services.training.jobs.search import SearchTasks
+from services.training.store.repositories import TrainingRuns
 from tests.integration.training.conftest import training_service
 from tests.integration.training.peers import PROJECT, Caller, FakeDataset, refusal
 from tests.unit.training.tables import digits, wine
@@ -251,3 +253,26 @@ async def test_parameters_of_an_algorithm_are_searched(worker: Caller, dataset: 
     assert version.architecture == "tabular-classification"
     events = await worker.ListRunEvents(run_service_pb2.ListRunEventsRequest(parent=done.name))
     assert "trial" in events.events[0].message
+
+
+async def test_automl_alone_can_be_paused_while_it_runs(worker: Caller, dataset: FakeDataset) -> None:
+    """It has checkpoints; another algorithm would begin again."""
+    await worker.project()
+    dataset.add(WINES, wine())
+    assert worker.service is not None
+    parts: Any = worker.service.app
+    for task, pauses in (("automl", True), ("classification", False)):
+        training = training_pb2.Training(
+            model_project=PROJECT, spec=training_pb2.TrainingSpec(seed=7), dataset_version=WINES, task=task
+        )
+        await worker.CreateTraining(pb.CreateTrainingRequest(parent="orgs/acme", training_id=task, training=training))
+        started = await worker.RunTraining(pb.RunTrainingRequest(name=f"orgs/acme/trainings/{task}"))
+        async with parts.database.system() as uow:
+            run = await TrainingRuns(uow).get(started.name, for_update=True)
+            run.state = RunState.RUNNING
+            await TrainingRuns(uow).save(run)
+        pause = worker.PauseTrainingRun(run_service_pb2.PauseTrainingRunRequest(name=started.name))
+        if pauses:
+            assert (await pause).name == started.name
+        else:
+            assert "without checkpoints" in (await refusal(pause)).message
