@@ -9,6 +9,7 @@ import psutil
 from argosy.training.v1 import (
     algorithm_code_service_pb2,
     algorithm_service_pb2,
+    automl_service_pb2,
     model_registry_service_pb2,
     model_service_pb2,
     run_service_pb2,
@@ -30,6 +31,7 @@ from services.training.events.subscribers import LIVE, STOPPED, LiveVersions
 from services.training.handlers import (
     algorithm_code,
     algorithms,
+    automl,
     model_aliases,
     model_imports,
     model_projects,
@@ -117,6 +119,7 @@ DEFINITION: ServiceDefinition[App] = ServiceDefinition(
         search_service_pb2.DESCRIPTOR.services_by_name["SearchService"],
         algorithm_code_service_pb2.DESCRIPTOR.services_by_name["AlgorithmCodeService"],
         training_document_service_pb2.DESCRIPTOR.services_by_name["TrainingDocumentService"],
+        automl_service_pb2.DESCRIPTOR.services_by_name["AutomlService"],
     ],
     handlers=[
         trainings,
@@ -131,6 +134,7 @@ DEFINITION: ServiceDefinition[App] = ServiceDefinition(
         searches,
         algorithm_code,
         training_documents,
+        automl,
     ],
     settings=TrainingSettings,
     migrations=Path(__file__).parent / "migrations",

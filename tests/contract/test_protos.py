@@ -61,6 +61,7 @@ _OUTPUT_ONLY_OF = {
     "Detector": {"byte_count", "card", "manifest_digest", "task"},
     "Evaluation": {"state", "task", "model_digest", "report", "verdict"},
     "HyperparameterSearch": {
+        "algorithm_version",
         "best_trial",
         "best_value",
         "dataset_digest",

@@ -9,6 +9,7 @@ import typer
 from argosy.cli import session
 from argosy.cli.curves import curves, line
 from argosy.cli.dataset import dataset
+from argosy.cli.leaderboard import leaderboard
 from argosy.cli.live import finished_evaluation, watch
 from argosy.cli.models import import_model
 from argosy.cli.options import PATIENCE, JsonOption, WatchOption, newest
@@ -33,6 +34,7 @@ training.command("preflight")(preflight)
 training.command("apply")(apply)
 training.command("export")(export)
 algorithm.command("push")(push)
+training.command("leaderboard")(leaderboard)
 
 
 @training.command("run")

@@ -1,4 +1,4 @@
-"""Parameters of the built-in algorithms for pictures, sounds, words and agents: a JSON Schema (draft 2020-12) each."""
+"""Parameters of AutoML and of algorithms for pictures, sounds, words, agents: a JSON Schema (draft 2020-12) each."""
 
 from __future__ import annotations
 
@@ -20,6 +20,17 @@ def schema(**properties: Json) -> Json:
 def column(default: str, title: str) -> Json:
     """The name of a column; where there need not be one, its default is empty."""
     return {"type": "string", "title": title, "minLength": min(1, len(default)), "maxLength": 128, "default": default}
+
+
+def columns(title: str) -> Json:
+    """Schema of a parameter that names columns; none is all that no other parameter names."""
+    return {
+        "type": "array",
+        "title": title,
+        "items": {"type": "string", "minLength": 1, "maxLength": 128},
+        "maxItems": 1000,
+        "default": [],
+    }
 
 
 def whole(default: int, least: int, most: int, title: str) -> Json:
@@ -46,6 +57,21 @@ def learning(epochs: int, batch_size: int, learning_rate: float) -> dict[str, Js
         "learning_rate": real(learning_rate, 1e-6, 1.0, "Peak of the learning rate"),
     }
 
+
+# A run of half a day at most: its right to read and write ends after a day.
+AUTOML = schema(
+    target_column=column("label", "Column with the answer: a class or a number"),
+    feature_columns=columns("Columns to tell it from; none: all others"),
+    task={
+        "type": "string",
+        "title": "What is learned; auto: what the columns look like",
+        "enum": ["auto", "classification", "regression", "text-classification"],
+        "default": "auto",
+    },
+    trials=whole(30, 1, 500, "Models that are tried at most"),
+    seconds=whole(600, 1, 43_200, "Seconds after which no further model is tried"),
+    folds=whole(5, 2, 10, "Parts of the rows, each of which is foretold once by a model that learned from the others"),
+)
 
 DETECTION = schema(
     image_column=column("file_name", "Column with the name of the picture's file"),

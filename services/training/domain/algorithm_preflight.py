@@ -15,6 +15,7 @@ _NUMBERS = frozenset({"int53", "int64", "double"})
 _ROLE_TYPES = {
     Role.LABEL: frozenset({"string", "int53", "int64", "bool"}),
     Role.NUMBER: _NUMBERS,
+    Role.TARGET: frozenset({"string", "int53", "int64", "double", "bool"}),
     Role.TEXT: frozenset({"string", "int53", "int64", "double", "bool"}),
     Role.FILE: frozenset({"string"}),
     Role.FEATURES: frozenset({"string", "int53", "int64", "double", "bool"}),
@@ -87,7 +88,7 @@ def _answers(entry: Entry, parameters: Json, facts: DataFacts) -> list[Finding]:
     whole = len(facts.sample) >= facts.row_count
     findings: list[Finding] = []
     for parameter, role in entry.columns.items():
-        if role not in (Role.LABEL, Role.NUMBER) or not facts.sample:
+        if not role.is_answer or not facts.sample:
             continue
         column: str = parameters[parameter]
         missing = [number for number, row in enumerate(facts.sample, 1) if not row.get(column)]
@@ -98,7 +99,7 @@ def _answers(entry: Entry, parameters: Json, facts: DataFacts) -> list[Finding]:
         elif missing:
             message = f"{_rows(missing)} of {facts.what} {_have(missing)} no value in {column!r}; they are left out."
             findings.append(Finding("labels", False, message))
-        if role is Role.LABEL and len(values) == 1:
+        if role in (Role.LABEL, Role.TARGET) and len(values) == 1:
             message = f"All rows of {among} have the same value in {column!r}, {min(values)[:50]!r}."
             findings.append(Finding("labels", whole, message))
     return findings

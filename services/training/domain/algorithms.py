@@ -31,11 +31,18 @@ class Role(enum.StrEnum):
 
     LABEL = "label"
     NUMBER = "number"
+    # A class or a number: the data say which.
+    TARGET = "target"
     TEXT = "text"
     FILE = "file"
     FEATURES = "features"
     # Anything else that is read, such as boxes or a list of words.
     OTHER = "other"
+
+    @property
+    def is_answer(self) -> bool:
+        """Whether it is what is learned, so that a row without it teaches nothing."""
+        return self in (Role.LABEL, Role.NUMBER, Role.TARGET)
 
 
 @dataclass(frozen=True)
@@ -62,6 +69,7 @@ class Entry:
         fixed: values that no training may set; they need not be in `parameters`.
         base: the version whose code it runs; empty: itself.
         program: its own code; None: that of an engine.
+        pauses: whether its runs have checkpoints, behind which they can stop.
         display_name, description: of the algorithm.
     """
 
@@ -76,6 +84,7 @@ class Entry:
     base: str = ""
     needs: Needs = field(default_factory=Needs)
     program: Program | None = None
+    pauses: bool = False
     display_name: str = ""
     description: str = ""
 

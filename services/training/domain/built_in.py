@@ -6,6 +6,7 @@ from typing import Any
 
 from libs.common.domain import DomainError
 from services.training.domain.algorithm_parameters import (
+    AUTOML,
     DETECTION,
     EMBEDDING,
     OCR,
@@ -13,6 +14,7 @@ from services.training.domain.algorithm_parameters import (
     SEGMENTATION,
     SPEECH,
     column,
+    columns,
     schema,
     whole,
 )
@@ -22,17 +24,6 @@ Json = dict[str, Any]
 
 _ENGINES = "services.training.engines.algorithms"
 _MIB = 1 << 20
-
-
-def columns(title: str) -> Json:
-    """Schema of a parameter that names columns; none is all that no other parameter names."""
-    return {
-        "type": "array",
-        "title": title,
-        "items": {"type": "string", "minLength": 1, "maxLength": 128},
-        "maxItems": 1000,
-        "default": [],
-    }
 
 
 def rate(default: float, title: str) -> Json:
@@ -115,6 +106,19 @@ ENTRIES = (
             learning_rate=rate(0.01, "Peak of the learning rate"),
         ),
         needs=Needs(memory_bytes=800 * _MIB),
+    ),
+    _entry(
+        "automl",
+        display_name="AutoML",
+        description="Tells a column from the others: finds by itself what it takes, tries many models, mixes the best.",
+        task="automl",
+        reads="table",
+        framework="scikit-learn",
+        code=f"{_ENGINES}.automl:ALGORITHM",
+        columns={"target_column": Role.TARGET, "feature_columns": Role.FEATURES},
+        parameters=AUTOML,
+        pauses=True,
+        needs=Needs(memory_bytes=1000 * _MIB),
     ),
     _entry(
         "image-classification",

@@ -33,6 +33,7 @@ _OF_FILES = frozenset(
     ]
 )
 _LABEL_NAMES = ("label", "class", "category", "target", "answer", "y")
+_TARGET_TYPES = _LABEL_TYPES | _NUMBERS
 _NUMBER_NAMES = ("target", "y", "value", "price", "label")
 # A category is a word or two; a Chinese sentence is short too.
 _SENTENCE_CHARACTERS = 12.0
@@ -52,12 +53,13 @@ class Choice:
     reason: str
 
 
-def choose(task: str, facts: DataFacts | None, entries: Sequence[Entry]) -> Choice:
+def choose(task: str, facts: DataFacts | None, entries: Sequence[Entry], given: Json) -> Choice:
     """The algorithm for a task.
 
     Args:
         facts: of the version to learn from, with a sample; None: there is none.
         entries: to choose from.
+        given: parameters of the training: a column that it names is not chosen.
 
     Raises:
         DomainError: INVALID_FIELD for a task that none has; PREFLIGHT_FAILED when no column fits.
@@ -75,7 +77,10 @@ def choose(task: str, facts: DataFacts | None, entries: Sequence[Entry]) -> Choi
     chosen: Json = {}
     for parameter, role in entry.columns.items():
         # An empty default is a column that the algorithm can do without.
-        if role is not Role.FEATURES and entry.parameters["properties"][parameter]["default"]:
+        named = given.get(parameter)
+        if isinstance(named, str):
+            chosen[parameter] = named
+        elif role is not Role.FEATURES and entry.parameters["properties"][parameter]["default"]:
             chosen[parameter] = _column(entry, parameter, role, facts, set(chosen.values()))
     read = ", ".join(f"{parameter} = {name!r}" for parameter, name in chosen.items())
     return Choice(entry, chosen, f"{entry.id} was chosen for {task}: {why}; {read}.")
@@ -109,6 +114,10 @@ def _column(entry: Entry, parameter: str, role: Role, facts: DataFacts, taken: s
     candidates = {
         Role.LABEL: lambda: _by_name(facts, _LABEL_TYPES, _LABEL_NAMES, taken) or _fewest(facts, taken),
         Role.NUMBER: lambda: _by_name(facts, _NUMBERS, _NUMBER_NAMES, taken) or _last(_named(facts, _NUMBERS, taken)),
+        Role.TARGET: lambda: (
+            _by_name(facts, _TARGET_TYPES, (*_LABEL_NAMES, *_NUMBER_NAMES), taken)
+            or _last(_named(facts, _TARGET_TYPES, taken))
+        ),
         Role.TEXT: lambda: _longest(facts, _named(facts, {"string"}, taken)),
         Role.OTHER: lambda: (
             _only(_named(facts, {"json"}, taken))

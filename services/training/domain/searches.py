@@ -2,15 +2,24 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field
 from enum import StrEnum
 from typing import Any
 
 from libs.common.domain import Resource
+from services.training.domain.algorithms import Entry
+from services.training.domain.schemas import violations
 from services.training.domain.search_space import MOST_TRIALS, Point, Space
 from services.training.domain.spec import TrainingSpec, invalid
 from services.training.domain.spec_paths import Json, with_values
+
+# Rights to read and write end a day after the beginning of an attempt. No trial begins in the last hours of it.
+ATTEMPT_SECONDS = 20 * 3600.0
+_LONGEST_DAYS = 30
+# Paths into the parameters of an algorithm begin so.
+PARAMETERS = "parameters."
 
 
 class SearchMethod(StrEnum):
@@ -97,6 +106,7 @@ class SearchPlan:
         Args:
             heldout: whether the training has a validation version.
         """
+        self._check_size()
         self.space.check(spec.to_json())
         for index, dimension in enumerate(self.space.dimensions):
             if dimension.path.endswith(_ASKED_VERSIONS):
@@ -110,6 +120,32 @@ class SearchPlan:
         if self.early_stopping is not None and self.objective.metric is None:
             message = f"needs an objective that is known while a trial runs, which {self.objective.result} is not"
             raise invalid("search.early_stopping", message)
+
+    def check_algorithm(self, entry: Entry, base: Entry, parameters: Json) -> None:
+        """Raises INVALID_FIELD where it does not fit a training of an algorithm. Which figures a run has is known when
+        the first trial has ended.
+
+        Args:
+            parameters: all of the training's.
+        """
+        self._check_size()
+        if self.early_stopping is not None:
+            raise invalid("search.early_stopping", f"must be none: trials of {entry.id} take all their steps")
+        self.space.check({"parameters": parameters})
+        for index, dimension in enumerate(self.space.dimensions):
+            name = dimension.path.removeprefix(PARAMETERS)
+            field_name = f"search.space[{index}]"
+            if name in entry.columns:
+                raise invalid(
+                    f"{field_name}.path", f"names {dimension.path}, a column, which is the same in all trials"
+                )
+            for value in dimension.ends:
+                faults = violations(entry.parameters, {name: value}, "parameters")
+                faults += violations(base.parameters, {name: value}, "parameters")
+                if faults:
+                    raise invalid(field_name, f"cannot set {dimension.path} to {value!r}, which {faults[0][1]}")
+
+    def _check_size(self) -> None:
         points = self.space.grid_size
         if self.method is SearchMethod.GRID and points > MOST_TRIALS:
             raise invalid("search.space", f"has a grid of {points:,} points; at most {MOST_TRIALS} can be tried")
@@ -117,6 +153,11 @@ class SearchPlan:
             raise invalid("search.budget.max_trials", f"must be 0 or at least the {points:,} points of the grid")
         if not self.max_trials:
             raise invalid("search.budget.max_trials", "must be set for this method")
+
+    @property
+    def days(self) -> int:
+        """How many it may last: each takes another attempt, because rights to read end. Without a limit, a month."""
+        return math.ceil(self.max_seconds / ATTEMPT_SECONDS) if self.max_seconds else _LONGEST_DAYS
 
     def to_json(self) -> Json:
         """For rows and engines; `from_json` reads it back."""
@@ -212,6 +253,7 @@ class HyperparameterSearch(Resource):
         best_trial: number of the best finished trial; None: none has finished.
         training_run, model_version: what the best trial became; empty until the search has succeeded.
         importances: path to share of the differences between trials.
+        algorithm_version, parameters: of the catalogue, with all parameters; empty: a language model.
     """
 
     display_name: str = ""
@@ -231,6 +273,8 @@ class HyperparameterSearch(Resource):
     training_run: str = ""
     model_version: str = ""
     importances: dict[str, float] = field(default_factory=dict[str, float])
+    algorithm_version: str = ""
+    parameters: Json = field(default_factory=dict[str, Any])
 
     def check(self) -> None:
         """Raises INVALID_FIELD for what does not fit the training."""
@@ -246,6 +290,12 @@ class HyperparameterSearch(Resource):
         best = best_of(known, self.plan.objective)
         self.trial_count = len(known)
         self.best_trial, self.best_value = (best.number, best.value) if best else (None, None)
+
+
+def trial_parameters(parameters: Json, point: Point) -> Json:
+    """The parameters of an algorithm with the values of a trial."""
+    changed: Json = with_values({"parameters": parameters}, point)["parameters"]
+    return changed
 
 
 def trial_spec(spec: TrainingSpec, parameters: Point, based: bool) -> TrainingSpec:

@@ -6,7 +6,6 @@ import hashlib
 import random
 from collections.abc import Sequence
 
-import optuna
 from optuna.samplers import TPESampler
 
 from services.training.domain.search_space import Point, Space
@@ -76,7 +75,3 @@ def _untried(space: Space, point: Point, earlier: Sequence[Point], chance: rando
             return point
         point = space.random(chance)
     return next(point for point in space.grid() if point not in earlier)
-
-
-# Every trial is proposed in a study of its own; what Optuna says about each is no news.
-optuna.logging.set_verbosity(optuna.logging.WARNING)

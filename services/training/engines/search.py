@@ -8,10 +8,19 @@ import time
 from dataclasses import replace
 
 from libs.common.domain import DomainError
-from libs.compute.context import EngineContext, EngineError
+from libs.compute.context import EngineContext, EngineError, EngineInterrupted
 from services.training.domain.halving import rung_shares, rung_step
 from services.training.domain.search_space import Point
-from services.training.domain.searches import SearchPlan, Trial, TrialState, best_of, lasting, trial_spec
+from services.training.domain.searches import (
+    ATTEMPT_SECONDS,
+    SearchPlan,
+    Trial,
+    TrialState,
+    best_of,
+    lasting,
+    trial_parameters,
+    trial_spec,
+)
 from services.training.domain.spec import TrainingSpec
 from services.training.domain.spec_paths import with_values
 from services.training.engines.model import llama_config
@@ -22,7 +31,7 @@ from services.training.engines.study import importances
 from services.training.engines.train import prepare
 from services.training.engines.trial_runner import SearchReports, TrialRunner, trial_runner
 
-# Errors of the data: no other values of the training would help.
+# Errors of the data, where the first trial has them: no other values of the training would help.
 _OF_THE_DATA = frozenset({"CONTENT_INVALID", "PREFLIGHT_FAILED"})
 # Values that decide how much is read: it is encoded for the largest of them.
 _AMOUNTS = frozenset({"steps", "batch_size"})
@@ -74,7 +83,10 @@ class Search:
     def __init__(self, ctx: EngineContext) -> None:
         self._ctx = ctx
         self._plan = SearchPlan.from_json(ctx.spec["search"])
-        self._spec = TrainingSpec.from_json(ctx.spec["spec"])
+        # Of an algorithm of the catalogue there is no specification, but parameters.
+        self._algorithm: Json | None = ctx.spec.get("algorithm")
+        parameters = {"parameters": self._algorithm["parameters"]} if self._algorithm else {}
+        self._document: Json = parameters or ctx.spec["spec"]
         before = ctx.resume or {}
         self._trials = {trial.number: trial for trial in lasting(map(Trial.from_json, before.get("trials", ())))}
         self._prepared: dict[str, Json] = dict(before.get("prepared", {}))
@@ -82,6 +94,8 @@ class Search:
         self._seconds_before: float = before.get("seconds", 0.0)
         self._began = time.perf_counter()
         self._fractions: dict[int, float] = {}
+        # Whether a trial is left to another attempt.
+        self._left = False
 
     def run(self) -> Json:
         """All trials that are not done yet."""
@@ -96,6 +110,8 @@ class Search:
                     self._end(number, outcome)
                 self._ctx.stop_if_cancelled()
                 self._start(runner)
+            if self._left:
+                raise EngineInterrupted("its rights to read and write are about to end")
         finally:
             runner.close()
         return self._result()
@@ -110,38 +126,59 @@ class Search:
             newest_known = number - self._plan.max_parallel
             if number >= self._plan.max_trials or any(running <= newest_known for running in self._running()):
                 return
+            self._left = time.perf_counter() - self._began >= ATTEMPT_SECONDS
+            if self._left:
+                return
             known = [trial for trial in lasting(self._trials.values()) if trial.number <= newest_known]
             if self._plan.max_tokens and sum(trial.tokens for trial in known) >= self._plan.max_tokens:
                 return
             earlier = [self._trials[each].parameters for each in range(number)]
-            point = propose(self._plan, self._spec.to_json(), number, known, earlier)
+            point = propose(self._plan, self._document, number, known, earlier)
             if point is None:
                 return
             self._begin(runner, number, point, known)
 
     def _begin(self, runner: TrialRunner, number: int, point: Point, known: list[Trial]) -> None:
+        if self._algorithm is not None:
+            given = {name: value for name, value in self._ctx.spec.items() if name != "search"}
+            parameters = trial_parameters(self._algorithm["parameters"], point)
+            run = {**given, "algorithm": {**self._algorithm, "parameters": parameters}}
+            self._go(runner, number, point, {"run": run, "rungs": None}, int(given["threads"]))
+            return
         try:
-            spec = trial_spec(self._spec, point, "base" in self._ctx.spec)
+            spec = trial_spec(TrainingSpec.from_json(self._document), point, "base" in self._ctx.spec)
         except DomainError as error:
-            outcome = {"state": TrialState.FAILED, "reason": error.reason, "message": error.message}
-            self._trials[number] = Trial(number, point)
-            self._end(number, outcome)
+            self._fail(number, point, error)
             return
         rungs = self._rungs(spec, known)
         stopping = self._plan.early_stopping
         shares = rung_shares(stopping.first_rung, stopping.reduction_factor) if stopping else []
         # One worker takes the same steps as several, without the start of a group.
         spec = replace(spec, workers=1, checkpoint_every=spec.steps + 1, probe=False, heldout_at=tuple(shares))
-        job = {
-            "number": number,
-            "spec": spec.to_json(),
-            "plan": self._prepared_for(spec, point),
-            "objective": self._plan.objective.result,
-            "rungs": rungs,
-        }
+        try:
+            plan = self._prepared_for(spec, point)
+        except EngineError as error:
+            self._fail(number, point, error)
+            return
+        # With GPUs the trial only waits for the worker that it starts, which books them.
+        cpus = 0 if spec.gpus_per_worker else max(1, spec.threads_per_worker)
+        self._go(runner, number, point, {"run": {"spec": spec.to_json(), "plan": plan}, "rungs": rungs}, cpus)
+
+    def _go(self, runner: TrialRunner, number: int, point: Point, job: Json, cpus: int) -> None:
         self._trials[number] = Trial(number, point)
         self._keep()
-        runner.start(job, spec)
+        runner.start({**job, "number": number, "objective": self._plan.objective.result}, cpus)
+
+    def _fail(self, number: int, point: Point, error: DomainError | EngineError) -> None:
+        """A trial that could not begin."""
+        outcome = {
+            "state": TrialState.FAILED,
+            "reason": error.reason,
+            "message": error.message,
+            "metadata": error.metadata,
+        }
+        self._trials[number] = Trial(number, point)
+        self._end(number, outcome)
 
     def _rungs(self, spec: TrainingSpec, known: list[Trial]) -> Json | None:
         """What a trial is judged by; see `TrialContext`."""
@@ -184,7 +221,7 @@ class Search:
         if state == TrialState.STOPPED:
             self._ctx.stop_if_cancelled()
             outcome = {**outcome, "message": f"the search may work for {self._plan.max_seconds:g} seconds"}
-        if state == TrialState.FAILED and outcome["reason"] in _OF_THE_DATA:
+        if state == TrialState.FAILED and outcome["reason"] in _OF_THE_DATA and number == 0:
             raise EngineError(outcome["reason"], outcome["message"], **outcome["metadata"])
         result: Json | None = outcome.get("result")
         trial = Trial(

@@ -68,3 +68,7 @@ def _frozen(trial: Trial, spaces: dict[str, BaseDistribution]) -> FrozenTrial:
         state=optuna.trial.TrialState.PRUNED,
         intermediate_values=rungs,
     )
+
+
+# Every trial is proposed in a study of its own; what Optuna says about each is no news.
+optuna.logging.set_verbosity(optuna.logging.WARNING)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import time
+from collections.abc import Callable
 
 from libs.common.blobs import BlobStore
 from libs.compute.context import EngineCancelled, EngineContext, EngineError
@@ -12,24 +13,36 @@ from services.training.domain.searches import TrialState
 from services.training.engines.reports import Json, Reports
 from services.training.engines.train import run
 
+# What torch and its like raise for values that do not go together; what passes by itself, as a storage that is away, is
+# none of these.
+_OF_THE_VALUES = (ArithmeticError, LookupError, MemoryError, RuntimeError, TypeError, ValueError)
+_MOST_CHARACTERS = 500
+
 
 class TrialContext(EngineContext):
     """What the engine of a run sees when its run is a trial.
 
     Args:
-        job: `number`, `spec` and `plan` for the engine, `objective`, and `rungs` (see `_judge`) or None.
+        job: `number`, `run` for the engine, `objective`, and `rungs` (see `_judge`) or None.
         store: for its outputs; has the prepared data.
         reports: of the search.
+        read: a store by its grant, where the search has another way than the grant itself.
     """
 
-    def __init__(self, job: Json, store: BlobStore, reports: Reports) -> None:
-        super().__init__({"spec": job["spec"], "plan": job["plan"]})
+    def __init__(
+        self, job: Json, store: BlobStore, reports: Reports, read: Callable[[str], BlobStore] | None = None
+    ) -> None:
+        super().__init__(job["run"])
+        self._read = read
         self.blobs_write = store
         self.rungs: list[float] = []
         self.tokens = 0
         self.pruned = ""
         self._job = job
         self._reports = reports
+
+    def blobs_read(self, grant: str) -> BlobStore:
+        return super().blobs_read(grant) if self._read is None else self._read(grant)
 
     def progress(self, fraction: float, message: str = "", **cost: float) -> None:
         self.tokens = int(cost.get("tokens", self.tokens))
@@ -75,14 +88,14 @@ class TrialContext(EngineContext):
                 )
 
 
-def run_trial(job: Json, store: BlobStore, reports: Reports) -> Json:
-    """Runs a trial to its end, wherever that is.
+def run_trial(job: Json, store: BlobStore, reports: Reports, read: Callable[[str], BlobStore] | None = None) -> Json:
+    """Runs a trial to its end, wherever that is; see `TrialContext`.
 
     Returns:
         `state`, `rungs`, `tokens`, `seconds`; `value` and `result` (of the engine) of a finished trial; `reason`,
         `message` and `metadata` of another one.
     """
-    ctx, began = TrialContext(job, store, reports), time.perf_counter()
+    ctx, began = TrialContext(job, store, reports, read), time.perf_counter()
     outcome = _outcome(ctx, job["objective"])
     return {"rungs": ctx.rungs, "tokens": ctx.tokens, "seconds": time.perf_counter() - began, **outcome}
 
@@ -94,6 +107,9 @@ def _outcome(ctx: TrialContext, objective: str) -> Json:
         return {"state": TrialState.PRUNED if ctx.pruned else TrialState.STOPPED, "message": ctx.pruned}
     except EngineError as error:
         return _failed(error.reason, error.message, error.metadata)
+    except _OF_THE_VALUES as error:
+        # Too much memory, say: other values may need less.
+        return _failed("INTERNAL", f"{type(error).__name__}: {error}"[:_MOST_CHARACTERS], {})
     results = {name: value for name, value in result["results"].items() if math.isfinite(value)}
     if objective in result["results"] and objective not in results:
         return _failed("TRAINING_DIVERGED", f"{objective} is not finite.", {"detail": objective})
@@ -104,7 +120,7 @@ def _outcome(ctx: TrialContext, objective: str) -> Json:
     return {
         "state": TrialState.FINISHED,
         "value": results[objective],
-        "tokens": int(result["tokens"]),
+        "tokens": int(result.get("tokens", 0)),
         "result": finished,
     }
 

@@ -10,7 +10,6 @@ from libs.common.blobs import BlobStore
 from libs.common.domain import DomainError
 from libs.compute.context import EngineContext, EngineInterrupted
 from services.training.domain.searches import TrialState
-from services.training.domain.spec import TrainingSpec
 from services.training.engines.reports import Json
 from services.training.engines.trial import run_trial
 
@@ -56,8 +55,12 @@ class SearchReports:
 class TrialRunner(Protocol):
     """Takes trials and says how they ended."""
 
-    def start(self, job: Json, spec: TrainingSpec) -> None:
-        """Takes a trial; see `TrialContext` for its job."""
+    def start(self, job: Json, cpus: int) -> None:
+        """Takes a trial; see `TrialContext` for its job.
+
+        Args:
+            cpus: that it books where several run at a time.
+        """
 
     def wait(self) -> list[tuple[int, Json]]:
         """Number and outcome of trials that have ended, possibly none yet."""
@@ -71,21 +74,21 @@ def trial_runner(ctx: EngineContext, reports: SearchReports, parallel: int) -> T
     """On Ray for several trials at a time; one at a time needs no process of its own, and without Ray there is none."""
     ray = sys.modules.get("ray")
     inside = ray is not None and bool(ray.is_initialized())
-    return _OnRay(ctx.blobs_write, reports) if inside and parallel > 1 else _Here(ctx.blobs_write, reports)
+    return _OnRay(ctx.blobs_write, reports) if inside and parallel > 1 else _Here(ctx, reports)
 
 
 class _Here:
-    def __init__(self, store: BlobStore, reports: SearchReports) -> None:
-        self._store = store
+    def __init__(self, ctx: EngineContext, reports: SearchReports) -> None:
+        self._ctx = ctx
         self._reports = reports
         self._waiting: list[Json] = []
 
-    def start(self, job: Json, spec: TrainingSpec) -> None:
+    def start(self, job: Json, cpus: int) -> None:
         self._waiting.append(job)
 
     def wait(self) -> list[tuple[int, Json]]:
         job = self._waiting.pop(0)
-        return [(job["number"], run_trial(job, self._store, self._reports))]
+        return [(job["number"], run_trial(job, self._ctx.blobs_write, self._reports, self._ctx.blobs_read))]
 
     def close(self) -> None:
         self._waiting.clear()
@@ -100,11 +103,9 @@ class _OnRay:
         self._relay = start_relay(None)
         self._running: dict[Any, int] = {}
 
-    def start(self, job: Json, spec: TrainingSpec) -> None:
+    def start(self, job: Json, cpus: int) -> None:
         import ray
 
-        # With GPUs the trial only waits for the worker that it starts, which books them.
-        cpus = 0 if spec.gpus_per_worker else max(1, spec.threads_per_worker)
         remote = ray.remote(num_cpus=cpus, max_retries=_MAX_RETRIES)(_trial)
         self._running[remote.remote(job, self._store, self._relay)] = job["number"]
 

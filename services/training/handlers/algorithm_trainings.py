@@ -113,7 +113,7 @@ async def plan(training: Training, data: Sequence[DataFacts], call: Call[App]) -
 
 def _choice(training: Training, facts: DataFacts | None) -> Choice | Finding:
     try:
-        return choose(training.task, facts, ENTRIES)
+        return choose(training.task, facts, ENTRIES, training.parameters)
     except DomainError as error:
         return Finding("choice", True, error.message)
 

@@ -43,7 +43,8 @@ async def pause_training_run(request: pb.PauseTrainingRunRequest, call: Call[App
 
 async def _has_checkpoints(run: TrainingRun, call: Call[App]) -> bool:
     """Whether its algorithm writes some: own code may."""
-    return (await entry_of(call.uow, run.algorithm_version))[0].program is not None
+    entry, running = await entry_of(call.uow, run.algorithm_version)
+    return entry.program is not None or running.pauses
 
 
 async def resume_training_run(request: pb.ResumeTrainingRunRequest, call: Call[App]) -> training_pb2.TrainingRun:

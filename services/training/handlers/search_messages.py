@@ -54,7 +54,9 @@ def search_message(search: HyperparameterSearch) -> pb.HyperparameterSearch:
         training_run=search.training_run,
         model_version=search.model_version,
         importances=search.importances,
+        algorithm_version=search.algorithm_version,
     )
+    message.parameters.update(search.parameters)
     if search.best_trial is not None and search.best_value is not None:
         message.best_trial, message.best_value = f"{search.name}/trials/{search.best_trial}", search.best_value
     return to_proto(search, message)
@@ -75,8 +77,8 @@ def trial_message(search: HyperparameterSearch, trial: Trial) -> pb.SearchTrial:
         end_seconds=trial.end_seconds,
     )
     message.parameters.update(trial.parameters)
-    # Values that do not fit each other have no specification; `message` says why.
-    if trial.reason != "INVALID_FIELD":
+    # Values that do not fit each other have no specification; `message` says why. Algorithms have none either.
+    if trial.reason != "INVALID_FIELD" and not search.algorithm_version:
         message.spec.CopyFrom(spec_message(trial_spec(search.spec, trial.parameters, bool(search.base_model_version))))
     return message
 

@@ -14,14 +14,17 @@ from libs.common.ids import resource_id, uuid7
 from libs.common.rpc.call import Call
 from libs.common.rpc.pagination import PageToken, page_size
 from libs.common.tasks import store as task_store
+from libs.common.tasks.kinds import DEFAULT_MAX_ATTEMPTS
 from services.training.domain.searches import HyperparameterSearch
 from services.training.domain.spec import TrainingSpec, invalid
 from services.training.domain.spec_paths import with_values
+from services.training.handlers.algorithm_trainings import Plan
 from services.training.handlers.messages import spec_message
 from services.training.handlers.search_messages import plan_from, search_message, trial_message
 from services.training.handlers.search_picture import picture
 from services.training.handlers.search_report import report
 from services.training.handlers.trainings import checked_training, new_run
+from services.training.store.algorithms import entry_of
 from services.training.store.searches import Searches
 
 if TYPE_CHECKING:
@@ -50,9 +53,7 @@ async def create_search(request: pb.CreateSearchRequest, call: Call[App]) -> sea
     if given.training.split("/")[1] != call.org:
         # Another organization's resources are not there for this one.
         raise DomainError("NOT_FOUND", f"{given.training} does not exist.", name=given.training)
-    training, versions, _ = await checked_training(given.training, call)
-    if training.runs_algorithm:
-        raise invalid("search.training", "must be a training of a language model: trials run phases")
+    training, versions, looked_at = await checked_training(given.training, call)
     run = await new_run(training, "search", versions, call)
     search = HyperparameterSearch(
         uid=uuid7(),
@@ -74,10 +75,20 @@ async def create_search(request: pb.CreateSearchRequest, call: Call[App]) -> sea
         model_project=run.model_project,
         base_model_version=run.base_model_version,
     )
-    search.check()
-    _check_values(search)
+    if training.runs_algorithm:
+        await _take_algorithm(search, looked_at, call)
+    else:
+        search.check()
+        _check_values(search)
     task = await call.deps.tasks.create(
-        call.uow, search.org, KIND, search.name, {"search": search.name}, search.creator, labels=search.labels
+        call.uow,
+        search.org,
+        KIND,
+        search.name,
+        {"search": search.name},
+        search.creator,
+        labels=search.labels,
+        max_attempts=DEFAULT_MAX_ATTEMPTS + plan.days,
     )
     search.task = task.name
     await Searches(call.uow).insert(search)
@@ -125,6 +136,17 @@ async def render_search_report(request: pb.RenderSearchReportRequest, call: Call
     search = await Searches(call.uow).get(request.name, deleted=True)
     trials, _ = await Searches(call.uow).trials(search)
     return pb.RenderSearchReportResponse(svg=picture(search, report(search, trials)))
+
+
+async def _take_algorithm(search: HyperparameterSearch, looked_at: Plan, call: Call[App]) -> None:
+    """Keeps which algorithm is searched, and its parameters; raises INVALID_FIELD where the space does not fit it."""
+    entry, base = await entry_of(call.uow, looked_at.algorithm_version)
+    kinds = {name: part["type"] for name, part in base.parameters["properties"].items()}
+    given = looked_at.parameters or {}
+    search.algorithm_version = entry.name
+    # JSON has one kind of number: 1 is a number with fractions where such a one stands.
+    search.parameters = {name: float(value) if kinds[name] == "number" else value for name, value in given.items()}
+    search.plan.check_algorithm(entry, base, search.parameters)
 
 
 def _check_values(search: HyperparameterSearch) -> None:

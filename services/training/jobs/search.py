@@ -11,17 +11,23 @@ from libs.common.domain import Parent
 from libs.common.ids import uuid7
 from libs.common.service import Runtime
 from libs.common.tasks import Needs, Task, TaskError, TaskKind
+from libs.common.tasks import store as task_store
 from services.training.domain.costs import booked
-from services.training.domain.searches import HyperparameterSearch, Trial, trial_spec
+from services.training.domain.runs import EventKind, RunEvent
+from services.training.domain.searches import HyperparameterSearch, Trial, trial_parameters, trial_spec
 from services.training.domain.trainings import TrainingRun
 from services.training.jobs.run import RunTasks
+from services.training.jobs.run_progress import series_of
 from services.training.store.encodings import Encodings
+from services.training.store.metrics import RunMetrics
 from services.training.store.repositories import TrainingRuns, Trainings
+from services.training.store.run_events import RunEvents
 from services.training.store.searches import Searches
 
 Json = dict[str, Any]
 
 KIND = "training.search"
+_EVENTS_AT_ONCE = 1_000
 
 
 class SearchTasks:
@@ -87,10 +93,16 @@ class SearchTasks:
         await Searches(uow).stop_trials(search)
         training = await Trainings(uow).get(search.training, deleted=True, for_update=True)
         run = _run_of(search, f"{training.name}/runs/{training.next_run_id()}")
-        run.spec = replace(trial_spec(search.spec, best.parameters, bool(search.base_model_version)), workers=1)
+        if search.algorithm_version:
+            run.parameters = trial_parameters(search.parameters, best.parameters)
+        else:
+            run.spec = replace(trial_spec(search.spec, best.parameters, bool(search.base_model_version)), workers=1)
         run.create_time = run.update_time = search.update_time
         await Trainings(uow).save(training)
         await TrainingRuns(uow).insert(run)
+        told = f"trial {best.number} of {search.name}"
+        await RunEvents(uow).add(run, RunEvent(EventKind.CREATED, run.create_time, f"created by {told}"))
+        await self._keep_curves(task, run, best, uow)
         uow.emit("training.run.created", run)
         applied = await self._runs.succeed(task, run, result["best"], uow)
         search.training_run, search.model_version = run.name, run.model_version
@@ -98,6 +110,23 @@ class SearchTasks:
         await Searches(uow).save(search)
         uow.emit("training.search.succeeded", search)
         return {**applied, "training_run": run.name, "best_trial": best.number, "trials": len(result["trials"])}
+
+    async def _keep_curves(self, task: Task, run: TrainingRun, best: Trial, uow: UnitOfWork) -> None:
+        """The curves of the best trial become those of the run. Of a trial that began again, the later points count."""
+        begins, after = f"trial/{best.number}/", 0
+        while rows := await task_store.events(uow, task.uid, after, _EVENTS_AT_ONCE, "metrics"):
+            after = rows[-1]["sequence"]
+            events = [
+                {
+                    **row["payload"],
+                    "time": row["time"].isoformat(),
+                    "phase": row["payload"]["phase"].removeprefix(begins),
+                }
+                for row in rows
+                if row["payload"]["phase"].startswith(begins)
+            ]
+            if events:
+                await RunMetrics(uow).add(run.uid, run.org, series_of(events))
 
     async def _failed(self, task: Task, error: TaskError, uow: UnitOfWork) -> None:
         search = await Searches(uow).get(task.target, deleted=True, for_update=True)
@@ -131,4 +160,6 @@ def _run_of(search: HyperparameterSearch, name: str) -> TrainingRun:
         validation_digest=search.validation_digest,
         model_project=search.model_project,
         base_model_version=search.base_model_version,
+        algorithm_version=search.algorithm_version,
+        parameters=search.parameters,
     )

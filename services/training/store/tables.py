@@ -285,6 +285,8 @@ searches = resource_table(
     Column("training_run", Text, nullable=False),
     Column("model_version", Text, nullable=False),
     Column("importances", JSONB, nullable=False),
+    Column("algorithm_version", Text, nullable=False),
+    Column("parameters", JSONB, nullable=False),
 )
 
 # A trial is written when it begins and when it ends.

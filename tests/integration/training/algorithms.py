@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import hashlib
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import pyarrow as pa
@@ -26,6 +27,7 @@ class Recorder:
         self.points: list[tuple[int, dict[str, float]]] = []
         self.logs: list[str] = []
         self._cancel_after = cancel_after
+        self._blobs: dict[str, bytes] = {}
 
     def progress(self, fraction: float, message: str) -> None:
         self.fractions.append(fraction)
@@ -39,6 +41,20 @@ class Recorder:
     def stop_if_cancelled(self) -> None:
         if self._cancel_after is not None and len(self.points) >= self._cancel_after:
             raise EngineCancelled()
+
+    def put(self, content: bytes) -> str:
+        digest = hashlib.sha256(content).hexdigest()
+        self._blobs[digest] = content
+        return digest
+
+    def get(self, digest: str) -> bytes:
+        return self._blobs[digest]
+
+    def keep(self, state: Row, digests: Sequence[str]) -> None:
+        assert set(digests) <= self._blobs.keys()
+
+    def kept(self) -> Row | None:
+        return None
 
 
 def table(rows: list[Row], media: Mapping[str, bytes] | None = None, columns: tuple[str, ...] = ()) -> Table:

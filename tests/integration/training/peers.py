@@ -11,6 +11,7 @@ from argosy.dataset.v1 import dataset_pb2, dataset_service_pb2, dataset_service_
 from argosy.training.v1 import (
     algorithm_code_service_pb2_grpc,
     algorithm_service_pb2_grpc,
+    automl_service_pb2_grpc,
     model_registry_service_pb2_grpc,
     model_service_pb2,
     model_service_pb2_grpc,
@@ -134,6 +135,7 @@ class Caller:
         self._stubs = (
             training_service_pb2_grpc.TrainingServiceStub(self._channel),
             run_service_pb2_grpc.RunServiceStub(self._channel),
+            automl_service_pb2_grpc.AutomlServiceStub(self._channel),
             model_service_pb2_grpc.ModelServiceStub(self._channel),
             model_registry_service_pb2_grpc.ModelRegistryServiceStub(self._channel),
             algorithm_service_pb2_grpc.AlgorithmServiceStub(self._channel),

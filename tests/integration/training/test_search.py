@@ -14,8 +14,9 @@ from typing import Any
 import psutil
 import pytest
 from argosy.common.v1 import task_pb2, task_service_pb2
-from argosy.training.v1 import model_service_pb2, search_pb2, training_pb2, training_service_pb2
+from argosy.training.v1 import model_service_pb2, run_service_pb2, search_pb2, training_pb2, training_service_pb2
 from argosy.training.v1 import search_service_pb2 as pb
+from argosy.training.v1.run_metrics_pb2 import RunEvent
 from google.protobuf import json_format
 from google.protobuf.struct_pb2 import Value
 
@@ -162,6 +163,12 @@ async def check_version(worker: Caller, done: search_pb2.HyperparameterSearch, b
     assert run.results["sft.heldout_loss_after"] == best.value == done.best_value
     relations = {parent.name: parent.relation for parent in run.lineage.parents}
     assert relations[NAME] == "best_trial_of"
+    # It has what other runs have: its curves, and the beginning of its history.
+    curves = run_service_pb2.GetRunCurvesRequest(parent="orgs/acme", runs=[run.name], keys=["sft.heldout_loss"])
+    assert (await worker.GetRunCurves(curves)).curves[0].values[-1] == best.value
+    events = (await worker.ListRunEvents(run_service_pb2.ListRunEventsRequest(parent=run.name))).events
+    assert [event.kind for event in events] == [RunEvent.KIND_CREATED, RunEvent.KIND_SUCCEEDED]
+    assert f"trial {best.number}" in events[0].message
     versions = model_service_pb2.ListModelVersionsRequest(parent=PROJECT)
     assert len((await worker.ListModelVersions(versions)).model_versions) == 1
     version = await worker.GetModelVersion(model_service_pb2.GetModelVersionRequest(name=done.model_version))

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from libs.common.blobs import BlobStore
-from libs.compute.context import EngineCancelled, EngineError, LocalContext
+from libs.compute.context import EngineCancelled, EngineError, EngineInterrupted, LocalContext
 from services.training.domain.halving import goes_on
 from services.training.domain.search_space import Dimension, Kind, Space
 from services.training.domain.searches import EarlyStopping, Objective, SearchMethod, SearchPlan, Trial, TrialState
@@ -20,6 +20,7 @@ from services.training.domain.spec import Method, TrainingSpec
 from services.training.engines import search, train
 from services.training.engines.study import importances
 from tests.unit.training.samples import context, phase, rows, tiny_spec
+from tests.unit.training.tables import algorithm_context, wine
 
 RATE = Dimension("phases[0].learning_rate", Kind.LOG_UNIFORM, 1e-4, 0.05)
 BATCH = Dimension("phases[0].batch_size", Kind.INTEGER, 4, 12, step=4)
@@ -233,3 +234,70 @@ def test_importance_names_what_matters() -> None:
     found = importances(plan, trials)
     assert found[RATE.path] > 0.8
     assert importances(plan, trials[:3]) == {}
+
+
+def test_any_error_of_a_trial_fails_that_trial_only(store: BlobStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Memory that is too small for some values, or data that are no good with them, say nothing of other values."""
+    done: list[int] = []
+
+    def fragile(ctx: Any) -> dict[str, Any]:
+        done.append(len(done))
+        if len(done) == 2:
+            raise RuntimeError("not enough memory")
+        if len(done) == 3:
+            raise EngineError("CONTENT_INVALID", "no row fits.", detail="rows")
+        return train.run(ctx)
+
+    monkeypatch.setattr("services.training.engines.trial.run", fragile)
+    trials = trials_of(search.run(searching(store, plan_of(RATE, max_trials=4))))
+    assert [trial.state.value for trial in trials] == ["FINISHED", "FAILED", "FAILED", "FINISHED"]
+    assert [trial.reason for trial in trials[1:3]] == ["INTERNAL", "CONTENT_INVALID"]
+    assert trials[1].message == "RuntimeError: not enough memory"
+
+
+def test_a_template_that_is_no_good_fails_its_trial_only(store: BlobStore) -> None:
+    """It is found out where rows are encoded, before a trial begins."""
+    column = Dimension("phases[0].answer_column", Kind.CATEGORICAL, choices=("label", "kind"))
+    result = search.run(searching(store, plan_of(column, method=SearchMethod.GRID, max_trials=2)))
+    good, bad = trials_of(result)
+    assert (good.state, bad.state, bad.reason) == (TrialState.FINISHED, TrialState.FAILED, "CONTENT_INVALID")
+    assert "no column 'kind'" in bad.message
+
+
+def test_a_search_of_many_days_goes_on_with_new_rights(store: BlobStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    plan = plan_of(RATE, max_trials=2)
+    undisturbed = search.run(searching(store, plan))
+    first = searching(store, plan)
+    with monkeypatch.context() as short, pytest.raises(EngineInterrupted):
+        short.setattr(search, "ATTEMPT_SECONDS", 0.01)
+        search.run(first)
+    assert ended_in_log(first) == [0]
+    again = searching(store, plan, resume=first.recorded.checkpoints[-1], attempt=2)
+    assert told(trials_of(search.run(again))) == told(trials_of(undisturbed))
+    assert ended_in_log(again) == [1]
+    assert plan.days == 30
+    assert replace(plan, max_seconds=200_000.0).days == 3
+
+
+def test_parameters_of_an_algorithm_are_searched(store: BlobStore) -> None:
+    """Trials of an algorithm read the rows by themselves; the best one is what a run with its values makes."""
+    dimensions = (
+        Dimension("parameters.l2", Kind.LOG_UNIFORM, 0.01, 1000.0),
+        Dimension("parameters.model", Kind.CATEGORICAL, choices=("linear", "boosting")),
+    )
+    plan = plan_of(*dimensions, objective=Objective("log_loss"), max_trials=4)
+    given: dict[str, Any] = {"label_column": "grower", "iterations": 5, "model": "linear"}
+    ctx = algorithm_context(store, "tabular-classification", wine(), **given)
+    ctx.spec["search"] = plan.to_json()
+    result = search.run(ctx)
+    trials = trials_of(result)
+    assert [trial.state for trial in trials] == [TrialState.FINISHED] * 4
+    assert trials[0].parameters == {"parameters.l2": 1.0, "parameters.model": "linear"}
+    best = min(trials, key=lambda trial: trial.value or 0.0)
+    assert result["best_trial"] == best.number
+    own: dict[str, Any] = {path.partition(".")[2]: value for path, value in best.parameters.items()}
+    alone = train.run(algorithm_context(store, "tabular-classification", wine(), **{**given, **own}))
+    assert alone["manifest_digest"] == result["best"]["manifest_digest"]
+    ctx.spec["search"] = replace(plan, objective=Objective("sharpness")).to_json()
+    with pytest.raises(EngineError, match=r"no figure sharpness; it has .*log_loss"):
+        search.run(ctx)

@@ -330,6 +330,36 @@ def test_curves_are_drawn_side_by_side(gateway: FakeGateway, tmp_path: Path) -> 
     assert "logarithmic=true" in gateway.requests[-1].path.lower()
 
 
+def test_a_leaderboard_is_a_table_and_a_picture(gateway: FakeGateway, tmp_path: Path) -> None:
+    board = {
+        "task": "classification",
+        "task_reason": "'grower' has 3 different values",
+        "metric": "log_loss",
+        "columns": [{"column": "row", "dropped": "counts the rows"}],
+        "warnings": ["column 'code' tells 'grower' nearly all by itself"],
+        "entries": [
+            {"rank": 1, "number": 4, "family": "boosting", "score": 0.25, "low": 0.125, "high": 0.5, "weight": 0.75},
+            {"number": 6, "family": "linear", "state": "STATE_PRUNED", "message": "not among the best"},
+        ],
+        "figures": [{"name": "log_loss", "value": 0.2, "baseline": {"value": 1.1}, "best_single": {"value": 0.3}}],
+    }
+    gateway.respond = lambda request: Answer(
+        body=json.dumps({"svg": "<svg/>"} if "Picture" in request.path else board).encode()
+    )
+    code, output = _run("training", "leaderboard", "wines/1")
+    assert code == 0, output
+    assert gateway.requests[0].path == "/v1/orgs/acme/trainings/wines/runs/1:leaderboard"
+    words = " ".join(output.split())
+    assert "left out: 'row' counts the rows" in words
+    assert "look at this: column 'code'" in words
+    assert "1 boosting (4) 0.25 0.125 to 0.5" in words
+    assert "not among the best" in words
+    assert "held-out log_loss 0.2; best model alone 0.3, trivial baseline 1.1" in words
+    picture = tmp_path / "board.svg"
+    assert _run("training", "leaderboard", "wines/1", "--svg", str(picture))[0] == 0
+    assert picture.read_text() == "<svg/>"
+
+
 def test_a_dash_is_any_parent(gateway: FakeGateway) -> None:
     gateway.respond = lambda _request: Answer(body=b"{}")
     assert _run("training-run", "list", "--parent", "-", "--filter", "state = FAILED")[0] == 0

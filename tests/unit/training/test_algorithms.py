@@ -210,7 +210,7 @@ PAIRS = facts(
     ],
 )
 def test_algorithm_and_columns_are_chosen(task: str, data: DataFacts | None, id: str, columns: dict[str, str]) -> None:
-    choice = choose(task, data, ENTRIES)
+    choice = choose(task, data, ENTRIES, {})
     assert (choice.entry.id, choice.parameters) == (id, columns)
     assert id in choice.reason
     assert all(repr(name) in choice.reason for name in columns.values())
@@ -218,18 +218,28 @@ def test_algorithm_and_columns_are_chosen(task: str, data: DataFacts | None, id:
 
 def test_every_task_is_chosen_for() -> None:
     mark = next(mark for mark in test_algorithm_and_columns_are_chosen.pytestmark if mark.name == "parametrize")  # type: ignore[attr-defined]
-    assert {case[0] for case in mark.args[1]} == {entry.task for entry in ENTRIES}
+    assert {case[0] for case in mark.args[1]} | {"automl"} == {entry.task for entry in ENTRIES}
+
+
+def test_automl_foretells_the_column_that_is_named() -> None:
+    """Without a name it is the one that looks like an answer, of whatever type."""
+    assert choose("automl", FLOWERS, ENTRIES, {"target_column": "petal"}).parameters == {"target_column": "petal"}
+    assert choose("automl", FLOWERS, ENTRIES, {}).parameters == {"target_column": "class"}
+    prices = facts({"rooms": "int64", "price": "double"}, [{"rooms": "3", "price": "1.5"}])
+    assert choose("automl", prices, ENTRIES, {}).parameters == {"target_column": "price"}
+    plain = facts({"a": "int64", "b": "string"}, [{"a": "3", "b": "x"}])
+    assert choose("automl", plain, ENTRIES, {}).parameters == {"target_column": "b"}
 
 
 def test_what_cannot_be_chosen_says_why() -> None:
     with pytest.raises(DomainError) as caught:
-        choose("classification", None, ENTRIES)
+        choose("classification", None, ENTRIES, {})
     assert field_of(caught) == "training.dataset_version"
     with pytest.raises(DomainError) as caught:
-        choose("astrology", FLOWERS, ENTRIES)
+        choose("astrology", FLOWERS, ENTRIES, {})
     assert field_of(caught) == "training.task"
     with pytest.raises(DomainError, match="target_column") as caught:
-        choose("regression", facts({"name": "string"}, [{"name": "a"}]), ENTRIES)
+        choose("regression", facts({"name": "string"}, [{"name": "a"}]), ENTRIES, {})
     assert caught.value.reason == "PREFLIGHT_FAILED"
 
 

@@ -1,4 +1,4 @@
-"""Rows of a table as numbers: gaps filled, numbers standardised, categories one-hot."""
+"""Rows of a table as numbers: gaps filled, numbers standardised, categories one-hot; times and texts where asked."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from datetime import UTC, datetime
 from typing import Any
 
 import numpy as np
@@ -13,6 +14,7 @@ import pyarrow as pa
 
 from libs.compute.versions import JSON, KIND
 from services.training.engines.algorithms.interface import Json, Table
+from services.training.engines.algorithms.words import ngrams
 
 Array = np.ndarray
 Columns = Mapping[str, Sequence[Any]]
@@ -22,6 +24,10 @@ Columns = Mapping[str, Sequence[Any]]
 # than the 255 bins of the trees.
 _DECIMALS = 4
 _MOST_DEVIATIONS = 64.0
+# Inputs that the words of a text column share by a hash.
+_WORD_BUCKETS = 256
+# Seconds of a day, a week and a year (of 365.2425 days).
+_PERIODS = (86_400.0, 604_800.0, 31_556_952.0)
 
 
 def read_columns(table: Table, names: Sequence[str]) -> dict[str, list[Any]]:
@@ -54,6 +60,8 @@ class Feature:
         median: fills gaps, in units of the column.
         mean, scale: of the column.
         gaps: whether a gap has an input of its own, because the column had gaps in training.
+        times: the values are times in ISO 8601; `median`, `mean` and `scale` are in seconds.
+        rarities: a column of texts: the inverse document frequency of each input that words share.
     """
 
     name: str
@@ -62,6 +70,8 @@ class Feature:
     mean: float = 0.0
     scale: float = 1.0
     gaps: bool = False
+    times: bool = False
+    rarities: list[float] | None = None
 
     @classmethod
     def fit(cls, name: str, values: Sequence[Any], max_categories: int) -> Feature | None:
@@ -74,14 +84,61 @@ class Feature:
             counted = Counter(str(value) for value in known)
             kept = sorted(counted, key=lambda value: (-counted[value], value))[:max_categories]
             return cls(name, sorted(kept), gaps=gaps)
-        numbers = np.array(known, np.float64)
-        return cls(name, None, float(np.median(numbers)), float(numbers.mean()), float(numbers.std()) or 1.0, gaps)
+        return cls._fit_numbers(name, np.array(known, np.float64), gaps=gaps)
+
+    @classmethod
+    def fit_times(cls, name: str, values: Sequence[Any]) -> Feature | None:
+        """Learns from a column of times; None for one without any."""
+        seconds = [seconds_of(value) for value in values]
+        known = [second for second in seconds if second is not None]
+        if not known:
+            return None
+        return cls._fit_numbers(name, np.array(known), gaps=len(known) < len(values), times=True)
+
+    @classmethod
+    def fit_words(cls, name: str, values: Sequence[Any]) -> Feature:
+        """Learns from a column of texts how rare words are (Spärck Jones, 1972; smoothed as scikit-learn does)."""
+        found = np.zeros(_WORD_BUCKETS)
+        for value in values:
+            found[list(set(ngrams(_text(value), 1, _WORD_BUCKETS)))] += 1
+        return cls(name, rarities=(np.log((1 + len(values)) / (1 + found)) + 1).tolist())
+
+    @classmethod
+    def _fit_numbers(cls, name: str, known: Array, *, gaps: bool, times: bool = False) -> Feature:
+        middle, scale = float(np.median(known)), float(known.std()) or 1.0
+        return cls(name, None, middle, float(known.mean()), scale, gaps, times)
 
     def encode(self, values: Sequence[Any]) -> Array:
         """(n, inputs) for values of the column."""
+        if self.rarities is not None:
+            return self._words(values, np.array(self.rarities))
+        if self.times:
+            return self._times([seconds_of(value) for value in values])
         missing = np.array([is_gap(value) for value in values], bool)
         inputs = self._categories(values) if self.categories is not None else self._numbers(values, missing)
         return np.concatenate([inputs, missing[:, None]], axis=1) if self.gaps else inputs
+
+    def _times(self, seconds: Sequence[float | None]) -> Array:
+        """The time itself, and where it lies in its day, week and year: as points on circles, so that the last hour is
+        near the first one."""
+        missing = np.array([second is None for second in seconds], bool)
+        inputs = [self._numbers(seconds, missing)]
+        known = np.array([self.median if second is None else second for second in seconds])
+        for period in _PERIODS:
+            angles = 2 * np.pi * (known % period) / period
+            inputs += [np.round(np.stack([np.sin(angles), np.cos(angles)], axis=1), _DECIMALS)]
+        return np.concatenate([*inputs, missing[:, None]] if self.gaps else inputs, axis=1)
+
+    def _words(self, values: Sequence[Any], rarities: Array) -> Array:
+        """Words by how often and how rare, each text as long as any other."""
+        inputs = np.zeros((len(values), len(rarities)))
+        for row, value in enumerate(values):
+            grams = ngrams(_text(value), 1, len(rarities))
+            if grams:
+                inputs[row] = np.bincount(grams, minlength=len(rarities))
+        inputs = np.log1p(inputs) * rarities
+        lengths = np.linalg.norm(inputs, axis=1, keepdims=True)
+        return np.round(inputs / np.where(lengths > 0, lengths, 1), _DECIMALS)
 
     def _numbers(self, values: Sequence[Any], missing: Array) -> Array:
         numbers = np.array([self.median if gap else float(value) for value, gap in zip(values, missing, strict=True)])
@@ -126,6 +183,19 @@ class Features:
     @classmethod
     def from_json(cls, data: list[Json]) -> Features:
         return cls([Feature(**feature) for feature in data])
+
+
+def seconds_of(value: Any) -> float | None:
+    """A time in ISO 8601 as seconds since 1970, in UTC where it names no zone; None: it is none."""
+    try:
+        time = datetime.fromisoformat(str(value))
+    except ValueError:
+        return None
+    return (time if time.tzinfo else time.replace(tzinfo=UTC)).timestamp()
+
+
+def _text(value: Any) -> str:
+    return "" if value is None else str(value)
 
 
 def is_gap(value: Any) -> bool:

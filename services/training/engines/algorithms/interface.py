@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -36,6 +36,21 @@ class Watch(Protocol):
     def log(self, message: str) -> None: ...
 
     def stop_if_cancelled(self) -> None: ...
+
+    def put(self, content: bytes) -> str:
+        """Stores something for `keep`; its digest."""
+        ...
+
+    def get(self, digest: str) -> bytes:
+        """What `put` stored, in an earlier attempt too."""
+        ...
+
+    def keep(self, state: Json, digests: Sequence[str]) -> None:
+        """Keeps a state for another attempt, with what it names; the run may pause behind it."""
+
+    def kept(self) -> Json | None:
+        """The state that an earlier attempt kept."""
+        ...
 
 
 @dataclass(frozen=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.metadata
 import math
 import time
+from collections.abc import Sequence
 from pathlib import PurePosixPath
 from typing import Any
 
@@ -90,6 +91,21 @@ class _Watch:
 
     def stop_if_cancelled(self) -> None:
         self._ctx.stop_if_cancelled()
+
+    def put(self, content: bytes) -> str:
+        return self._ctx.blobs_write.put_sync(content).sha256
+
+    def get(self, digest: str) -> bytes:
+        return self._ctx.blobs_write.read_sync(digest)
+
+    def keep(self, state: Json, digests: Sequence[str]) -> None:
+        blobs = [{"sha256": digest} for digest in digests]
+        manifest = self._ctx.blobs_write.commit_sync({"kind": "training.checkpoint", "blobs": blobs})
+        self._ctx.checkpoint({**state, "manifests": [manifest]})
+        self._ctx.pause_if_asked()
+
+    def kept(self) -> Json | None:
+        return self._ctx.resume
 
     def require_finite(self, values: dict[str, float]) -> None:
         """Ends a run whose numbers ran away."""

@@ -4,8 +4,6 @@ for efficient text classification")."""
 from __future__ import annotations
 
 import json
-import re
-import zlib
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -19,25 +17,11 @@ from services.training.engines.algorithms.declared import declare
 from services.training.engines.algorithms.features import read_columns
 from services.training.engines.algorithms.figures import class_numbers, classes_of, classification
 from services.training.engines.algorithms.interface import Json, Table, Trained, Watch
+from services.training.engines.algorithms.words import ngrams
 
 Array = np.ndarray
 
-# A character of Chinese, Japanese or Korean is a word here; so no dictionary is needed.
-_SINGLE = r"\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uac00-\ud7af"
-_WORD = re.compile(rf"[{_SINGLE}]|[^\W_{_SINGLE}]+")
-# What a long text is about stands in its beginning; and no text may take the memory of thousands.
-_MOST_WORDS = 1_000
 _ASKED_ROWS = 256
-
-
-def ngrams(text: str, longest: int, buckets: int) -> list[int]:
-    """Buckets of the n-grams of a text of one to `longest` words, in lower case."""
-    words = [found.group() for _, found in zip(range(_MOST_WORDS), _WORD.finditer(text.lower()), strict=False)]
-    return [
-        zlib.crc32(" ".join(words[start : start + length]).encode()) % buckets
-        for length in range(1, longest + 1)
-        for start in range(len(words) - length + 1)
-    ]
 
 
 class Bags:

@@ -134,9 +134,12 @@ def answered(rows: Rows, parameters: Json, roles: dict[str, Role], log: Any) -> 
         EngineError: PREFLIGHT_FAILED, no row has one, or all have the same class.
     """
     for parameter, role in roles.items():
-        if role not in (Role.LABEL, Role.NUMBER):
+        if not role.is_answer:
             continue
         column: str = parameters[parameter]
+        if column not in rows.index.columns:
+            have = ", ".join(rows.index.columns)
+            raise EngineError("CONTENT_INVALID", f"There is no column {column!r}; there are {have}.", detail=column)
         values = rows.values(column)
         has = np.array([not is_gap(value) for value in values], bool)
         if not has.any():
@@ -145,7 +148,8 @@ def answered(rows: Rows, parameters: Json, roles: dict[str, Role], log: Any) -> 
             numbers = np.flatnonzero(~has) + 1
             shown = ", ".join(map(str, numbers[:_SHOWN_ROWS])) + (", ..." if len(numbers) > _SHOWN_ROWS else "")
             log(f"{len(numbers):,} rows have no value in {column!r} and are left out: {shown}")
-        if role is Role.LABEL and len({value for value in values if not is_gap(value)}) == 1:
+        known = {value for value in values if not is_gap(value)}
+        if role is not Role.NUMBER and len(known) == 1 and has.sum() > 1:
             raise _refused(f"All rows have the same value in {column!r}; at least two are needed.")
         rows = rows.select(has)
     return rows
