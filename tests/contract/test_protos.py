@@ -120,6 +120,7 @@ _READS_BY_POST: set[tuple[str, str]] = {
     ("POST", "Chat"),
     ("POST", "ReadTargets"),
     ("POST", "RenderPrompt"),
+    ("POST", "SearchRuns"),
     ("POST", "ExchangeKey"),
 }
 

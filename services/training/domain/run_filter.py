@@ -23,7 +23,7 @@ _TEXTS = (
     "model_project",
     "base_model_version",
 )
-_FIELDS = (*_TEXTS, "create_time", "labels.*", "results.*", "spec.*")
+_FIELDS = (*_TEXTS, "create_time", "labels.*", "results.*", "spec.*", "parameters.*")
 _FIELD = re.compile(r"[A-Za-z_][A-Za-z0-9_./-]*")
 _OPERATOR = re.compile(r"<=|>=|!=|=|<|>")
 _VALUE = re.compile(r"\"(?:[^\"\\]|\\.)*\"|'(?:[^'\\]|\\.)*'|[^\s\"'=<>!()]+")
@@ -86,9 +86,9 @@ def parse_order(text: str) -> Ordering:
     if not text.strip():
         return Ordering()
     name, *direction = text.split()
-    sortable = name == "create_time" or name.startswith(("results.", "spec."))
+    sortable = name == "create_time" or name.startswith(("results.", "spec.", "parameters."))
     if not sortable or _FIELD.fullmatch(name) is None:
-        raise invalid_field("order_by", f"{name!r} is not create_time, results.* or spec.*")
+        raise invalid_field("order_by", f"{name!r} is not create_time, results.*, spec.* or parameters.*")
     if direction not in ([], ["asc"], ["desc"]):
         raise invalid_field("order_by", "has a field and, behind it, nothing, asc or desc")
     return Ordering(name, direction == ["desc"])
@@ -110,7 +110,7 @@ def _comparison(name: re.Match[str], operator: re.Match[str], value: re.Match[st
         return Comparison(field, sign, _time(plain, at))
     if field.startswith("results."):
         return Comparison(field, sign, _number(plain, at, field))
-    if field.startswith("spec."):
+    if field.startswith(("spec.", "parameters.")):
         number = None if quoted else _as_number(plain)
         if number is not None:
             return Comparison(field, sign, number)

@@ -7,6 +7,7 @@ the later one counts.
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -179,6 +180,18 @@ class RunMetrics:
     def _tenant(self, org: Any) -> tuple[Any, ...]:
         # The first wall; row-level security is the second.
         return () if self._uow.org == ANY_ORG else (org == self._uow.org,)
+
+
+async def points_page(
+    store: RunMetrics, run_uid: str, key: str, first_step: int, size: int
+) -> tuple[Points, int | None]:
+    """At most `size` points of a metric from a step on, and the step of the first one behind them, if there is one."""
+    rows = await store.rows(run_uid, [key], times=True, first_step=first_step)
+    points = (await asyncio.to_thread(curves_of, rows, times=True)).get(key, join([]))
+    begin = int(np.searchsorted(points.steps, first_step, "left"))
+    page = points.take(slice(begin, begin + size))
+    following = begin + size
+    return page, int(points.steps[following]) if following < len(points) else None
 
 
 def curves_of(rows: Rows, *, times: bool = False) -> dict[str, Points]:

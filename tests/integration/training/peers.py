@@ -13,6 +13,8 @@ from argosy.training.v1 import (
     model_registry_service_pb2_grpc,
     model_service_pb2,
     model_service_pb2_grpc,
+    outside_run_service_pb2_grpc,
+    run_artifact_service_pb2_grpc,
     run_service_pb2_grpc,
     search_service_pb2_grpc,
     training_pb2,
@@ -136,6 +138,8 @@ class Caller:
             model_registry_service_pb2_grpc.ModelRegistryServiceStub(self._channel),
             algorithm_service_pb2_grpc.AlgorithmServiceStub(self._channel),
             search_service_pb2_grpc.SearchServiceStub(self._channel),
+            outside_run_service_pb2_grpc.OutsideRunServiceStub(self._channel),
+            run_artifact_service_pb2_grpc.RunArtifactServiceStub(self._channel),
             task_service_pb2_grpc.TaskServiceStub(self._channel),
         )
 
