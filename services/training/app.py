@@ -96,7 +96,7 @@ def _task_kinds(app: App) -> list[TaskKind]:
     return [
         runs.kind(),
         SearchTasks(app.database, runs, app.clock).kind(),
-        ImportTasks(app.database, app.datasets, app.signer, app.settings, app.clock).kind(),
+        ImportTasks(app.database, app.blobs, app.datasets, app.signer, app.settings, app.clock).kind(),
     ]
 
 

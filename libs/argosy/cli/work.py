@@ -12,6 +12,7 @@ from argosy.cli.dataset import dataset
 from argosy.cli.live import finished_evaluation, watch
 from argosy.cli.models import import_model
 from argosy.cli.options import PATIENCE, JsonOption, WatchOption, newest
+from argosy.cli.tensorboard import import_events, tensorboard
 from argosy.client import Client, contract
 from argosy.client.errors import Conflict
 from rich.table import Table
@@ -26,6 +27,8 @@ deploy = typer.Typer(help="Work orders and deployments.", no_args_is_help=True)
 application = typer.Typer(help="Applications.", no_args_is_help=True)
 
 training.command("curves")(curves)
+training.command("tensorboard")(tensorboard)
+training.command("import-events")(import_events)
 
 
 @training.command("run")

@@ -10,7 +10,7 @@ from services.training.domain.runs import RunState
 
 # Milliseconds since 1970.
 TIMES = ("start_time", "end_time")
-ATTRIBUTES = ("run", "state", "display_name", "creator", *TIMES)
+ATTRIBUTES = ("name", "state", "display_name", "creator", *TIMES)
 _OF_NUMBERS = ("=", "!=", "<", "<=", ">", ">=")
 _OF_TEXTS = ("=", "!=", "LIKE", "ILIKE", "IN", "NOT IN")
 

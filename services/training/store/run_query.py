@@ -147,7 +147,7 @@ def _attribute(key: str) -> ColumnElement[Any]:
     running = _RUNS.state.in_(("QUEUED", "RUNNING", "PAUSED"))
     ended = case((_RUNS.outside, _RECORDS.end_time), (running, null()), else_=_RUNS.update_time)
     by_name: dict[str, ColumnElement[Any]] = {
-        "run": _RUNS.id,
+        "name": _RUNS.name,
         "state": _RUNS.state,
         "creator": _RUNS.creator,
         "display_name": func.coalesce(_RECORDS.display_name, _RUNS.id),
