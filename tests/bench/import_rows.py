@@ -35,8 +35,9 @@ from services.dataset.engines import importing
 from tests.bench.report import FOLDER, save
 
 ROWS = 1_000_000
-# Of the small file, for how time and memory grow.
+# Of the small and the large file, for how time and memory grow.
 FEWER = ROWS // 10
+MORE = ROWS * 3
 ROUNDS = 3
 PIECE = 8 * 1024 * 1024
 
@@ -144,6 +145,10 @@ def measure(folder: Path) -> dict[str, Any]:
                 }
             )
             print(f"round {number + 1} of {ROUNDS}: {rounds[-1]}", flush=True)
+        write_rows(large, MORE)
+        more_seconds, more_memory = ours(large, folder, MORE)
+        more = {"peak_mib_of_thrice": round(more_memory, 1), "seconds_of_thrice": round(more_seconds, 1)}
+        print(f"{MORE:,} rows: {more}", flush=True)
     finally:
         ray.shutdown()
 
@@ -159,6 +164,7 @@ def measure(folder: Path) -> dict[str, Any]:
         "peer_name": "polars scan_ndjson, sink_ipc",
         "rounds": rounds,
         "figures": {name: median(name) for name in ("peak_mib", "peak_mib_of_a_tenth", "times_a_tenth")}
+        | more
         | {
             "rows": ROWS,
             "megabytes": round(size, 1),

@@ -16,6 +16,8 @@ _ROLE_ADMIN, _ROLE_SYSTEM = 4, 5
 
 # What the files of a dataset must be, by its type (value of `DatasetType`); the other types have no files.
 MEDIA_TYPES = {1: "image", 3: "video", 4: "audio"}
+# Whose columns have types, also where a file has only texts.
+TABLE = 5
 
 
 class Visibility(enum.IntEnum):

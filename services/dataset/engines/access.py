@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from functools import lru_cache
+from pathlib import Path
 
 from libs.common.blobs import BlobStore
 from libs.common.domain import DomainError
@@ -35,9 +36,16 @@ class StoreBlobs:
 
     def write(self, data: bytes) -> str:
         """Stores the bytes durably and returns their SHA-256 in hexadecimal."""
+        return self._writable().put_sync(data).sha256
+
+    def write_file(self, path: Path) -> str:
+        """`write` of what is in a file."""
+        return self._writable().put_sync(path).sha256
+
+    def _writable(self) -> BlobStore:
         if self._write is None:
             raise DomainError("GRANT_DENIED", "this store is for reading only")
-        return self._write.put_sync(data).sha256
+        return self._write
 
 
 class Scratch:
@@ -57,6 +65,10 @@ class Scratch:
         digest = hashlib.sha256(data).hexdigest()
         self._written[digest] = data
         return digest
+
+    def write_file(self, path: Path) -> str:
+        """`write` of what is in a file."""
+        return self.write(path.read_bytes())
 
 
 def open_version(store: BlobStore, manifest: str, blobs: StoreBlobs | None = None) -> VersionReader:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import io
 import time
+from collections.abc import Iterable, Iterator
 from contextlib import closing
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, BinaryIO
@@ -20,7 +21,9 @@ from services.dataset.engines.access import StoreBlobs
 from services.dataset.engines.formats import read_lines
 from services.dataset.engines.index import save
 from services.dataset.engines.intake import Intake
+from services.dataset.engines.lines import Line
 from services.dataset.engines.media_import import import_archive
+from services.dataset.engines.number_texts import Number, number_columns, with_numbers
 from services.dataset.engines.report import version_result
 from services.dataset.engines.sharded_import import SHARDED, import_shards
 from services.dataset.engines.writing import VersionWriter
@@ -30,6 +33,8 @@ if TYPE_CHECKING:
 
 # A file of at most so many bytes is read by this process alone.
 _WHOLE_BYTES = 64 * 1024 * 1024
+# Formats without numbers.
+_TEXTS_ONLY = frozenset({"csv", "tsv"})
 # Lines between two looks at the clock.
 _STRIDE = 1000
 _REPORT_SECONDS = 0.5
@@ -43,7 +48,8 @@ def run(ctx: EngineContext) -> dict[str, Any]:
     The spec names `upload` and `upload_grant` (manifest of the file's pieces), `file_name`, `format`, and, when the
     dataset has a version, `base` and `base_grant`, whose rows are referenced instead of stored again. Instead of an
     upload it may have what `outside.open_source` takes. The result then has an `origin`: address and digest. With an
-    archive, `media_type` says what its files must be.
+    archive, `media_type` says what its files must be. With `is_table`, columns of numbers become numbers where a format
+    has only texts.
 
     Raises:
         EngineError: CONTENT_INVALID, when no row at all can be read.
@@ -176,8 +182,13 @@ def import_file(
     intake = Intake(writer, file_name)
     reported = time.monotonic()
     try:
+        numbers: dict[str, Number] = {}
+        if ctx.spec.get("is_table") and format_name in _TEXTS_ONLY:
+            ctx.progress(begin, "Looking which columns are numbers")
+            numbers = number_columns(_heard(ctx, read_lines(file, format_name)))
+            file.seek(0)
         for line in read_lines(file, format_name):
-            intake.add(line, line.number)
+            intake.add(with_numbers(line, numbers) if numbers else line, line.number)
             if intake.seen % _STRIDE == 0 and time.monotonic() - reported > _REPORT_SECONDS:
                 reported = time.monotonic()
                 ctx.stop_if_cancelled()
@@ -186,6 +197,14 @@ def import_file(
     except UnreadableFile as error:
         raise EngineError("CONTENT_INVALID", f"{file_name}: {error}", detail=str(error)) from error
     return intake.report()
+
+
+def _heard(ctx: EngineContext, lines: Iterable[Line]) -> Iterator[Line]:
+    """The lines, as long as nobody cancels the task."""
+    for number, line in enumerate(lines):
+        if number % _STRIDE == 0:
+            ctx.stop_if_cancelled()
+        yield line
 
 
 def _share(file: BinaryIO, size: int) -> float:

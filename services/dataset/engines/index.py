@@ -9,20 +9,23 @@ by a manifest of their own that the version's manifest names: who may read rows 
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass, replace
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO
 
 import numpy as np
 import pyarrow as pa
 
 from libs.common.blobs import Json, canonical
 from libs.compute.versions import FORMAT, VersionIndex
+from services.dataset.engines.index_columns import strides
 from services.dataset.engines.parts import Blobs
 from services.dataset.engines.rows import type_name
 
 # Rows of a segment of the index, 3.7 MB: whoever needs a page reads one or two of them.
 SEGMENT_ROWS = 65_536
 
-# Only where rows have files, so that other versions keep their digests.
 _MEDIA = pa.field("media", pa.int32())
 _SCHEMA = pa.schema(
     [
@@ -36,26 +39,12 @@ _SCHEMA = pa.schema(
 )
 
 
-def compact(index: VersionIndex) -> VersionIndex:
-    """The same rows with only the parts and sources that they use, numbered by first use."""
-    part, parts = _renumber(index.part, index.parts)
-    source, sources = _renumber(index.source, index.sources)
-    media, blobs = _compact_media(index)
-    return replace(index, parts=parts, sources=sources, part=part, source=source, media=media, media_blobs=blobs)
-
-
-def _compact_media(index: VersionIndex) -> tuple[np.ndarray | None, list[str]]:
-    if index.media is None or not (index.media >= 0).any():
-        return None, []
-    has = index.media >= 0
-    media = np.full(len(index), -1, np.int32)
-    media[has], blobs = _renumber(index.media[has], index.media_blobs)
-    return media, blobs
-
-
 def content_digest(index: VersionIndex) -> str:
     """SHA-256 over the row ids in order, in hexadecimal: the same for the same rows, however they are stored."""
-    return hashlib.sha256(FORMAT.encode() + b"\n" + index.row_ids.tobytes()).hexdigest()
+    digest = hashlib.sha256(FORMAT.encode() + b"\n")
+    for rows in strides(len(index)):
+        digest.update(index.row_ids[rows].tobytes())
+    return digest.hexdigest()
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,15 +60,18 @@ class Saved:
 
 def save(index: VersionIndex, blobs: Blobs) -> Saved:
     """Stores index and manifest. They are a version once the service has a row with the manifest's digest."""
-    index = compact(index)
-    digest = blobs.write(_encode(index))
+    used = _Used(index)
+    with tempfile.NamedTemporaryFile(prefix="argosy-index-") as file:
+        _encode(index, used, file)
+        file.flush()
+        digest = blobs.write_file(Path(file.name))
     content = content_digest(index)
-    media = [blobs.write(canonical(_media_manifest(index)))] if index.media_blobs else []
+    media = [blobs.write(canonical(_media_manifest(used.media_blobs)))] if used.media_blobs else []
     manifest: Json = {
         "format": FORMAT,
         # The index first, then the parts: `parts` of the index count from the second.
         "blobs": [
-            *({"sha256": blob} for blob in (digest, *index.parts)),
+            *({"sha256": blob} for blob in (digest, *used.parts)),
             *({"sha256": blob, "manifest": True} for blob in media),
         ],
         "columns": [{"name": name, "kind": kind} for name, kind in index.columns.items()],
@@ -92,35 +84,57 @@ def save(index: VersionIndex, blobs: Blobs) -> Saved:
     return Saved(blobs.write(canonical(manifest)), content, len(index), index.byte_count, columns)
 
 
-def _media_manifest(index: VersionIndex) -> Json:
+def _media_manifest(media_blobs: list[str]) -> Json:
     # Nothing else in an entry: `find_media` reads one by its place.
-    return {"kind": "media", "blobs": [{"sha256": blob} for blob in index.media_blobs]}
+    return {"kind": "media", "blobs": [{"sha256": blob} for blob in media_blobs]}
 
 
-def _encode(index: VersionIndex) -> bytes:
-    ids = np.ascontiguousarray(index.row_ids)
-    arrays = [
-        pa.Array.from_buffers(pa.binary(32), len(index), [None, pa.py_buffer(ids.tobytes())]),
-        pa.array(index.part, pa.int32()),
-        pa.array(index.slot, pa.int32()),
-        pa.array(index.size, pa.int32()),
-        pa.DictionaryArray.from_arrays(pa.array(index.source, pa.int32()), pa.array(index.sources, pa.string())),
-        pa.array(index.position, pa.int64()),
-    ]
-    schema = _SCHEMA
-    if index.media is not None:
-        arrays.append(pa.array(index.media, pa.int32()))
-        schema = schema.append(_MEDIA)
-    sink = pa.BufferOutputStream()
+class _Used:
+    """What of an index's lists its rows use, in order of first use, and the new number of each."""
+
+    def __init__(self, index: VersionIndex) -> None:
+        self.part_numbers, self.parts = _renumber(index.part, index.parts)
+        self.source_numbers, self.sources = _renumber(index.source, index.sources)
+        media = np.zeros(0, np.int32) if index.media is None else index.media
+        self.media_numbers, self.media_blobs = _renumber(media, index.media_blobs)
+
+
+def _encode(index: VersionIndex, used: _Used, sink: IO[bytes]) -> None:
+    """Writes the Arrow file of an index, a segment at a time."""
+    # Only where rows have files, so that other versions keep their digests.
+    schema = _SCHEMA.append(_MEDIA) if used.media_blobs else _SCHEMA
+    sources = pa.array(used.sources, pa.string())
     with pa.ipc.new_file(sink, schema) as writer:
-        writer.write_table(pa.Table.from_arrays(arrays, schema=schema), max_chunksize=SEGMENT_ROWS)
-    return sink.getvalue().to_pybytes()
+        for start in range(0, len(index), SEGMENT_ROWS):
+            rows = slice(start, min(len(index), start + SEGMENT_ROWS))
+            ids = pa.py_buffer(np.ascontiguousarray(index.row_ids[rows]).tobytes())
+            arrays = [
+                pa.Array.from_buffers(pa.binary(32), rows.stop - rows.start, [None, ids]),
+                pa.array(used.part_numbers[index.part[rows]], pa.int32()),
+                pa.array(index.slot[rows], pa.int32()),
+                pa.array(index.size[rows], pa.int32()),
+                pa.DictionaryArray.from_arrays(pa.array(used.source_numbers[index.source[rows]], pa.int32()), sources),
+                pa.array(index.position[rows], pa.int64()),
+            ]
+            if used.media_blobs:
+                assert index.media is not None
+                codes = index.media[rows]
+                arrays.append(pa.array(np.where(codes >= 0, used.media_numbers[codes], -1), pa.int32()))
+            writer.write_batch(pa.RecordBatch.from_arrays(arrays, schema=schema))
 
 
 def _renumber(codes: np.ndarray, values: list[str]) -> tuple[np.ndarray, list[str]]:
-    """Keeps the values that are used, in order of first use, and rewrites the codes."""
-    used, first = np.unique(codes, return_index=True)
-    order = used[np.argsort(first, kind="stable")]
-    numbers = np.zeros(len(values) or 1, np.int32)
-    numbers[order] = np.arange(len(order), dtype=np.int32)
-    return numbers[codes] if len(codes) else codes, [values[code] for code in order]
+    """The values that are used, in order of first use, and by its old number the new one of each, -1 for the others.
+
+    Args:
+        codes: int32[n], into `values`; below 0: none.
+    """
+    numbers = np.full(len(values) or 1, -1, np.int32)
+    kept: list[str] = []
+    for rows in strides(len(codes)):
+        used, first = np.unique(codes[rows], return_index=True)
+        order = used[np.argsort(first, kind="stable")]
+        new = order[(order >= 0) & (numbers[order] < 0)]
+        numbers[new] = np.arange(len(kept), len(kept) + len(new), dtype=np.int32)
+        kept += [values[code] for code in new]
+    return numbers, kept

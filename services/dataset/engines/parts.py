@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import chain
+from pathlib import Path
 from typing import Protocol
 
 import pyarrow as pa
@@ -37,6 +38,10 @@ class Blobs(Sink, Protocol):
 
     def read(self, digest: str) -> bytes:
         """The whole blob."""
+        ...
+
+    def write_file(self, path: Path) -> str:
+        """`write` of what is in a file."""
         ...
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import io
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
@@ -21,6 +21,7 @@ from libs.compute.context import EngineContext, EngineError
 from libs.compute.versions import VersionIndex
 from services.dataset.engines.access import StoreBlobs, granted_version
 from services.dataset.engines.formats import read_jsonl, read_text
+from services.dataset.engines.index_columns import STRIDE_ROWS, IndexColumns, strides
 from services.dataset.engines.intake import LINE_ERRORS, Intake
 from services.dataset.engines.lines import PhysicalLines
 from services.dataset.engines.parts import Blobs
@@ -204,7 +205,7 @@ class _Merged:
         self._parts = list(self._base)
         self._columns: dict[str, str] = {}
         self._sources: dict[str, int] = {}
-        self._indexes: list[VersionIndex] = []
+        self._rows = IndexColumns()
         self._lines = 0
         self._new_bytes = 0
         self._report: dict[str, Any] = {"rows_in": 0, "rows_out": 0, "line_errors": [], "line_error_count": 0}
@@ -229,7 +230,14 @@ class _Merged:
                 "CONTENT_INVALID", f"the rows have more than {MAX_COLUMNS} different columns", detail="columns"
             )
         self._take_over(shard.report)
-        self._indexes.append(index)
+        self._rows.add(
+            row_ids=index.row_ids,
+            part=index.part,
+            slot=index.slot,
+            size=index.size,
+            source=index.source,
+            position=index.position,
+        )
         self._lines += shard.lines
         self._new_bytes += shard.new_bytes
 
@@ -243,21 +251,7 @@ class _Merged:
     def finish(self) -> tuple[VersionIndex, dict[str, Any], int]:
         """What `import_shards` returns."""
 
-        def joined(column: Callable[[VersionIndex], np.ndarray]) -> np.ndarray:
-            return np.concatenate([column(index) for index in self._indexes])
-
-        index = VersionIndex(
-            self._parts,
-            list(self._sources),
-            self._columns,
-            joined(lambda one: one.row_ids),
-            joined(lambda one: one.part),
-            joined(lambda one: one.slot),
-            joined(lambda one: one.size),
-            joined(lambda one: one.source),
-            joined(lambda one: one.position),
-        )
-        self._indexes = []
+        index = self._rows.index(self._parts, list(self._sources), self._columns)
         repeated = _point_to_first(index)
         return index, self._report, self._new_bytes - repeated
 
@@ -265,12 +259,23 @@ class _Merged:
 def _point_to_first(index: VersionIndex) -> int:
     """Makes rows of equal content lie where the first of them lies. Returns the bytes of the copies that are not
     needed: a row that came in two shards was stored by both."""
-    prefixes = np.ascontiguousarray(index.row_ids[:, :8]).view(np.uint64).reshape(-1)
+    # Row ids are digests: those that begin alike are an even share of all.
+    buckets = min(256, -(-len(index) // STRIDE_ROWS))
+    return sum(_point_bucket_to_first(index, bucket, buckets) for bucket in range(buckets))
+
+
+def _point_bucket_to_first(index: VersionIndex, bucket: int, buckets: int) -> int:
+    found = [
+        rows.start + np.flatnonzero(index.row_ids[rows, 0].astype(np.int32) * buckets >> 8 == bucket)
+        for rows in strides(len(index))
+    ]
+    own = np.concatenate(found)
+    prefixes = np.ascontiguousarray(index.row_ids[own, :8]).view(np.uint64).reshape(-1)
     order = np.argsort(prefixes, kind="stable")
     ranked = prefixes[order]
     spare: dict[tuple[int, int], int] = {}
     for at in np.flatnonzero(ranked[1:] == ranked[:-1]) + 1:
-        row, first = int(order[at]), int(order[at - 1])
+        row, first = int(own[order[at]]), int(own[order[at - 1]])
         if (index.row_ids[row] != index.row_ids[first]).any():
             continue
         place = int(index.part[row]), int(index.slot[row])

@@ -95,7 +95,8 @@ def choose_test_rows(groups: list[bytes], fraction: float, seed: int) -> np.ndar
     for group in groups:
         sizes[group] = sizes.get(group, 0) + 1
     if len(sizes) < 2:
-        raise EngineError("CONTENT_INVALID", "a split needs at least two groups", detail="one group")
+        message = "all rows are of one group, and a group is not split; group by a column with several values"
+        raise EngineError("CONTENT_INVALID", message, detail="one group")
     salt = str(seed).encode() + b"\n"
     order = sorted(sizes, key=lambda group: hashlib.sha256(salt + group).digest())
     wanted = fraction * len(groups)

@@ -8,6 +8,7 @@ from typing import NamedTuple
 import numpy as np
 
 from libs.compute.versions import VersionIndex
+from services.dataset.engines.index_columns import IndexColumns
 from services.dataset.engines.parts import PART_BYTES, PART_ROWS, Sink, encode
 from services.dataset.engines.rows import Row, canonical, row_id, widen_columns
 
@@ -90,12 +91,14 @@ class PartWriter:
 
 
 class VersionWriter:
-    """Writes a version row by row in bounded memory (about 60 bytes a row beside the open part)."""
+    """Writes a version row by row. Memory: that of `PartWriter`, and one segment of the index."""
 
     def __init__(self, blobs: Sink, known: VersionIndex | None = None) -> None:
         self._writer = PartWriter(blobs, known)
         self._columns: dict[str, str] = {}
         self._sources: dict[str, int] = {}
+        self._rows = 0
+        self._written = IndexColumns()
         self._ids = bytearray()
         self._part, self._slot, self._size, self._source = array("i"), array("i"), array("i"), array("i")
         self._position = array("q")
@@ -103,7 +106,7 @@ class VersionWriter:
         self._media = array("i")
 
     def __len__(self) -> int:
-        return len(self._part)
+        return self._rows
 
     @property
     def new_bytes(self) -> int:
@@ -129,20 +132,29 @@ class VersionWriter:
         self._source.append(self._sources.setdefault(source, len(self._sources)))
         self._position.append(position)
         self._media.append(self._media_blobs.setdefault(media, len(self._media_blobs)) if media else -1)
+        self._rows += 1
+        if len(self._part) >= PART_ROWS:
+            self._put_away()
 
     def finish(self) -> VersionIndex:
         """Closes the last part and returns the index, not yet saved."""
         self._writer.flush()
-        return VersionIndex(
-            parts=self._writer.parts,
-            sources=list(self._sources),
-            columns=self._columns,
-            row_ids=np.frombuffer(bytes(self._ids), np.uint8).reshape(-1, 32),
-            part=np.array(self._part, np.int32),
-            slot=np.array(self._slot, np.int32),
-            size=np.array(self._size, np.int32),
-            source=np.array(self._source, np.int32),
-            position=np.array(self._position, np.int64),
-            media_blobs=list(self._media_blobs),
-            media=np.array(self._media, np.int32) if self._media_blobs else None,
-        )
+        self._put_away()
+        index = self._written.index(self._writer.parts, list(self._sources), self._columns)
+        index.media_blobs = list(self._media_blobs)
+        index.media = index.media if self._media_blobs else None
+        return index
+
+    def _put_away(self) -> None:
+        columns = {
+            "row_ids": self._ids,
+            "part": self._part,
+            "slot": self._slot,
+            "size": self._size,
+            "source": self._source,
+            "position": self._position,
+            "media": self._media,
+        }
+        self._written.add(**columns)
+        for column in columns.values():
+            del column[:]

@@ -13,7 +13,7 @@ from libs.common.http.links import parse_link
 from libs.common.ids import org_of
 from libs.common.rpc.call import Call
 from services.dataset.clients.expressions import check_recipe
-from services.dataset.domain.datasets import MEDIA_TYPES, Dataset
+from services.dataset.domain.datasets import MEDIA_TYPES, TABLE, Dataset
 from services.dataset.domain.formats import ARCHIVES, format_of
 from services.dataset.domain.recipes import DEFAULT_RECIPE
 from services.dataset.domain.sources import web_link
@@ -41,6 +41,7 @@ async def import_version(request: pb.ImportVersionRequest, call: Call[App]) -> t
         "dataset": dataset.name,
         "format": request.format,
         "media_type": MEDIA_TYPES.get(dataset.type, ""),
+        "is_table": dataset.type == TABLE,
         # Rows of the version that is the latest now are not stored again; a retry takes the same one.
         "base": dataset.latest_version,
     }

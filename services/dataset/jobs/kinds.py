@@ -90,7 +90,7 @@ class Kinds:
         async with self._database.system(read_only=True) as uow:
             upload = await Uploads(uow).alive(work["upload"], self._clock.now()) if "upload" in work else None
             base = await DatasetVersions(uow).find(work["base"]) if work["base"] else None
-        spec: dict[str, Any] = {"format": work["format"], "media_type": work.get("media_type", "")}
+        spec: dict[str, Any] = {name: work.get(name, "") for name in ("format", "media_type", "is_table")}
         if upload is None:
             spec |= self._outside(work)
         else:

@@ -22,7 +22,10 @@ _TEXTS = (
     "validation_version",
     "model_project",
     "base_model_version",
+    "algorithm_version",
 )
+# Numbers or texts.
+_GIVEN = ("spec.", "parameters.")
 _FIELDS = (*_TEXTS, "create_time", "labels.*", "results.*", "spec.*", "parameters.*")
 _FIELD = re.compile(r"[A-Za-z_][A-Za-z0-9_./-]*")
 _OPERATOR = re.compile(r"<=|>=|!=|=|<|>")
@@ -86,7 +89,7 @@ def parse_order(text: str) -> Ordering:
     if not text.strip():
         return Ordering()
     name, *direction = text.split()
-    sortable = name == "create_time" or name.startswith(("results.", "spec.", "parameters."))
+    sortable = name == "create_time" or name.startswith(("results.", *_GIVEN))
     if not sortable or _FIELD.fullmatch(name) is None:
         raise invalid_field("order_by", f"{name!r} is not create_time, results.*, spec.* or parameters.*")
     if direction not in ([], ["asc"], ["desc"]):
@@ -110,7 +113,7 @@ def _comparison(name: re.Match[str], operator: re.Match[str], value: re.Match[st
         return Comparison(field, sign, _time(plain, at))
     if field.startswith("results."):
         return Comparison(field, sign, _number(plain, at, field))
-    if field.startswith(("spec.", "parameters.")):
+    if field.startswith(_GIVEN):
         number = None if quoted else _as_number(plain)
         if number is not None:
             return Comparison(field, sign, number)

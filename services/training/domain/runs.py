@@ -79,11 +79,11 @@ class RunEvent:
 
 
 def parameters(run: TrainingRun) -> dict[str, Value]:
-    """What a run was given, by name: `spec.workers`, `spec.sft.learning_rate`, `dataset_version`, `parameters.x`."""
+    """What a run was given, by name: `spec.workers`, `spec.sft.learning_rate`, `parameters.epochs`, ..."""
     own = dict(_flat("parameters", run.parameters))
     if run.outside:
         return {name: _number_or_text(value) for name, value in own.items()}
-    names = ("dataset_version", "validation_version", "model_project", "base_model_version")
+    names = ("dataset_version", "validation_version", "model_project", "base_model_version", "algorithm_version")
     found: dict[str, Value] = {name: getattr(run, name) for name in names if getattr(run, name)}
     spec = run.spec.to_json()
     phases = dict(zip(run.spec.phase_names, spec.pop("phases"), strict=True))

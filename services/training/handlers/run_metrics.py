@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
@@ -19,7 +20,7 @@ from services.training.domain.run_filter import microseconds
 from services.training.domain.trainings import TrainingRun
 from services.training.handlers.curves_picture import Chart, Line, picture
 from services.training.store.metric_columns import Array, Points, join, thin
-from services.training.store.metrics import Rows, RunMetrics, curves_of
+from services.training.store.metrics import Rows, RunMetrics, curve_of
 from services.training.store.repositories import TrainingRuns
 
 if TYPE_CHECKING:
@@ -27,8 +28,8 @@ if TYPE_CHECKING:
 
 _DEFAULT_POINTS = 1_000
 _LAST_STEP = 1 << 53
-# 16 bytes a point in the answer, which may have 9 MiB.
-_MOST_POINTS = 500_000
+# At most 24 bytes a point in the answer, which may have 9 MiB.
+_MOST_POINTS = 350_000
 # The last second of the year 9999: microseconds later ones, as a double, are the year 10000.
 _LAST_TIME = 253_402_300_799_000_000
 # Of a line in a picture: two a pixel of its width.
@@ -109,23 +110,22 @@ async def _curves(
 ) -> list[tuple[TrainingRun, str, Points, int]]:
     """Run, key, thinned points and number of steps of each curve that is there."""
     store, found = RunMetrics(call.uow), list[tuple[TrainingRun, str, Points, int]]()
-    for run in runs:
-        rows = await store.rows(run.uid, keys, times=by_time, first_step=window[0], last_step=window[1])
+    # One curve in memory at a time, however many are asked for.
+    for run, key in itertools.product(runs, keys):
+        rows = await store.rows(run.uid, key, times=by_time, first_step=window[0], last_step=window[1])
         # Whole columns of millions of points: other calls go on meanwhile.
-        curves = await asyncio.to_thread(_thinned, rows, most, by_time, window)
-        found += [(run, key, *curves[key]) for key in keys if key in curves]
+        thinned, count = await asyncio.to_thread(_thinned, rows, most, by_time, window)
+        if count:
+            found.append((run, key, thinned, count))
     return found
 
 
-def _thinned(rows: Rows, most: int, by_time: bool, window: tuple[int, int | None]) -> dict[str, tuple[Points, int]]:
+def _thinned(rows: Rows, most: int, by_time: bool, window: tuple[int, int | None]) -> tuple[Points, int]:
     first, last = window
-    thinned: dict[str, tuple[Points, int]] = {}
-    for key, points in curves_of(rows, times=by_time).items():
-        begin = int(np.searchsorted(points.steps, first, "left"))
-        end = len(points) if last is None else int(np.searchsorted(points.steps, last, "right"))
-        if begin < end:
-            thinned[key] = (thin(points.take(slice(begin, end)), most, by_time=by_time), end - begin)
-    return thinned
+    points = curve_of(rows, times=by_time)
+    begin = int(np.searchsorted(points.steps, first, "left"))
+    end = len(points) if last is None else int(np.searchsorted(points.steps, last, "right"))
+    return thin(points.take(slice(begin, end)), most, by_time=by_time), max(0, end - begin)
 
 
 def _line(run: TrainingRun, points: Points, by_time: bool) -> Line:

@@ -114,10 +114,10 @@ class RunMetrics:
         """Makes one segment of the last `count`; it stays open while it is small."""
         connection, columns = await self._uow.connection(), tables.run_metric_segments.c
         here = (columns.run_uid == run_uid, columns.key == key, columns.number > last - count)
-        rows = (
-            await connection.execute(select(tables.run_metric_segments).where(*here).order_by(columns.number))
-        ).mappings()
-        whole = join([_points(row, times=True) for row in rows])
+        query = select(tables.run_metric_segments).where(*here).order_by(columns.number)
+        rows = list((await connection.execute(query)).mappings())
+        # Sorting and packing many points takes a while: other calls go on meanwhile.
+        whole, packed = await asyncio.to_thread(_whole, rows)
         await connection.execute(delete(tables.run_metric_segments).where(*here))
         segment = {
             "run_uid": run_uid,
@@ -128,7 +128,7 @@ class RunMetrics:
             "first_step": int(whole.steps[0]),
             "last_step": int(whole.steps[-1]),
         }
-        await connection.execute(insert(tables.run_metric_segments).values({**segment, **_columns(whole)}))
+        await connection.execute(insert(tables.run_metric_segments).values({**segment, **packed}))
         metric = tables.run_metrics.c
         change = update(tables.run_metrics).where(metric.run_uid == run_uid, metric.key == key)
         await connection.execute(change.values(open_count=int(len(whole) < FULL_SEGMENT)))
@@ -136,25 +136,25 @@ class RunMetrics:
     async def rows(
         self,
         run_uid: str,
-        keys: Sequence[str],
+        key: str,
         *,
         times: bool = False,
         first_step: int = 0,
         last_step: int | None = None,
     ) -> Rows:
-        """The segments of metrics of a run in their order; `curves_of` makes curves of them.
+        """The segments of a metric of a run in their order; `curve_of` makes a curve of them.
 
         Args:
             times: with the times of the points.
             first_step, last_step: only segments that have steps between them, both included.
         """
         columns = tables.run_metric_segments.c
-        wanted = [columns.key, columns.steps, columns.points, *([columns.times] if times else [])]
-        query = select(*wanted).where(columns.run_uid == run_uid, columns.key.in_(keys), *self._tenant(columns.org))
+        wanted = [columns.steps, columns.points, *([columns.times] if times else [])]
+        query = select(*wanted).where(columns.run_uid == run_uid, columns.key == key, *self._tenant(columns.org))
         query = query.where(columns.last_step >= first_step)
         if last_step is not None:
             query = query.where(columns.first_step <= last_step)
-        found = await (await self._uow.connection()).execute(query.order_by(columns.key, columns.number))
+        found = await (await self._uow.connection()).execute(query.order_by(columns.number))
         return list(found.mappings())
 
     async def values_until(self, run_uid: str, key: str, step: int, count: int) -> list[float]:
@@ -186,24 +186,27 @@ async def points_page(
     store: RunMetrics, run_uid: str, key: str, first_step: int, size: int
 ) -> tuple[Points, int | None]:
     """At most `size` points of a metric from a step on, and the step of the first one behind them, if there is one."""
-    rows = await store.rows(run_uid, [key], times=True, first_step=first_step)
-    points = (await asyncio.to_thread(curves_of, rows, times=True)).get(key, join([]))
+    rows = await store.rows(run_uid, key, times=True, first_step=first_step)
+    points = await asyncio.to_thread(curve_of, rows, times=True)
     begin = int(np.searchsorted(points.steps, first_step, "left"))
     page = points.take(slice(begin, begin + size))
     following = begin + size
     return page, int(points.steps[following]) if following < len(points) else None
 
 
-def curves_of(rows: Rows, *, times: bool = False) -> dict[str, Points]:
-    """Whole curves by key. A million points take 50 ms: not for the event loop.
+def curve_of(rows: Rows, *, times: bool = False) -> Points:
+    """The whole curve. A million points take 50 ms: not for the event loop.
 
     Args:
         rows: what `RunMetrics.rows` gave, with the same `times`.
     """
-    parts: dict[str, list[Points]] = {}
-    for row in rows:
-        parts.setdefault(row["key"], []).append(_points(row, times=times))
-    return {key: join(own) for key, own in parts.items()}
+    return join([_points(row, times=times) for row in rows])
+
+
+def _whole(rows: Rows) -> tuple[Points, dict[str, bytes]]:
+    """The points of segments, and the columns of the one segment that they become."""
+    whole = curve_of(rows, times=True)
+    return whole, _columns(whole)
 
 
 def _columns(part: Points) -> dict[str, bytes]:

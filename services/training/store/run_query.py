@@ -39,7 +39,7 @@ from services.training.store.run_search import rows_of
 
 _RUNS, _RECORDS, _METRICS = tables.training_runs.c, tables.run_records.c, tables.run_metrics.c
 # Of a run of ours these are parameters too; what its spec says is found by its terms.
-_COLUMNS = ("dataset_version", "validation_version", "model_project", "base_model_version")
+_COLUMNS = ("dataset_version", "validation_version", "model_project", "base_model_version", "algorithm_version")
 _SPEC = "spec."
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable
+from pathlib import Path
 from typing import Any
 
 import orjson
@@ -29,6 +30,9 @@ class MemoryBlobs:
         self.written += len(data)
         self.blobs[digest] = data
         return digest
+
+    def write_file(self, path: Path) -> str:
+        return self.write(path.read_bytes())
 
 
 def write_rows(

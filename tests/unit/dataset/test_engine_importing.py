@@ -15,7 +15,10 @@ from libs.archives.errors import UnreadableFile
 from libs.common.blobs import BlobStore
 from libs.compute.context import EngineCancelled, EngineError, LocalContext
 from libs.compute.versions import VersionReader
-from services.dataset.engines import importing, sharded_import
+from services.dataset.engines import importing, index_columns, sharded_import
+from services.dataset.engines.access import open_version
+from services.dataset.engines.lines import Line
+from services.dataset.engines.number_texts import number_columns, with_numbers
 from services.dataset.engines.writing import VersionWriter
 from tests.unit.dataset.memory import MemoryBlobs
 
@@ -89,10 +92,10 @@ LINES = st.lists(
 )
 
 
-@given(LINES, st.booleans(), st.integers(1, 40), st.integers(1, 100), st.booleans())
+@given(LINES, st.booleans(), st.integers(1, 40), st.integers(1, 100), st.booleans(), st.booleans())
 @settings(max_examples=100, deadline=None)
 def test_shards_give_what_one_process_gives(
-    rows: list[bytes], ends: bool, size: int, shard_bytes: int, has_base: bool
+    rows: list[bytes], ends: bool, size: int, shard_bytes: int, has_base: bool, long: bool
 ) -> None:
     data = b"\n".join(rows) + (b"\n" if ends else b"")
     blobs = MemoryBlobs()
@@ -108,6 +111,10 @@ def test_shards_give_what_one_process_gives(
     spec = {"upload": "", "upload_grant": "", "file_name": "rows.jsonl", "format": "jsonl"}
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(sharded_import, "SHARD_BYTES", shard_bytes)
+        if long:
+            patch.setattr(index_columns, "_SPOOLED", 16)
+            patch.setattr(index_columns, "STRIDE_ROWS", 3)
+            patch.setattr(sharded_import, "STRIDE_ROWS", 3)
         try:
             whole = importing.import_file(LocalContext(spec), io.BytesIO(data), writer, *ROWS)
         except UnreadableFile:
@@ -142,3 +149,38 @@ def test_a_large_file_gives_the_same_rows(tmp_path: Any, monkeypatch: pytest.Mon
     spec = uploaded(store, pieces_of(gzip.compress(data, 0), 5000))
     packed = importing.run(LocalContext(spec, blobs_write=store, blobs_read=store))
     assert packed["content_digest"] == small["content_digest"]
+
+
+CELLS = b"zip,age,height,mixed,empty,huge\n01099,31,1.80,4,,9999999999999999999\n10115,-7,2e1,four,,1\n80331,0,1,5,,2\n"
+
+
+@pytest.mark.parametrize("is_table", [True, False])
+def test_columns_of_numbers_of_a_table_are_numbers(tmp_path: Any, is_table: bool) -> None:
+    store = BlobStore(f"file://{tmp_path}")
+    spec = uploaded(store, [CELLS]) | {"file_name": "people.csv", "format": "csv", "is_table": is_table}
+    result = importing.run(LocalContext(spec, blobs_write=store, blobs_read=store))
+    version = open_version(store, result["manifest_digest"])
+    assert version.rows(np.arange(3))[:2] == (
+        [
+            {"zip": "01099", "age": 31, "height": 1.8, "mixed": "4", "huge": "9999999999999999999"},
+            {"zip": "10115", "age": -7, "height": 20.0, "mixed": "four", "huge": "1"},
+        ]
+        if is_table
+        else [
+            {"zip": "01099", "age": "31", "height": "1.80", "mixed": "4", "huge": "9999999999999999999"},
+            {"zip": "10115", "age": "-7", "height": "2e1", "mixed": "four", "huge": "1"},
+        ]
+    )
+
+
+@given(st.one_of(st.integers(-(10**18) + 1, 10**18 - 1), st.floats(allow_nan=False, allow_infinity=False)))
+def test_a_number_comes_back_as_itself(number: float) -> None:
+    numbers = number_columns([Line(1, {"a": repr(number)})])
+    assert with_numbers(Line(1, {"a": repr(number)}), numbers).row == {"a": number}
+
+
+@pytest.mark.parametrize(
+    "text", ["", " 1", "1 ", "+1", "01", "1,5", ".5", "5.", "1e999", "nan", "inf", "0x1", "1_000", "\u0661"]
+)
+def test_what_says_more_than_a_number_stays_a_text(text: str) -> None:
+    assert not number_columns([Line(1, {"a": "1"}), Line(2, {"a": text})])

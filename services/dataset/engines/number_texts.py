@@ -1,0 +1,44 @@
+"""Numbers in files that hold texts only (CSV, TSV): a column is numbers if each of its values reads as one.
+
+A text that says more than its number stays a text, and its column with it: `007`, `+1`, `1,5`, and integers that have
+too many digits for 64 bits.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Callable, Iterable
+
+from services.dataset.engines.lines import Line
+
+_INTEGER = re.compile(r"-?(?:0|[1-9][0-9]{0,17})")
+_DECIMAL = re.compile(r"-?(?:0|[1-9][0-9]{0,17})(?:\.[0-9]+)?(?:[eE][+-]?[0-9]+)?")
+
+# Makes its number of the text of a cell.
+Number = Callable[[str], int | float]
+
+
+def number_columns(lines: Iterable[Line]) -> dict[str, Number]:
+    """The columns of a table whose values are all numbers: `int`, or `float` where one has a fraction."""
+    kinds: dict[str, Number] = {}
+    texts: set[str] = set()
+    for line in lines:
+        for name, text in (line.row or {}).items():
+            if name in texts:
+                continue
+            if _INTEGER.fullmatch(text):
+                kinds.setdefault(name, int)
+            elif _DECIMAL.fullmatch(text) and math.isfinite(float(text)):
+                kinds[name] = float
+            else:
+                texts.add(name)
+    return {name: number for name, number in kinds.items() if name not in texts}
+
+
+def with_numbers(line: Line, numbers: dict[str, Number]) -> Line:
+    """The line with the columns of `numbers` as numbers."""
+    if line.row is None:
+        return line
+    row = {name: numbers[name](value) if name in numbers else value for name, value in line.row.items()}
+    return Line(line.number, row, line.error)
