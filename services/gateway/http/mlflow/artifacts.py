@@ -49,7 +49,7 @@ class Artifacts:
 
     def prefixed(self) -> dict[str, dict[str, Handler]]:
         """Path prefix -> HTTP method -> handler."""
-        by_method = {"GET": self._get, "PUT": self._put, "DELETE": self._delete}
+        by_method: dict[str, Handler] = {"GET": self._get, "PUT": self._put, "DELETE": self._delete}
         return {f"{PROXY}/": {method: self._handler(work) for method, work in by_method.items()}}
 
     async def listed(self, visit: Visit) -> Json:
@@ -61,10 +61,10 @@ class Artifacts:
         folder = visit.given.text("path", most=1000).strip("/")
         return {"root_uri": names.artifact_root(run), "files": await self._children(run, folder, folder, visit)}
 
-    def _handler(self, work: Handler | object) -> Handler:
+    def _handler(self, work: Handler) -> Handler:
         async def handler(exchange: Exchange) -> None:
             exchange.route = f"{exchange.method} {_ROUTE}"
-            await guarded(exchange, work(exchange))  # type: ignore[operator]
+            await guarded(exchange, work(exchange))
 
         return handler
 

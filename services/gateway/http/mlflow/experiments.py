@@ -16,6 +16,7 @@ from services.gateway.http.mlflow.matching import meets, page_of
 _MOST_NAME = 100
 _MOST_TAGS = 64
 _USUAL_PAGE = 1000
+_VIEWS = ("ACTIVE_ONLY", "DELETED_ONLY", "ALL")
 _ATTRIBUTES = ("name", "experiment_id", "creation_time", "last_update_time")
 
 
@@ -77,6 +78,8 @@ class Experiments:
             ("attribute", "last_update_time", True)
         ]
         view = given.text("view_type") or "ACTIVE_ONLY"
+        if view not in _VIEWS:
+            raise ParameterError("view_type", f"must be one of {', '.join(_VIEWS)}")
         found: list[Json] = []
         for training in await self._backend.all_trainings(visit.org, visit.call):
             deleted = training.HasField("delete_time")

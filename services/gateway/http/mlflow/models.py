@@ -216,8 +216,16 @@ class Models:
         return found
 
     async def _found(self, name: str, visit: Visit) -> training_pb2.ModelProject | None:
-        everything = await self._backend.all_projects(visit.org, visit.call)
-        return next((one for one in everything if one.name == names.project(visit.org, name)), None)
+        project = names.project(visit.org, name)
+        if project is None:
+            return None
+        try:
+            request = model_service_pb2.GetModelProjectRequest(name=project)
+            return await self._backend.models.GetModelProject(request, **visit.call)
+        except ArgosyError as error:
+            if error.is_reason("NOT_FOUND"):
+                return None
+            raise
 
     async def _version(self, visit: Visit) -> training_pb2.ModelVersion:
         project = names.project(visit.org, visit.given.text("name", needed=True))
