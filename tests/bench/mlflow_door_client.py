@@ -100,7 +100,9 @@ def searching(client: MlflowClient) -> None:
 
 def changing(client: MlflowClient) -> None:
     """Resumes, ends, renames, deletes and restores a run."""
-    with mlflow.start_run(run_name="again", experiment_id="0") as run:
+    # Where nobody chose an experiment.
+    assert client.get_experiment(client.create_run("0").info.experiment_id).name == "Default"
+    with mlflow.start_run(run_name="again") as run:
         pass
     with mlflow.start_run(run_id=run.info.run_id):
         mlflow.log_metric("x", 1)
