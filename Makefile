@@ -36,8 +36,8 @@ TESTS_SPREAD := $(TESTS_LONG) $(filter-out $(TESTS_LONG) %__pycache__,$(wildcard
 TESTS_MESHES := $(wildcard tests/e2e tests/chaos)
 
 .PHONY: help setup check test chaos demo up down status logs doctor bench bench-rpc bench-gateway bench-dedup bench-import bench-clean bench-paging bench-annotate \
-	bench-train bench-train-gpu bench-metrics bench-hpo bench-estimates fmt notices clean prerequisites check-format check-lint check-types check-protos \
-	check-imports check-unit \
+	bench-train bench-train-gpu bench-metrics bench-mlflow bench-hpo bench-estimates fmt notices clean prerequisites check-format \
+	check-lint check-types check-protos check-imports check-unit \
 	check-unit-dataset check-unit-common check-contract
 
 help: ## list the commands
@@ -99,7 +99,7 @@ logs: setup ## follow the logs of all processes
 doctor: setup ## what is missing on this machine, and how to get it
 	@$(BIN)/argosy doctor
 
-bench: bench-rpc bench-gateway bench-dedup bench-import bench-clean bench-paging bench-annotate bench-train bench-metrics bench-hpo bench-estimates ## all benchmarks, into build/bench
+bench: bench-rpc bench-gateway bench-dedup bench-import bench-clean bench-paging bench-annotate bench-train bench-metrics bench-mlflow bench-hpo bench-estimates ## all benchmarks, into build/bench
 
 bench-rpc: setup ## echo through the interceptor chain against bare grpc.aio
 	$(BIN)/python -m tests.bench.rpc
@@ -130,6 +130,9 @@ bench-metrics: setup ## points of metrics a second, curves and pages of runs, be
 
 bench-train-gpu: setup ## model FLOP utilisation of a Llama with a billion parameters; needs a CUDA GPU
 	$(BIN)/python -m tests.bench.train_gpu
+
+bench-mlflow: setup ## points a second of MLflow's client through the gateway, beside MLflow's server
+	$(BIN)/python -m tests.bench.mlflow_door
 
 bench-hpo: setup ## trials that our search needs for what grid search finds
 	$(BIN)/python -m tests.bench.hpo

@@ -14,11 +14,13 @@ from services.gateway.clients.datasets import Datasets
 from services.gateway.clients.deployments import Deployments
 from services.gateway.clients.identity import Keys
 from services.gateway.clients.ledger import Ledger
+from services.gateway.clients.outside_runs import OutsideRuns
 from services.gateway.clients.reporter import Reporter
 from services.gateway.clients.trainings import Trainings
 from services.gateway.config import Settings
 from services.gateway.http.door import Door
 from services.gateway.http.methods import Methods
+from services.gateway.http.mlflow.door import Mlflow
 from services.gateway.http.openai.base_models import BaseModels
 from services.gateway.http.openai.files import Files
 from services.gateway.http.openai.handlers import OpenAi
@@ -67,14 +69,15 @@ async def build(runtime: Runtime) -> App:
     openai = OpenAi(keys, replicas, Applications(runtime.channels), deployments, trainings, ledger.add)
     files = Files(keys, datasets, trainings)
     jobs = Jobs(keys, datasets, trainings, BaseModels(trainings, replicas, deployments))
+    mlflow = Mlflow(keys, OutsideRuns(runtime.channels, clock))
     pages = Pages(table, lambda: True, reporter.prometheus)
     door = Door(
         table=table,
         methods=Methods(backends),
         uploads=Uploads(backends),
         authenticator=keys,
-        fixed={**openai.handlers(), **files.handlers(), **jobs.handlers(), **pages.handlers()},
-        prefixed={**openai.prefixed(), **files.prefixed(), **jobs.prefixed()},
+        fixed={**openai.handlers(), **files.handlers(), **jobs.handlers(), **mlflow.handlers(), **pages.handlers()},
+        prefixed={**openai.prefixed(), **files.prefixed(), **jobs.prefixed(), **mlflow.prefixed()},
         record=reporter.record,
         max_requests=settings.max_requests,
         clock=clock,

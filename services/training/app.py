@@ -12,6 +12,8 @@ from argosy.training.v1 import (
     automl_service_pb2,
     model_registry_service_pb2,
     model_service_pb2,
+    outside_run_service_pb2,
+    run_artifact_service_pb2,
     run_service_pb2,
     search_service_pb2,
     training_document_service_pb2,
@@ -32,11 +34,14 @@ from services.training.handlers import (
     algorithm_code,
     algorithms,
     automl,
+    event_files,
     model_aliases,
     model_imports,
     model_projects,
     model_registry,
     model_versions,
+    outside_runs,
+    run_artifacts,
     run_metrics,
     runs,
     searches,
@@ -103,7 +108,7 @@ def _task_kinds(app: App) -> list[TaskKind]:
     return [
         runs.kind(),
         SearchTasks(app.database, runs, app.clock).kind(),
-        ImportTasks(app.database, app.datasets, app.signer, app.settings, app.clock).kind(),
+        ImportTasks(app.database, app.blobs, app.datasets, app.signer, app.settings, app.clock).kind(),
     ]
 
 
@@ -120,6 +125,8 @@ DEFINITION: ServiceDefinition[App] = ServiceDefinition(
         algorithm_code_service_pb2.DESCRIPTOR.services_by_name["AlgorithmCodeService"],
         training_document_service_pb2.DESCRIPTOR.services_by_name["TrainingDocumentService"],
         automl_service_pb2.DESCRIPTOR.services_by_name["AutomlService"],
+        outside_run_service_pb2.DESCRIPTOR.services_by_name["OutsideRunService"],
+        run_artifact_service_pb2.DESCRIPTOR.services_by_name["RunArtifactService"],
     ],
     handlers=[
         trainings,
@@ -135,6 +142,9 @@ DEFINITION: ServiceDefinition[App] = ServiceDefinition(
         algorithm_code,
         training_documents,
         automl,
+        outside_runs,
+        run_artifacts,
+        event_files,
     ],
     settings=TrainingSettings,
     migrations=Path(__file__).parent / "migrations",

@@ -26,6 +26,9 @@ class TrainingSettings(CommonSettings):
     # Of all files of one imported model.
     model_max_bytes: int = Field(default=1 << 40, ge=1)
 
+    # Of one file of an outside run.
+    artifact_max_bytes: int = Field(default=10 << 30, ge=1)
+
     @property
     def key_path(self) -> Path:
         return self.key_file or self.home / "secrets" / "training-key"

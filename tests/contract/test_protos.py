@@ -133,6 +133,7 @@ _READS_BY_POST: set[tuple[str, str]] = {
     ("POST", "Chat"),
     ("POST", "ReadTargets"),
     ("POST", "RenderPrompt"),
+    ("POST", "SearchRuns"),
     ("POST", "ExchangeKey"),
 }
 

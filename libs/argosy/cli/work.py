@@ -15,6 +15,7 @@ from argosy.cli.models import import_model
 from argosy.cli.options import PATIENCE, JsonOption, WatchOption, newest
 from argosy.cli.preflight import preflight
 from argosy.cli.trainings import apply, export, push
+from argosy.cli.tensorboard import import_events, tensorboard
 from argosy.client import Client, contract
 from argosy.client.errors import Conflict
 from rich.table import Table
@@ -35,6 +36,8 @@ training.command("apply")(apply)
 training.command("export")(export)
 algorithm.command("push")(push)
 training.command("leaderboard")(leaderboard)
+training.command("tensorboard")(tensorboard)
+training.command("import-events")(import_events)
 
 
 @training.command("run")

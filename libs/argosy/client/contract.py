@@ -4,6 +4,7 @@ its stub is.
 
 from __future__ import annotations
 
+import base64
 import importlib
 import json
 import pkgutil
@@ -165,6 +166,9 @@ def build(method: Method, arguments: Mapping[str, Any]) -> Message:
 def _plain(value: Any, field: FieldDescriptor | None = None) -> Any:
     if field is not None and field.message_type and field.message_type.full_name == "google.protobuf.FieldMask":
         return _mask(value)
+    if isinstance(value, bytes):
+        # As JSON has them; bytes as they are would be taken for base64.
+        return base64.b64encode(value).decode()
     if isinstance(value, Message):
         return json_format.MessageToDict(value, preserving_proto_field_name=True)
     if isinstance(value, Mapping):

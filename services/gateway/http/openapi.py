@@ -22,6 +22,7 @@ from services.gateway.http.comments import Comments
 from services.gateway.http.json_message import is_map, is_well_known
 from services.gateway.http.methods import STATED_TYPE, content_field
 from services.gateway.http.openapi_fine_tuning import FINE_TUNING_PATHS, FINE_TUNING_SCHEMAS
+from services.gateway.http.openapi_mlflow import MLFLOW_PATHS, MLFLOW_SCHEMAS
 from services.gateway.http.openapi_models import MODEL_PATHS, MODEL_SCHEMAS
 from services.gateway.http.routes import TASK_AREAS, Route, RouteTable, default_table
 
@@ -55,7 +56,12 @@ class _Document:
     def __init__(self, table: RouteTable) -> None:
         self._table = table
         self._comments = Comments.load()
-        self._schemas: dict[str, Schema] = {"Error": _error_schema(), **MODEL_SCHEMAS, **FINE_TUNING_SCHEMAS}
+        self._schemas: dict[str, Schema] = {
+            "Error": _error_schema(),
+            **MODEL_SCHEMAS,
+            **FINE_TUNING_SCHEMAS,
+            **MLFLOW_SCHEMAS,
+        }
 
     def build(self) -> Schema:
         paths: dict[str, Schema] = {}
@@ -63,7 +69,7 @@ class _Document:
             path, parameters = self._path(route)
             paths.setdefault(path, {})[route.http_method.lower()] = self._operation(route, parameters)
         paths["/v1/orgs/{org}/uploads/{upload}"]["put"] = self._upload()
-        paths.update(MODEL_PATHS | FINE_TUNING_PATHS)
+        paths.update(MODEL_PATHS | FINE_TUNING_PATHS | MLFLOW_PATHS)
         tags = sorted({operation["tags"][0] for item in paths.values() for operation in item.values()})
         return {
             "openapi": VERSION,

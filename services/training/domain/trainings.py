@@ -26,6 +26,7 @@ class Training(Resource):
         algorithm_version: of the catalogue; empty: a language model, as the spec says, or what `task` chooses.
         parameters: of the algorithm, as they were given.
         task: that an algorithm is chosen for.
+        outside: its runs are reported by programs elsewhere and never started here.
         run_count: runs so far; they are numbered from 1.
     """
 
@@ -39,6 +40,7 @@ class Training(Resource):
     algorithm_version: str = ""
     parameters: dict[str, Any] = field(default_factory=dict[str, Any])
     task: str = ""
+    outside: bool = False
     run_count: int = 0
 
     @property
@@ -48,6 +50,9 @@ class Training(Resource):
 
     def check(self) -> None:
         """Raises INVALID_FIELD for what no data could make right."""
+        if self.outside:
+            self._check_outside()
+            return
         if self.runs_algorithm:
             self._check_algorithm()
         else:
@@ -68,6 +73,21 @@ class Training(Resource):
         # Built-in algorithms are there for everybody.
         if self.algorithm_version and self.algorithm_version.split("/")[1] not in (self.org, "system"):
             raise DomainError("NOT_FOUND", f"{self.algorithm_version} does not exist.", name=self.algorithm_version)
+
+    def require_started_here(self) -> None:
+        """Raises STATE_CONFLICT if its runs are reported by programs elsewhere."""
+        if self.outside:
+            message = f"{self.name} has outside runs: programs elsewhere report them, and Argosy starts none."
+            raise DomainError("STATE_CONFLICT", message, name=self.name, state="outside", wanted="started here")
+
+    def _check_outside(self) -> None:
+        """What says how to train means nothing for runs that are not started here."""
+        names = ("dataset_version", "validation_version", "model_project", "base_model_version", "algorithm_version")
+        for name in (*names, "task", "parameters"):
+            if getattr(self, name):
+                raise invalid(f"training.{name}", "must be empty for outside runs, which are not started here")
+        if self.spec.phases:
+            raise invalid("spec.phases", "must be empty for outside runs, which are not started here")
 
     def _check_first_phase(self) -> None:
         first = self.spec.phases[0].method
@@ -134,6 +154,7 @@ class TrainingRun(Resource):
         framework: versions of torch, transformers, ray, ...
         algorithm_version, parameters: what it runs, all parameters written out; empty: a language model.
         estimate, actual: what it was to cost and what it did cost, by the names of `costs.Cost`; empty: unknown.
+        outside: Argosy did not start it; `parameters` are then texts that its sender gave.
     """
 
     task: str = ""
@@ -152,6 +173,7 @@ class TrainingRun(Resource):
     parameters: dict[str, Any] = field(default_factory=dict[str, Any])
     estimate: dict[str, float] = field(default_factory=dict[str, float])
     actual: dict[str, float] = field(default_factory=dict[str, float])
+    outside: bool = False
 
 
 def snapshot(training: Training | TrainingRun) -> dict[str, Any]:

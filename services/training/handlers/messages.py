@@ -38,6 +38,7 @@ def training_message(training: Training) -> pb.Training:
             algorithm_version=training.algorithm_version,
             parameters=struct(training.parameters),
             task=training.task,
+            outside=training.outside,
         ),
     )
 
@@ -53,6 +54,7 @@ def run_message(run: TrainingRun) -> pb.TrainingRun:
         framework=run.framework,
         algorithm_version=run.algorithm_version,
         parameters=struct(run.parameters),
+        outside=run.outside,
     )
     if run.checkpoint is not None:
         message.checkpoint.CopyFrom(

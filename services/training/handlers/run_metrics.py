@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 from collections.abc import Sequence
-from datetime import UTC
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -38,13 +38,7 @@ _PICTURE_POINTS = 1_200
 
 async def report_run_metrics(request: pb.ReportRunMetricsRequest, call: Call[App]) -> pb.ReportRunMetricsResponse:
     run = await TrainingRuns(call.uow).get(request.name)
-    now = int(microseconds(call.clock.now()))
-    series: dict[str, Points] = {}
-    for number, given in enumerate(request.series):
-        points = _points_from(given, f"series[{number}]", now)
-        if len(points):
-            before = series.get(given.key)
-            series[given.key] = points if before is None else join([before, points])
+    series = series_from(request.series, call.clock.now())
     if series:
         await RunMetrics(call.uow).add(run.uid, run.org, series)
     return pb.ReportRunMetricsResponse(point_count=sum(len(given.values) for given in request.series))
@@ -144,6 +138,21 @@ def _line(run: TrainingRun, points: Points, by_time: bool) -> Line:
 def _short(name: str) -> str:
     """`packages/3` of `orgs/acme/trainings/packages/runs/3`."""
     return "/".join(name.split("/")[3::2])
+
+
+def series_from(given: Sequence[run_metrics_pb2.MetricSeries], now: datetime) -> dict[str, Points]:
+    """Points by metric, none of them empty. Raises INVALID_FIELD that names the point.
+
+    Args:
+        now: time of points that have none.
+    """
+    series: dict[str, Points] = {}
+    for number, one in enumerate(given):
+        points = _points_from(one, f"series[{number}]", int(microseconds(now)))
+        if len(points):
+            before = series.get(one.key)
+            series[one.key] = points if before is None else join([before, points])
+    return series
 
 
 def _points_from(given: run_metrics_pb2.MetricSeries, where: str, now: int) -> Points:

@@ -15,7 +15,15 @@ from libs.common.ids import resource_id, uuid7
 from libs.common.rpc.call import Call
 from libs.common.rpc.interceptors.validate import require_valid
 from libs.common.rpc.pagination import PageToken, page_size
-from services.training.domain.runs import EventKind, RunEvent, RunState, Value, parameters, require
+from services.training.domain.runs import (
+    EventKind,
+    RunEvent,
+    RunState,
+    Value,
+    parameters,
+    require,
+    require_started_here,
+)
 from services.training.domain.trainings import Training, TrainingRun, snapshot
 from services.training.handlers.bases import given_numbers
 from services.training.handlers.messages import run_message, spec_from, training_message
@@ -56,6 +64,7 @@ async def resume_training_run(request: pb.ResumeTrainingRunRequest, call: Call[A
 
 async def cancel_training_run(request: pb.CancelTrainingRunRequest, call: Call[App]) -> training_pb2.TrainingRun:
     run = await TrainingRuns(call.uow).get(request.name)
+    require_started_here(run)
     await call.deps.tasks.cancel(call.uow, run.task)
     return run_message(run)
 
@@ -69,6 +78,7 @@ async def retry_training_run(request: pb.RetryTrainingRunRequest, call: Call[App
 
 async def clone_training(request: pb.CloneTrainingRequest, call: Call[App]) -> training_pb2.Training:
     run = await TrainingRuns(call.uow).get(request.name)
+    require_started_here(run)
     for path in request.update_mask.paths:
         if path.split(".")[0] not in MUTABLE:
             raise invalid("update_mask", f"{path} is not one of {', '.join(sorted(MUTABLE))}")

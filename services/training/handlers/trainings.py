@@ -95,6 +95,7 @@ async def create_training(request: pb.CreateTrainingRequest, call: Call[App]) ->
         algorithm_version=given.algorithm_version,
         parameters=parameters_from(given),
         task=given.task,
+        outside=given.outside,
     )
     await check_parts(training, given_numbers(given.spec.architecture), call)
     await Trainings(call.uow).insert(training)
@@ -246,6 +247,8 @@ async def check_parts(training: Training, given: Mapping[str, int], call: Call[A
         given: numbers of the architecture that the caller wrote.
     """
     training.check()
+    if training.outside:
+        return
     await require_algorithm(training, call)
     await ModelProjects(call.uow).get(training.model_project)
     if "/aliases/" in training.base_model_version:
@@ -265,6 +268,7 @@ async def _read(name: str, call: Call[App]) -> tuple[Training, int]:
     uow = call.deps.database.unit_of_work(call.org, call.principal.subject, deadline=call.deadline, read_only=True)
     try:
         training = await Trainings(uow).get(name)
+        training.require_started_here()
         if not training.base_model_version:
             return training, 0
         return training, (await base_of(training.base_model_version, uow, call.deps.blobs)).parameter_count

@@ -7,6 +7,7 @@ from typing import Any
 
 from argosy.training.v1 import training_events_pb2
 
+from libs.common.blobs import BlobStore
 from libs.common.clock import Clock
 from libs.common.db.uow import Database, UnitOfWork
 from libs.common.domain import Parent, Secrecy
@@ -19,12 +20,15 @@ from services.training.domain.imported_card import imported_card
 from services.training.domain.life_cycle import Event
 from services.training.domain.model_files import IMPORT_KIND
 from services.training.domain.models import ModelFile, ModelVersion
-from services.training.store.repositories import ModelProjects, ModelVersions
+from services.training.store.repositories import ModelProjects, ModelVersions, TrainingRuns
+from services.training.store.run_artifacts import RunArtifacts
 from services.training.store.signing import ModelSigner
 
 Json = dict[str, Any]
 
 _GRANT_SECONDS = 86_400
+# As many as uploads of one import.
+_MOST_MODEL_FILES = 1_000
 
 
 class ImportTasks:
@@ -32,6 +36,7 @@ class ImportTasks:
 
     Args:
         database: of the service.
+        blobs: has the files of outside runs.
         datasets: gives the right to read uploads.
         signer: signs the versions.
         settings: which folders and which hub are open.
@@ -39,9 +44,16 @@ class ImportTasks:
     """
 
     def __init__(
-        self, database: Database, datasets: Datasets, signer: ModelSigner, settings: TrainingSettings, clock: Clock
+        self,
+        database: Database,
+        blobs: BlobStore,
+        datasets: Datasets,
+        signer: ModelSigner,
+        settings: TrainingSettings,
+        clock: Clock,
     ) -> None:
         self._database = database
+        self._blobs = blobs
         self._datasets = datasets
         self._signer = signer
         self._settings = settings
@@ -56,6 +68,8 @@ class ImportTasks:
         spec: Json = {"max_bytes": settings.model_max_bytes}
         if work["uploads"]:
             spec["uploads"] = [await self._upload(upload, task) for upload in work["uploads"]]
+        elif work.get("run"):
+            spec["uploads"] = await self._files(work["run"], work["run_path"], task)
         elif work["folder"]:
             spec |= {"folder": work["folder"], "open_folders": settings.open_folders}
         else:
@@ -67,6 +81,21 @@ class ImportTasks:
         granted = await self._datasets.grant_upload(upload, task.name, _GRANT_SECONDS)
         found = asdict(granted)
         return {**found, "name": upload, "manifest": found.pop("manifest_digest")}
+
+    async def _files(self, name: str, path: str, task: Task) -> list[Json]:
+        """The files of an outside run as uploads; their paths begin behind the folder."""
+        async with self._database.system(read_only=True) as uow:
+            run = await TrainingRuns(uow).get(name)
+            files = await RunArtifacts(uow, run).list(path, _MOST_MODEL_FILES, "")
+        found: list[Json] = []
+        for file in files:
+            parts = [{"sha256": part} for part in file.parts]
+            manifest = await self._blobs.commit({"blobs": parts})
+            grant = await self._blobs.grant(manifest, task.name, _GRANT_SECONDS)
+            below = file.path[len(path) :].lstrip("/") or file.path.rpartition("/")[2]
+            entry: Json = {"name": f"{name}/{file.path}", "file_name": below, "size": file.size}
+            found.append(entry | {"manifest": manifest, "grant": grant})
+        return found
 
     async def _apply(self, task: Task, result: Json, uow: UnitOfWork) -> Json:
         projects, now = ModelProjects(uow), self._clock.now()
@@ -85,7 +114,9 @@ class ImportTasks:
 
     def _version(self, task: Task, name: str, result: Json) -> ModelVersion:
         now, work = self._clock.now(), task.input
-        sources = work["uploads"] or [result["origin"]]
+        if work.get("run"):
+            result = result | {"origin": f"{work['run']}/{work['run_path']}".rstrip("/")}
+        sources = work["uploads"] or [work.get("run") or result["origin"]]
         return ModelVersion(
             uid=uuid7(),
             name=name,

@@ -1,4 +1,5 @@
-"""Takes away blobs that nobody can reach any more: prepared data and checkpoints of runs that have ended."""
+"""Takes away blobs that nobody can reach any more: prepared data and checkpoints of runs that have ended,
+and files of outside runs that were removed."""
 
 from __future__ import annotations
 
@@ -10,7 +11,8 @@ from libs.common.clock import Clock
 from libs.common.db.uow import Database
 from libs.common.domain import DomainError
 from services.training.store.encodings import Encodings
-from services.training.store.manifests import checkpoint_manifests, code_manifests, model_manifests
+from services.training.store.manifests import artifact_parts, checkpoint_manifests, code_manifests, model_manifests
+from services.training.store.run_artifacts import forget_broken_uploads
 
 _BEAT = timedelta(hours=1)
 # Longer than the write grant of any attempt: what a running task wrote may be named by no row yet.
@@ -19,6 +21,8 @@ _GRACE = timedelta(days=2)
 _UNUSED = timedelta(days=14)
 # A task that failed or was cancelled can be retried from its checkpoint this long.
 _RETRY = timedelta(days=30)
+# An upload of a file of an outside run that nobody went on with, as dataset has it.
+_BROKEN_OFF = timedelta(days=1)
 
 _log = logging.getLogger(__name__)
 
@@ -37,10 +41,12 @@ async def sweep(database: Database, blobs: BlobStore, clock: Clock) -> int:
     """One sweep. Returns how many blobs went."""
     async with database.system() as uow:
         await Encodings(uow).forget(clock.now() - _UNUSED)
+        await forget_broken_uploads(uow, clock.now() - _BROKEN_OFF)
     async with database.system(read_only=True) as uow:
+        parts = await artifact_parts(uow)
         manifests = await model_manifests(uow) | await code_manifests(uow)
         manifests |= await checkpoint_manifests(uow, clock.now() - _RETRY) | await Encodings(uow).manifests()
-    deleted = await blobs.collect(manifests, (), _GRACE.total_seconds())
+    deleted = await blobs.collect(manifests, parts, _GRACE.total_seconds())
     if deleted:
         _log.info("%d blobs collected", deleted)
     return deleted

@@ -28,6 +28,12 @@ async def code_manifests(uow: UnitOfWork) -> set[str]:
     return found
 
 
+async def artifact_parts(uow: UnitOfWork) -> set[str]:
+    """Blobs of the files of outside runs, also of uploads that are not complete yet."""
+    rows = await (await uow.connection()).execute(select(tables.run_artifacts.c.parts))
+    return {part["sha256"] for row in rows for part in row.parts}
+
+
 async def checkpoint_manifests(uow: UnitOfWork, since: datetime) -> set[str]:
     """Prepared data and newest checkpoint of tasks that may go on: paused, or changed since a time, not succeeded."""
     unfinished = and_(tasks.c.state != "SUCCEEDED", tasks.c.update_time >= since)

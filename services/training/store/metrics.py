@@ -182,6 +182,18 @@ class RunMetrics:
         return () if self._uow.org == ANY_ORG else (org == self._uow.org,)
 
 
+async def points_page(
+    store: RunMetrics, run_uid: str, key: str, first_step: int, size: int
+) -> tuple[Points, int | None]:
+    """At most `size` points of a metric from a step on, and the step of the first one behind them, if there is one."""
+    rows = await store.rows(run_uid, key, times=True, first_step=first_step)
+    points = await asyncio.to_thread(curve_of, rows, times=True)
+    begin = int(np.searchsorted(points.steps, first_step, "left"))
+    page = points.take(slice(begin, begin + size))
+    following = begin + size
+    return page, int(points.steps[following]) if following < len(points) else None
+
+
 def curve_of(rows: Rows, *, times: bool = False) -> Points:
     """The whole curve. A million points take 50 ms: not for the event loop.
 

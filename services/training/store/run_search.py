@@ -134,7 +134,7 @@ async def _fewest(uow: UnitOfWork, org: str, conditions: Sequence[Comparison]) -
         if condition.operator == "!=":
             continue
         table = tables.run_terms.alias()
-        query = select(table.c.run_uid).where(*_meets(table, org, condition)).limit(_RARE + 1)
+        query = select(table.c.run_uid).where(*rows_of(table, org, condition)).limit(_RARE + 1)
         uids = list((await (await uow.connection()).execute(query)).scalars())
         if len(uids) <= _RARE and (fewest is None or len(uids) < len(fewest)):
             fewest = uids
@@ -164,13 +164,13 @@ async def _rows(uow: UnitOfWork, query: Select[str, float]) -> list[tuple[str, f
 def _looked_up(page: Subquery, org: str, condition: Comparison) -> ColumnElement[bool]:
     """Whether a run meets a condition, found by its key: a scalar query is never made a join."""
     other = tables.run_terms.alias()
-    met = select(true()).where(other.c.run_uid == page.c.run_uid, *_meets(other, org, condition)).scalar_subquery()
+    met = select(true()).where(other.c.run_uid == page.c.run_uid, *rows_of(other, org, condition)).scalar_subquery()
     return met.is_(None) if _lacking(condition) else met.is_not(None)
 
 
 def _joined(table: FromClause, org: str, condition: Comparison) -> ColumnElement[bool]:
     other = tables.run_terms.alias()
-    met = exists().where(other.c.run_uid == table.c.run_uid, *_meets(other, org, condition))
+    met = exists().where(other.c.run_uid == table.c.run_uid, *rows_of(other, org, condition))
     return ~met if _lacking(condition) else met
 
 
@@ -179,8 +179,8 @@ def _lacking(condition: Comparison) -> bool:
     return condition.operator == "!=" and isinstance(condition.value, str)
 
 
-def _meets(table: FromClause, org: str, condition: Comparison) -> list[ColumnElement[bool]]:
-    """The rows of a condition."""
+def rows_of(table: FromClause, org: str, condition: Comparison) -> list[ColumnElement[bool]]:
+    """The rows of `run_terms` that meet a condition."""
     if isinstance(condition.value, str):
         return [table.c.term == _term(org, condition.field, condition.value)]
     operator = "<>" if condition.operator == "!=" else condition.operator

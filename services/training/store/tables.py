@@ -36,6 +36,7 @@ trainings = resource_table(
     Column("algorithm_version", Text, nullable=False),
     Column("parameters", JSONB, nullable=False),
     Column("task", Text, nullable=False),
+    Column("outside", Boolean, nullable=False),
 )
 
 training_runs = resource_table(
@@ -58,6 +59,7 @@ training_runs = resource_table(
     # What the run costs; empty: not known.
     Column("estimate", JSONB, nullable=False, server_default=text("'{}'::jsonb")),
     Column("actual", JSONB, nullable=False, server_default=text("'{}'::jsonb")),
+    Column("outside", Boolean, nullable=False),
 )
 
 algorithms = resource_table(
@@ -320,3 +322,30 @@ encodings = Table(
     Column("use_time", time_type(), nullable=False),
 )
 Index("ix_encodings_org_dataset_digest", encodings.c.org, encodings.c.dataset_digest)
+
+# What an outside run has beside a run of ours.
+run_records = Table(
+    "run_records",
+    metadata,
+    Column("run_uid", uid_type(), primary_key=True),
+    Column("org", Text, nullable=False),
+    Column("display_name", Text, nullable=False),
+    Column("tags", JSONB, nullable=False),
+    Column("start_time", time_type(), nullable=False),
+    Column("end_time", time_type()),
+)
+
+# Files of outside runs, each as parts in the blob store; an upload that is not complete is no file yet.
+run_artifacts = Table(
+    "run_artifacts",
+    metadata,
+    Column("run_uid", uid_type(), primary_key=True),
+    Column("path", Text, primary_key=True),
+    Column("upload_id", Text, primary_key=True),
+    Column("org", Text, nullable=False),
+    Column("size", BigInteger, nullable=False),
+    # `{sha256, size}` of each part.
+    Column("parts", JSONB, nullable=False),
+    Column("complete", Boolean, nullable=False),
+    Column("create_time", time_type(), nullable=False),
+)

@@ -15,6 +15,8 @@ from argosy.training.v1 import (
     model_registry_service_pb2_grpc,
     model_service_pb2,
     model_service_pb2_grpc,
+    outside_run_service_pb2_grpc,
+    run_artifact_service_pb2_grpc,
     run_service_pb2_grpc,
     search_service_pb2_grpc,
     training_document_service_pb2_grpc,
@@ -142,6 +144,8 @@ class Caller:
             search_service_pb2_grpc.SearchServiceStub(self._channel),
             algorithm_code_service_pb2_grpc.AlgorithmCodeServiceStub(self._channel),
             training_document_service_pb2_grpc.TrainingDocumentServiceStub(self._channel),
+            outside_run_service_pb2_grpc.OutsideRunServiceStub(self._channel),
+            run_artifact_service_pb2_grpc.RunArtifactServiceStub(self._channel),
             task_service_pb2_grpc.TaskServiceStub(self._channel),
         )
 

@@ -13,6 +13,9 @@ from typing import Any
 import pytest
 from argosy.training.v1 import model_registry_service_pb2 as pb
 from argosy.training.v1 import model_service_pb2, training_pb2
+from argosy.training.v1.outside_run_service_pb2 import CreateOutsideRunRequest
+from argosy.training.v1.run_artifact_service_pb2 import AppendRunArtifactRequest
+from argosy.training.v1.training_service_pb2 import CreateTrainingRequest
 
 from libs.common.blobs import BlobStore
 from libs.common.domain import DomainError
@@ -280,7 +283,7 @@ async def finished_import(caller: Caller, request: pb.ImportModelRequest) -> tra
     """The task's load, engine and apply, without Ray."""
     task = await caller.ImportModel(request)
     parts = app(caller)
-    kind = ImportTasks(parts.database, parts.datasets, parts.signer, parts.settings, parts.clock).kind()
+    kind = ImportTasks(parts.database, parts.blobs, parts.datasets, parts.signer, parts.settings, parts.clock).kind()
     async with parts.database.system() as uow:
         row = await tasks.get(uow, task.name)
     spec = await kind.load(row, None)
@@ -304,6 +307,30 @@ async def test_an_upload_becomes_a_signed_version(served: Caller, dataset: FakeD
     assert (await served.VerifyModelVersion(pb.VerifyModelVersionRequest(name=version.name))).intact
     # The same request again is the same task.
     assert (await served.ImportModel(request)).name == (await served.ImportModel(request)).name
+
+
+async def test_files_of_an_outside_run_become_a_version(served: Caller) -> None:
+    await served.project()
+    outside = training_pb2.Training(outside=True, secrecy="SECRECY_SECRET")
+    await served.CreateTraining(CreateTrainingRequest(parent="orgs/acme", training_id="elsewhere", training=outside))
+    run = "orgs/acme/trainings/elsewhere/runs/first"
+    await served.CreateOutsideRun(CreateOutsideRunRequest(parent=run.rpartition("/runs/")[0], outside_run_id="first"))
+    request = pb.ImportModelRequest(parent=PROJECT, run=run, run_path="model")
+    assert (await refusal(served.ImportModel(request))).metadata["field"] == "run_path"
+    for name, content in model().items():
+        half = len(content) // 2
+        for offset, part in ((0, content[:half]), (half, content[half:])):
+            append = AppendRunArtifactRequest(
+                name=run, path=f"model/{name}", upload_id="u", offset=offset, data=part, last=offset > 0
+            )
+            await served.AppendRunArtifact(append)
+    version = await finished_import(served, request)
+    assert (version.parameter_count, version.origin, version.licence) == (10, f"{run}/model", "apache-2.0")
+    assert [(parent.name, parent.relation) for parent in version.lineage.parents] == [(run, "imported_from")]
+    # As confidential as the run.
+    assert version.secrecy == outside.secrecy
+    both = pb.ImportModelRequest(parent=PROJECT, run=run, folder="/srv")
+    assert (await refusal(served.ImportModel(both))).metadata["field"] == "uploads"
 
 
 async def test_imports_that_cannot_begin_are_refused(served: Caller, dataset: FakeDataset) -> None:

@@ -8,8 +8,8 @@ from sqlalchemy import Column, Text
 from libs.common.db.infrastructure import enable_row_level_security
 from libs.common.db.tables import time_type
 
-revision = "0006"
-down_revision = "0005"
+revision = "0007"
+down_revision = "0006"
 
 
 def upgrade() -> None:

@@ -6,8 +6,8 @@ from alembic import op
 from sqlalchemy import Column, Text, text
 from sqlalchemy.dialects.postgresql import JSONB
 
-revision = "0006"
-down_revision = "0005"
+revision = "0009"
+down_revision = "0008"
 
 
 def upgrade() -> None:
