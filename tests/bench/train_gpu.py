@@ -24,6 +24,7 @@ from libs.common.blobs import BlobStore
 from libs.compute.context import LocalContext
 from services.training.domain.distribution import Distribution, Precision
 from services.training.domain.spec import Architecture, Method, Phase, TrainingSpec
+from services.training.engines.encoded_rows import in_memory
 from services.training.engines.launch import run_here
 from services.training.engines.model import llama_config
 from services.training.engines.prepared import Preparation
@@ -72,7 +73,7 @@ def plan(store: BlobStore, rows: int) -> dict[str, Any]:
     random = np.random.default_rng(1)
     shape = (rows, ARCHITECTURE.sequence_length)
     sequences = random.integers(3, ARCHITECTURE.vocabulary_size, shape, dtype=np.int32)
-    preparation.add_arrays(0, "train", {"sequences": sequences})
+    preparation.add_arrays(0, "train", preparation.store_arrays({"sequences": in_memory(sequences)}))
     config = llama_config(ARCHITECTURE, ARCHITECTURE.vocabulary_size).to_diff_dict()
     return {"prepared": preparation.commit(), "config": config, "base": "", "rows": rows}
 

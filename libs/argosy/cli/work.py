@@ -14,8 +14,8 @@ from argosy.cli.live import finished_evaluation, watch
 from argosy.cli.models import import_model
 from argosy.cli.options import PATIENCE, JsonOption, WatchOption, newest
 from argosy.cli.preflight import preflight
-from argosy.cli.trainings import apply, export, push
 from argosy.cli.tensorboard import import_events, tensorboard
+from argosy.cli.trainings import apply, export, push
 from argosy.client import Client, contract
 from argosy.client.errors import Conflict
 from rich.table import Table

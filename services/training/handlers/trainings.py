@@ -30,8 +30,8 @@ from services.training.handlers.algorithm_messages import struct
 from services.training.handlers.algorithm_trainings import Plan, plan, require_algorithm
 from services.training.handlers.bases import base_of, fit_to_base, given_numbers
 from services.training.handlers.messages import run_message, spec_from, training_message
-from services.training.store.machine_rates import MachineRates
 from services.training.handlers.row_samples import sample_findings, sample_message, sampled
+from services.training.store.machine_rates import MachineRates
 from services.training.store.registry import ModelAliases
 from services.training.store.repositories import ModelProjects, ModelVersions, TrainingRuns, Trainings
 from services.training.store.run_events import RunEvents

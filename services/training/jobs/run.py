@@ -28,8 +28,8 @@ from services.training.domain.runs import EventKind, RunEvent, RunState
 from services.training.domain.trainings import TrainingRun
 from services.training.jobs.run_progress import RunProgress
 from services.training.store.algorithms import entry_of
-from services.training.store.machine_rates import MachineRates
 from services.training.store.encodings import Encodings
+from services.training.store.machine_rates import MachineRates
 from services.training.store.repositories import ModelProjects, ModelVersions, TrainingRuns
 from services.training.store.run_events import RunEvents
 from services.training.store.signing import ModelSigner
