@@ -36,7 +36,7 @@ TESTS_SPREAD := $(TESTS_LONG) $(filter-out $(TESTS_LONG) %__pycache__,$(wildcard
 TESTS_MESHES := $(wildcard tests/e2e tests/chaos)
 
 .PHONY: help setup check test chaos demo up down status logs doctor bench bench-rpc bench-gateway bench-dedup bench-import bench-clean bench-paging bench-annotate \
-	bench-train bench-train-gpu bench-metrics bench-mlflow bench-hpo bench-estimates fmt notices clean prerequisites check-format \
+	bench-train bench-train-gpu bench-metrics bench-mlflow bench-hpo bench-estimates bench-tokenize fmt notices clean prerequisites check-format \
 	check-lint check-types check-protos check-imports check-unit \
 	check-unit-dataset check-unit-common check-contract
 
@@ -99,7 +99,7 @@ logs: setup ## follow the logs of all processes
 doctor: setup ## what is missing on this machine, and how to get it
 	@$(BIN)/argosy doctor
 
-bench: bench-rpc bench-gateway bench-dedup bench-import bench-clean bench-paging bench-annotate bench-train bench-metrics bench-mlflow bench-hpo bench-estimates ## all benchmarks, into build/bench
+bench: bench-rpc bench-gateway bench-dedup bench-import bench-clean bench-paging bench-annotate bench-train bench-metrics bench-mlflow bench-hpo bench-estimates bench-tokenize ## all benchmarks, into build/bench
 
 bench-rpc: setup ## echo through the interceptor chain against bare grpc.aio
 	$(BIN)/python -m tests.bench.rpc
@@ -139,6 +139,9 @@ bench-hpo: setup ## trials that our search needs for what grid search finds
 
 bench-estimates: setup ## time and memory that the pre-flight predicts for ten recipes, beside what they take
 	$(BIN)/python -m tests.bench.estimates
+
+bench-tokenize: setup ## rows to token arrays beside datasets.map
+	$(BIN)/python -m tests.bench.tokenize
 
 fmt: setup ## format the code and repair what the linter can
 	$(BIN)/ruff check --fix --quiet . || true

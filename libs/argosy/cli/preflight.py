@@ -36,6 +36,10 @@ def preflight(
         console.print(f"{mark} {finding.check}: {escape(finding.message)}")
     if not found.findings:
         console.print("nothing found")
+    about = f", about {found.seconds:,.0f} s" if found.seconds else ""
+    trained, every = found.trained_parameter_count, found.parameter_count
+    parameters = f", {trained:,} of {every:,} parameters learn" if every else ""
+    console.print(f"{found.memory_bytes / 2**30:.2f} GiB of memory{about}{parameters}")
     sample = found.sample
     for lengths in sample.lengths:
         guess = ", guessed from characters" if lengths.estimated else ""
