@@ -190,7 +190,7 @@ def test_every_other_system_call_is_refused(folder: Path) -> None:
     run(folder, EVERY_CALL)
 
 
-MANY_FILES = "for number in range(20_000):\n    open(f'tmp/{number}', 'w').close()\nimport time\ntime.sleep(30)"
+MANY_FILES = "for number in range(10_200):\n    open(f'tmp/{number}', 'w').close()\nimport time\ntime.sleep(30)"
 EXHAUSTIONS = {
     "for ever": ("while True:\n    pass", "ran longer than the 2 s that it may"),
     "for ever, in silence": (
