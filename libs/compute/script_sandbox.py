@@ -136,8 +136,9 @@ class _Running:
             raise
         self._channel = ours
         assert self._child.stdin is not None
-        self._child.stdin.write(json.dumps(settings).encode() + b"\n")
-        self._child.stdin.close()
+        # Why a child is gone that did not even read is told where its output ends.
+        with suppress(BrokenPipeError), self._child.stdin as stdin:
+            stdin.write(json.dumps(settings).encode() + b"\n")
 
     def to_the_end(self) -> None:
         """Listens and watches until it has ended."""
@@ -166,8 +167,7 @@ class _Running:
 
     def _settings(self, entry: str, channel: int) -> Json:
         # Of our own tree nothing may be read but the module for scripts.
-        ours = [str(_ROOT)]
-        libraries = [path for path in sys.path if path and path not in ours and Path(path).name != "libs"]
+        libraries = [path for path in sys.path if "site-packages" in path or "dist-packages" in path]
         interpreter = [sys.base_prefix, sys.prefix, sysconfig.get_path("stdlib")]
         return {
             "folder": str(self._folder),
@@ -175,10 +175,10 @@ class _Running:
             "entry": entry,
             "channel": channel,
             "helper": str(_HELPER),
-            "hidden": ours,
+            "hidden": [str(_ROOT)],
             "memory": self._limits.memory,
             "disk": self._limits.disk,
-            "readable": [str(self._folder), str(_HELPER), *interpreter, *_site(libraries), *_SYSTEM],
+            "readable": [str(self._folder), str(_HELPER), *interpreter, *libraries, *_SYSTEM],
             "writable": [*(str(self._folder / name) for name in WRITABLE), *_DEVICES],
         }
 
@@ -204,7 +204,7 @@ class _Running:
         assert self._child.stdout is not None
         chunk = os.read(self._child.stdout.fileno(), _PIPE_BYTES)
         *lines, rest = (bytes(self._printed) + chunk).split(b"\n")
-        # A line without an end is told in pieces.
+        # A line without an end is one after so many characters.
         if len(rest) > _LONGEST_LINE or (not chunk and rest):
             lines, rest = [*lines, rest], b""
         self._printed = bytearray(rest)
@@ -293,11 +293,6 @@ class _Running:
         self._child.wait()
         output.close()
         self._channel.close()
-
-
-def _site(paths: list[str]) -> list[str]:
-    """Folders of installed packages; the tree that this code lies in, and the working folder, are none."""
-    return [path for path in paths if "site-packages" in path or "dist-packages" in path]
 
 
 def _ended(code: int) -> str:

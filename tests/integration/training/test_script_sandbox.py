@@ -22,15 +22,11 @@ from libs.compute.script_sandbox import (
     CHILD,
     CODE,
     WRITABLE,
-    ScriptFailed,
     ScriptLimits,
     ScriptSandboxUnavailable,
     run_script,
 )
-from libs.compute.usage import Usage
-
-MIB = 1 << 20
-LIMITS = ScriptLimits(seconds=20, memory=600 * MIB, disk=64 * MIB, threads=1)
+from tests.integration.training.scripts import LIMITS, Heard, failure, left, run
 
 # The child as it is, but for what `change` does before it begins.
 PATCHED = """
@@ -45,24 +41,6 @@ NO_FILTER = "child.filter_calls = lambda libc: None; child._prove = lambda: None
 NO_LANDLOCK = "child.open_files = lambda *_: None; child._prove = lambda: None"
 
 Change = Callable[[str], None]
-
-
-class Heard:
-    """What a script printed and said."""
-
-    def __init__(self) -> None:
-        self.lines: list[str] = []
-        self.messages: list[dict[str, Any]] = []
-        self.usage: list[Usage] = []
-
-    def line(self, text: str) -> None:
-        self.lines.append(text)
-
-    def message(self, message: dict[str, Any]) -> None:
-        self.messages.append(message)
-
-    def used(self, usage: Usage) -> None:
-        self.usage.append(usage)
 
 
 @pytest.fixture
@@ -83,31 +61,6 @@ def folder(tmp_path: Path) -> Path:
     for name in (CODE, *WRITABLE):
         (tmp_path / "run" / name).mkdir(parents=True)
     return tmp_path / "run"
-
-
-def run(folder: Path, source: str, limits: ScriptLimits = LIMITS) -> Heard:
-    """Runs a script; afterwards none of its processes is left."""
-    (folder / CODE / "main.py").write_text(source)
-    heard = Heard()
-    try:
-        run_script(folder, "main.py", limits, 7, 0, heard)
-    finally:
-        assert not left()
-    return heard
-
-
-def left() -> list[psutil.Process]:
-    """Scripts that are still running, and what they started."""
-    name = script_sandbox.CHILD.name
-    children = psutil.Process().children(recursive=True)
-    return [child for child in children if any(part.endswith(name) for part in child.cmdline())]
-
-
-def failure(folder: Path, source: str, limits: ScriptLimits = LIMITS) -> str:
-    """How a script fails."""
-    with pytest.raises(ScriptFailed) as caught:
-        run(folder, source, limits)
-    return str(caught.value)
 
 
 @pytest.fixture
@@ -237,7 +190,7 @@ def test_every_other_system_call_is_refused(folder: Path) -> None:
     run(folder, EVERY_CALL)
 
 
-MANY_FILES = "for number in range(20_000):\n    open(f'tmp/{number}', 'w').close()\nimport time\ntime.sleep(30)"
+MANY_FILES = "for number in range(10_200):\n    open(f'tmp/{number}', 'w').close()\nimport time\ntime.sleep(30)"
 EXHAUSTIONS = {
     "for ever": ("while True:\n    pass", "ran longer than the 2 s that it may"),
     "for ever, in silence": (
