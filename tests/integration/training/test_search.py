@@ -165,7 +165,7 @@ async def check_version(worker: Caller, done: search_pb2.HyperparameterSearch, b
     assert relations[NAME] == "best_trial_of"
     # It has what other runs have: its curves, and the beginning of its history.
     curves = run_service_pb2.GetRunCurvesRequest(parent="orgs/acme", runs=[run.name], keys=["sft.heldout_loss"])
-    assert (await worker.GetRunCurves(curves)).curves[0].values[-1] == best.value
+    assert (await worker.GetRunCurves(curves)).curves[0].values[-1] == best.rungs[-1]
     events = (await worker.ListRunEvents(run_service_pb2.ListRunEventsRequest(parent=run.name))).events
     assert [event.kind for event in events] == [RunEvent.KIND_CREATED, RunEvent.KIND_SUCCEEDED]
     assert f"trial {best.number}" in events[0].message
