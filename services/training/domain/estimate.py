@@ -154,10 +154,10 @@ def _memory(spec: TrainingSpec, work: Work, parameters: int, trained: int) -> in
     looked_at = max(_heldout_bytes(spec, phase, rows, work) for phase, rows in pairs)
     frozen = 0.0 if spec.adapter is None else parameters * _FROZEN_BYTES[spec.adapter.quantize_base_bits]
     frozen += max(_frozen_models(phase) for phase in spec.phases) * parameters * _FLOAT
-    each = _PROCESS_BYTES + round(frozen + looked_at) + trained * _BYTES_A_PARAMETER
-    # The leading worker writes checkpoints.
+    each = _PROCESS_BYTES + round(frozen) + trained * _BYTES_A_PARAMETER
+    # The leading worker writes checkpoints; nobody looks at held-out rows meanwhile.
     written = trained * _CHECKPOINT_BYTES if spec.steps > spec.checkpoint_every else 0
-    return spec.workers * each + written + round(largest)
+    return spec.workers * each + round(largest + max(spec.workers * looked_at, written))
 
 
 def _frozen_models(phase: Phase) -> int:
