@@ -154,14 +154,14 @@ def _memory(spec: TrainingSpec, work: Work, parameters: int, trained: int) -> in
     looked_at = max(_heldout_bytes(spec, phase, rows, work) for phase, rows in pairs)
     frozen = 0.0 if spec.adapter is None else parameters * _FROZEN_BYTES[spec.adapter.quantize_base_bits]
     frozen += max(_frozen_models(phase) for phase in spec.phases) * parameters * _FLOAT
-    each = _PROCESS_BYTES + round(frozen + looked_at)
+    each = _PROCESS_BYTES + round(frozen)
     state = spec.workers * trained * _BYTES_A_PARAMETER
     if spec.distribution.shards:
         # Divided; but every worker begins with the whole model.
         state = trained * _BYTES_A_PARAMETER + spec.workers * parameters * _FLOAT
-    # The leading worker writes checkpoints.
+    # The leading worker writes checkpoints; nobody looks at held-out rows meanwhile.
     written = trained * _CHECKPOINT_BYTES if spec.steps > spec.checkpoint_every else 0
-    return spec.workers * each + state + written + round(largest)
+    return spec.workers * each + state + round(largest + max(spec.workers * looked_at, written))
 
 
 def _frozen_models(phase: Phase) -> int:
