@@ -41,7 +41,9 @@ def crash(ctx: EngineContext) -> dict[str, Any]:
 
 
 def interrupted(ctx: EngineContext) -> dict[str, Any]:
-    """Loses something below it until the third attempt."""
+    """Loses something below it until the third attempt, behind a checkpoint where it `gets_on`."""
+    if ctx.spec.get("gets_on"):
+        ctx.checkpoint({"attempt": ctx.attempt})
     if ctx.attempt < 3:
         raise EngineInterrupted("a worker went away")
     return {"attempt": ctx.attempt}
