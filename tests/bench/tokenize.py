@@ -2,7 +2,8 @@
 
     python -m tests.bench.tokenize            # writes build/bench/tokenize.json
 
-The rows are the docstrings of this environment, each with a number of its own. Ours is what a run of pre-training does
+The rows are the docstrings of this environment, 100,000 of them, again and again where there are more; each row has a
+number of its own. Ours is what a run of pre-training does
 before its first step, all of it: it reads the version (compressed with zstd) from the blob store, measures and encodes
 its rows in shards that another attempt could go on from, packs them in a random order, and stores the arrays with
 their SHA-256. The peer maps the tokenizer over a memory-mapped table in batches, with a process for each core, keeps
@@ -52,11 +53,11 @@ CORES = os.cpu_count() or 1
 
 
 def rows_of(count: int) -> Iterator[dict[str, Any]]:
-    """Docstrings again and again, each with a number of its own."""
+    """Docstrings, again and again where there are more rows, each row with a number of its own."""
     built = corpus.build(FOLDER / "corpus", 100_000, 1)
     texts = [orjson.loads(line)["text"] for line in Path(built.path).read_bytes().splitlines()]
     for number in range(count):
-        yield {"text": f"{number}. {texts[number % len(texts)]}"}
+        yield {"text": texts[number % len(texts)], "number": number}
 
 
 def write(folder: Path, count: int) -> str:

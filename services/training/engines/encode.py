@@ -11,7 +11,7 @@ from tokenizers import Encoding, Tokenizer
 
 from services.training.domain.spec import PLACEHOLDER, Phase
 from services.training.engines.tokenizer import SpecialTokens
-from services.training.engines.words import token_ids
+from services.training.engines.words import token_bytes, token_ids
 
 Array = np.ndarray
 
@@ -82,11 +82,11 @@ def joined(rows: Sequence[Sequence[int]], starts: Array) -> Array:
 
 def encode_texts(tokenizer: Tokenizer, special: SpecialTokens, texts: Sequence[str]) -> Encoded:
     """Texts with an end token after each."""
-    rows = token_ids(tokenizer, texts)
-    for row in rows:
-        row.append(special.end)
-    starts = starts_of([len(row) for row in rows])
-    return Encoded(np.arange(len(rows)), starts, {"tokens": joined(rows, starts)})
+    end = np.int32(special.end).tobytes()
+    rows = token_bytes(tokenizer, texts)
+    starts = starts_of([len(row) // len(end) + 1 for row in rows])
+    tokens = np.frombuffer(b"".join([row + end for row in rows]), dtype=np.int32)
+    return Encoded(np.arange(len(rows)), starts, {"tokens": tokens})
 
 
 def encode_answers(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import json
 import re
+from array import array
 from collections.abc import Sequence
 from itertools import chain
 
@@ -18,10 +19,18 @@ _MOST_KNOWN = 100_000
 
 def token_ids(tokenizer: Tokenizer, texts: Sequence[str]) -> list[list[int]]:
     """Tokens of each text, without special tokens: what `encode_batch` gives."""
+    return [memoryview(tokens).cast("i").tolist() for tokens in token_bytes(tokenizer, texts)]
+
+
+def token_bytes(tokenizer: Tokenizer, texts: Sequence[str]) -> list[bytes]:
+    """The same as bytes of int32, which are joined without a Python object a token."""
     words = _words(tokenizer)
-    if words is not None:
-        return words.token_ids(texts)
-    return [encoding.ids for encoding in tokenizer.encode_batch_fast(texts, add_special_tokens=False)]
+    return _encoded(tokenizer, texts) if words is None else words.token_bytes(texts)
+
+
+def _encoded(tokenizer: Tokenizer, texts: Sequence[str]) -> list[bytes]:
+    encodings = tokenizer.encode_batch_fast(texts, add_special_tokens=False)
+    return [array("i", encoding.ids).tobytes() for encoding in encodings]
 
 
 class Words:
@@ -35,27 +44,26 @@ class Words:
     def __init__(self, tokenizer: Tokenizer, special: Sequence[str]) -> None:
         self._tokenizer = tokenizer
         self._special = re.compile("|".join(map(re.escape, special)) or r"(?!)")
-        self._known: dict[str, list[int]] = {}
+        self._known: dict[str, bytes] = {}
 
-    def token_ids(self, texts: Sequence[str]) -> list[list[int]]:
+    def token_bytes(self, texts: Sequence[str]) -> list[bytes]:
         """See above."""
         plain = [text.isascii() and not self._special.search(text) for text in texts]
         cut = [_WORD.findall(text) if fits else [] for text, fits in zip(texts, plain, strict=True)]
         known = self._learn(set(chain.from_iterable(cut)))
         others = [text for text, fits in zip(texts, plain, strict=True) if not fits]
-        rest = iter(self._tokenizer.encode_batch_fast(others, add_special_tokens=False))
+        rest = iter(_encoded(self._tokenizer, others))
         return [
-            list(chain.from_iterable(map(known.__getitem__, words))) if fits else next(rest).ids
+            b"".join(map(known.__getitem__, words)) if fits else next(rest)
             for words, fits in zip(cut, plain, strict=True)
         ]
 
-    def _learn(self, words: set[str]) -> dict[str, list[int]]:
+    def _learn(self, words: set[str]) -> dict[str, bytes]:
         """The tokens of these words and of others."""
         if len(self._known) > _MOST_KNOWN:
             self._known = {}
         new = sorted(words - self._known.keys())
-        encodings = self._tokenizer.encode_batch_fast(new, add_special_tokens=False)
-        self._known.update((word, encoding.ids) for word, encoding in zip(new, encodings, strict=True))
+        self._known.update(zip(new, _encoded(self._tokenizer, new), strict=True))
         return self._known
 
 

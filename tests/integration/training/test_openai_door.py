@@ -245,17 +245,16 @@ async def test_a_model_is_fine_tuned_by_the_official_client(door: tuple[str, Cal
 
 
 def preferences(count: int, seed: int = 0) -> list[dict[str, Any]]:
-    """The right capital, and another one, as OpenAI's preference file has them."""
+    """The right capital, and an answer that knows none, as OpenAI's preference file has them."""
     choose = random.Random(seed)
     found = []
     for number in range(count):
         country, capital = choose.choice(sorted(CAPITALS.items()))
-        wrong = choose.choice(sorted({*CAPITALS.values()} - {capital}))
         asked = [
             {"role": "system", "content": f"Be short, {number + 1000 * seed}."},
             {"role": "user", "content": f"Capital of {country}?"},
         ]
-        answers = ([{"role": "assistant", "content": text}] for text in (capital, wrong))
+        answers = ([{"role": "assistant", "content": text}] for text in (capital, "No idea."))
         names = ("preferred_output", "non_preferred_output")
         found.append({"input": {"messages": asked}, **dict(zip(names, answers, strict=True))})
     return found
