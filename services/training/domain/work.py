@@ -24,7 +24,7 @@ _HIDDEN_MOVES, _WIDE_MOVES, _LAYER_CALLS, _STEP_CALLS = 40, 8, 70, 250
 _LOGIT_MOVES = 12
 # A sweep that reads several tensors and allocates its result takes so many times as long as the plain one that is
 # measured: fitted to the ten recipes of tests/bench/estimates.py.
-_SWEEPS = 6.0
+_SWEEPS = 10.0
 # A backward pass does twice the products of the forward pass, moves as much again and more, and calls as often.
 _BACKWARD_OPERATIONS, _BACKWARD_MOVES, _BACKWARD_CALLS = 2.0, 1.5, 1.5
 # AdamW reads and writes weights, gradients and both moments in several sweeps; clipping and clearing are sweeps too.
@@ -34,7 +34,7 @@ _LAYER_TENSORS = 9
 _HELDOUT_BATCH = 32
 # An adapter adds two small products to each of its targets, with dropout and a scale; all of them together are of the
 # width of five hidden states and two feed-forward states.
-_ADAPTER_CALLS, _TARGETS, _ADAPTER_MOVES = 6, 7, 12
+_ADAPTER_CALLS, _TARGETS, _ADAPTER_MOVES = 6, 7, 16
 
 
 @dataclass(frozen=True)
@@ -49,7 +49,7 @@ class Rates:
 
     # One thread of the reference machine.
     operations: float = 90e9
-    bandwidth: float = 90e9
+    bandwidth: float = 150e9
     call_seconds: float = 1.2e-6
 
 
@@ -193,8 +193,8 @@ def step_load(spec: TrainingSpec, phase: Phase, rows: RowFacts, body: int, train
     shape = spec.architecture
     count = phase.batch_size * sequences(phase) / spec.workers
     places = _places(phase, count, rows)
-    once = forward(shape, body, count, rows.tokens, places)
-    update = _update(spec, shape, once, count * rows.tokens) + _optimiser(shape, trained, spec.adapter)
+    once = _adapted(spec, forward(shape, body, count, rows.tokens, places), count * rows.tokens)
+    update = _update(spec, once) + _optimiser(shape, trained, spec.adapter)
     if spec.distribution.activation_checkpointing:
         update = update + once
     load = update * phase.updates
@@ -224,6 +224,7 @@ def measure_load(spec: TrainingSpec, phase: Phase, rows: RowFacts, body: int, he
         return _drawn(phase, shape, body, count, rows, 1) * batches
     count *= sequences(phase)
     once = forward(shape, body, count, rows.tokens, _places(phase, count, rows))
+    once = _adapted(spec, once, count * rows.tokens)
     asks_another = phase.method in (Method.DPO, Method.DISTILL) and not phase.copies_answers
     return once * (batches * (2 if asks_another else 1))
 
@@ -250,17 +251,21 @@ def _places(phase: Phase, count: float, rows: RowFacts) -> float:
     return count * (rows.tokens if phase.method is Method.PRETRAIN else rows.answer)
 
 
-def _update(spec: TrainingSpec, shape: Architecture, once: Load, tokens: float) -> Load:
+def _update(spec: TrainingSpec, once: Load) -> Load:
     """Forward and backward. Frozen weights under an adapter have no gradient of their own, which is half of the way
     back."""
     back = _BACKWARD_OPERATIONS if spec.adapter is None else _BACKWARD_OPERATIONS / 2
-    calls, moved = once.calls, once.moved
-    if spec.adapter is not None:
-        targets = len(spec.adapter.target_modules) or _TARGETS
-        wide = 5 * shape.hidden_size + 2 * shape.intermediate_size
-        calls += shape.layers * targets * _ADAPTER_CALLS
-        moved += _FLOAT * tokens * shape.layers * wide * _ADAPTER_MOVES * targets / _TARGETS
-    return Load(once.operations * (1 + back), moved * (1 + _BACKWARD_MOVES), calls * (1 + _BACKWARD_CALLS))
+    return Load(once.operations * (1 + back), once.moved * (1 + _BACKWARD_MOVES), once.calls * (1 + _BACKWARD_CALLS))
+
+
+def _adapted(spec: TrainingSpec, once: Load, tokens: float) -> Load:
+    """A forward pass with what the adapter adds, if there is one."""
+    if spec.adapter is None:
+        return once
+    shape, targets = spec.architecture, len(spec.adapter.target_modules) or _TARGETS
+    wide = 5 * shape.hidden_size + 2 * shape.intermediate_size
+    moved = _FLOAT * tokens * shape.layers * wide * _ADAPTER_MOVES * targets / _TARGETS
+    return once + Load(0.0, moved, float(shape.layers * targets * _ADAPTER_CALLS))
 
 
 def _optimiser(shape: Architecture, trained: int, adapter: Adapter | None) -> Load:

@@ -10,12 +10,13 @@ from pathlib import Path
 
 import torch
 
-# The matrices of a small decoder and a batch of a few rows: larger ones are as fast, smaller ones are mostly calls.
-_TOKENS, _HIDDEN, _WIDE = 512, 384, 1024
-# Far more than caches hold.
+# The matrices of a small decoder and a row: larger ones are as fast. One product takes a millisecond, and is seldom
+# interrupted where others compute too.
+_TOKENS, _HIDDEN, _WIDE = 128, 384, 1024
+# More than the caches of a core hold.
 _FLOATS = 4 << 20
 _CALLS = 200
-_ROUNDS = 12
+_ROUNDS = 30
 
 
 def peak_bytes() -> int:
@@ -29,7 +30,7 @@ def peak_bytes() -> int:
 
 
 def measure_rates() -> dict[str, float]:
-    """How fast this process computes on the CPU, with as many threads as torch has. Takes some eighty milliseconds.
+    """How fast this process computes on the CPU, with as many threads as torch has. Takes some fifty milliseconds.
 
     Returns:
         `operations` of a matrix product a second, `bandwidth` of memory in bytes a second, `call_seconds` of an
