@@ -170,7 +170,7 @@ def test_packages_are_told_from_docstrings(store: BlobStore) -> None:
         automl.load({path: content for path, content in files.items() if not path.startswith("terms-")})
 
 
-# Measured: 0.97; the majority has 0.35.
+# The majority has 0.35.
 def test_subjects_are_told_from_chinese_questions(store: BlobStore) -> None:
     figures = run(finding(store, chinese_questions(), target_column="subject", trials=3))["results"]
     assert figures["accuracy"] > figures["baseline.accuracy"] + 0.4
