@@ -108,7 +108,7 @@ def test_an_adapter_makes_the_model_of_the_main_job_better(mesh: Mesh, summaries
                 },
             },
         )
-        started = alice.training.run_training(name=f"{ORG}/trainings/adapter-{run}", run_id="1")
+        started = alice.training.run_training(name=f"{ORG}/trainings/adapter-{run}", run_id="run1")
         watch(alice, started.task, Console(quiet=True), "adapter")
         results = dict(alice.training.get_training_run(name=started.name).results)
     assert results["trained_parameters"] < 0.2 * base.parameter_count
