@@ -74,7 +74,7 @@ class SearchTasks:
     async def _checkpoint(self, task: Task, checkpoint: Json, uow: UnitOfWork) -> None:
         """Shows the trials so far."""
         for plan in checkpoint["prepared"].values():
-            await Encodings(uow).remember(task.org, plan["encodings"], self._clock.now())
+            await Encodings(uow).remember(task.org, plan.get("encodings", ()), self._clock.now())
         search = await Searches(uow).get(task.target, deleted=True, for_update=True)
         await self._keep(search, checkpoint["trials"], uow)
         await Searches(uow).save(search)

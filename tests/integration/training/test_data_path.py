@@ -282,7 +282,7 @@ def test_conversations_of_every_form_are_learned(store: BlobStore, form: str) ->
     ctx = context(store, spec, imported(form, 60))
     ctx.spec["validation"]["manifest_digest"] = write_version(store, imported(form, 30, 9))
     results = train.run(ctx)["results"]
-    # Measured: 5.9 before; after it 0.02 to 0.3.
+    # Measured: 5.8 before; after it 0.54 (Alpaca) and 0.61.
     assert results["sft.heldout_loss_after"] < results["sft.heldout_loss_before"] - 4
 
 
@@ -311,7 +311,7 @@ def test_pairs_of_conversations_move_the_preference(store: BlobStore) -> None:
     ctx = preferences.context(store, spec, pair_rows(120), base=base, heldout=pair_rows(48, seed=99))
     result = train.run(ctx)
     results = result["results"]
-    # Measured: accuracy 0.5 to 1.0, ranking accuracy 0.0 to 1.0.
+    # Measured: accuracy 0.5 to 1.0, ranking accuracy 0.0 to 1.0, loss 0.69 to 0.46.
     assert results["dpo.heldout_accuracy_before"] == 0.5
     assert results["dpo.heldout_accuracy_after"] > 0.9
     assert results["dpo.heldout_ranking_accuracy_after"] > results["dpo.heldout_ranking_accuracy_before"] + 0.5

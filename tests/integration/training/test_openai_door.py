@@ -288,7 +288,7 @@ async def test_preferences_are_learned_by_the_official_client(door: tuple[str, C
     done = await until(client, job.id, "succeeded", "failed", "cancelled")
     assert done.status == "succeeded", done
     run = await caller.GetTrainingRun(pb.GetTrainingRunRequest(name=f"orgs/acme/trainings/{job.id}/runs/1"))
-    # Measured: accuracy 0.5 before, 1.0 after; loss 0.69 to 0.06.
+    # Measured: accuracy 0.5 before, by definition, and above 0.8 after.
     assert run.results["dpo.heldout_accuracy_before"] == 0.5
     assert run.results["dpo.heldout_accuracy_after"] > 0.8
     (checkpoint,) = (await client.fine_tuning.jobs.checkpoints.list(job.id)).data
