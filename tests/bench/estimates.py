@@ -4,7 +4,7 @@
 
 Each recipe runs in a process of its own, which measures how fast it computes, predicts time and memory from that and
 from the first hundred rows, as the pre-flight does, and then trains. Time is from the start of the engine to the
-finished model, memory the most that the workers held.
+finished model without the seconds in which other processes had its core, memory the most that the workers held.
 """
 
 from __future__ import annotations
