@@ -131,8 +131,10 @@ def judge(answer: httpx.Response) -> None:
     assert answer.status_code < 500, answer.text
     if answer.status_code >= 400:
         assert answer.headers["content-type"] == "application/json"
-        error = answer.json()["error"]
-        assert error.get("reason") or error.get("type"), error
+        body = answer.json()
+        error = body.get("error", {})
+        # Ours, OpenAI's, MLflow's.
+        assert error.get("reason") or error.get("type") or body.get("error_code"), body
         assert "Traceback" not in answer.text
 
 
