@@ -31,6 +31,7 @@ _AWAY_SECONDS = 1.0
 _CANCEL_SECONDS = 10.0
 _CANCEL_LOOK_SECONDS = 0.5
 _MOST_BACKOFF_SECONDS = 30.0
+_MOST_DOUBLINGS = 16
 # Faults of our own code in `load`, `apply` and the like: a second look helps against races, a third does not.
 _MOST_FAULTS = 3
 
@@ -290,8 +291,10 @@ class Attempt:
             values = {"message": ""}
         new_checkpoint = report.checkpoint is not None and report.checkpoint != task.checkpoint
         if new_checkpoint:
-            # What was lost before it was not lost in vain: attempts count from the newest checkpoint.
-            values |= {"checkpoint": report.checkpoint, "max_attempts": task.attempt + DEFAULT_MAX_ATTEMPTS}
+            values |= {"checkpoint": report.checkpoint}
+            if _advance(report.checkpoint) != _advance(task.checkpoint):
+                # What was lost before it was not lost in vain: attempts count from the newest checkpoint.
+                values |= {"max_attempts": max(task.max_attempts, task.attempt + DEFAULT_MAX_ATTEMPTS)}
         if not values and not report.events:
             return
         verdict: TaskError | None = None
@@ -385,7 +388,7 @@ class Attempt:
         hook = None if told is None else lambda task, uow: told(task, storable(why), uow)
         await self._write(hook, [event], message="interrupted, starts again")
         self._last_error = _task_error(report.error) if report.error else self._last_error
-        await self._pause(min(2.0 ** (self._task.attempt - 2), _MOST_BACKOFF_SECONDS))
+        await self._pause(min(2.0 ** min(self._task.attempt - 2, _MOST_DOUBLINGS), _MOST_BACKOFF_SECONDS))
 
     async def _dismiss(self) -> None:
         """Ends the carrier, if Ray answers; the worker's tidying does it otherwise."""
@@ -509,6 +512,11 @@ def _task_error(error: Json | None) -> TaskError:
     if error is None:
         return TaskError("INTERNAL", "Internal error.")
     return TaskError(error["reason"], storable(error["message"]), error["metadata"], error["retryable"])
+
+
+def _advance(checkpoint: Json | None) -> object:
+    """How far the work has got: what a checkpoint has as `advance`, a number from 0, or else all of it."""
+    return 0 if checkpoint is None else checkpoint.get("advance", checkpoint)
 
 
 def _without_cpu(cost: Json) -> Json:

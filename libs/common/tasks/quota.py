@@ -10,6 +10,9 @@ from argosy.identity.v1 import quota_pb2, quota_service_pb2, quota_service_pb2_g
 from libs.common.db.mapping import timestamp
 from libs.common.rpc.client import Channels
 
+# Thirty years: whoever guesses more needs no better number.
+_MOST_SECONDS = 1e9
+
 
 @dataclass(frozen=True)
 class Needs:
@@ -107,6 +110,5 @@ class QuotaLedger:
 
 
 def _message(needs: Needs) -> quota_pb2.QuotaNeeds:
-    return quota_pb2.QuotaNeeds(
-        cpus=needs.cpus, gpus=needs.gpus, memory_bytes=needs.memory_bytes, seconds=needs.seconds
-    )
+    seconds = min(needs.seconds, _MOST_SECONDS)
+    return quota_pb2.QuotaNeeds(cpus=needs.cpus, gpus=needs.gpus, memory_bytes=needs.memory_bytes, seconds=seconds)

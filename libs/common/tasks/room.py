@@ -51,9 +51,15 @@ class Room:
         """Takes the room of a task whose row has the id of its reservation. Raises as `QuotaLedger.reserve`."""
         assert task.reservation is not None
         needs = await self.needs(task)
-        return await self._quota.reserve(
-            task.org, task.reservation, task.creator, task.name, task.target, needs, running=running
-        )
+        try:
+            return await self._quota.reserve(
+                task.org, task.reservation, task.creator, task.name, task.target, needs, running=running
+            )
+        except ArgosyError as error:
+            if error.reason != "DEADLINE_EXCEEDED":
+                raise
+            # A ledger that is slow is one that is away for now: the same room is asked for again.
+            raise DomainError("PEER_UNAVAILABLE", "identity did not answer in time", service="identity") from error
 
     async def hold(self, current: Callable[[], Task]) -> None:
         """Says now and then that the task runs, until it is cancelled.

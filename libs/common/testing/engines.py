@@ -41,9 +41,11 @@ def crash(ctx: EngineContext) -> dict[str, Any]:
 
 
 def interrupted(ctx: EngineContext) -> dict[str, Any]:
-    """Loses something below it until the third attempt, behind a checkpoint where it `gets_on`."""
+    """Loses something below it until the third attempt, behind a checkpoint where it `gets_on`, or `stays`."""
     if ctx.spec.get("gets_on"):
         ctx.checkpoint({"attempt": ctx.attempt})
+    if ctx.spec.get("stays"):
+        ctx.checkpoint({"attempt": ctx.attempt, "advance": 0})
     if ctx.attempt < 3:
         raise EngineInterrupted("a worker went away")
     return {"attempt": ctx.attempt}

@@ -1,7 +1,7 @@
 """Numbers in files that hold texts only (CSV, TSV): a column is numbers if each of its values reads as one.
 
-A text that says more than its number stays a text, and its column with it: `007`, `+1`, `1,5`, and integers that have
-too many digits for 64 bits.
+A text that says more than its number stays a text, and its column with it: `007`, `+1`, `1,5`, and what has more digits
+than its number would. Only zeros at the end of a fraction are not kept.
 """
 
 from __future__ import annotations
@@ -9,11 +9,15 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Callable, Iterable
+from decimal import Decimal
 
 from services.dataset.engines.lines import Line
 
 _INTEGER = re.compile(r"-?(?:0|[1-9][0-9]{0,17})")
 _DECIMAL = re.compile(r"-?(?:0|[1-9][0-9]{0,17})(?:\.[0-9]+)?(?:[eE][+-]?[0-9]+)?")
+
+# Every integer of so many digits is a double.
+_EXACT_DIGITS = 15
 
 # Makes its number of the text of a cell.
 Number = Callable[[str], int | float]
@@ -23,17 +27,29 @@ def number_columns(lines: Iterable[Line]) -> dict[str, Number]:
     """The columns of a table whose values are all numbers: `int`, or `float` where one has a fraction."""
     kinds: dict[str, Number] = {}
     texts: set[str] = set()
+    # Those that a double could not hold, if a fraction comes.
+    wide: set[str] = set()
     for line in lines:
         for name, text in (line.row or {}).items():
             if name in texts:
                 continue
             if _INTEGER.fullmatch(text):
                 kinds.setdefault(name, int)
-            elif _DECIMAL.fullmatch(text) and math.isfinite(float(text)):
+                if len(text) > _EXACT_DIGITS and not _is_double(text):
+                    wide.add(name)
+            elif _DECIMAL.fullmatch(text) and _is_double(text):
                 kinds[name] = float
             else:
                 texts.add(name)
+            if name in wide and kinds.get(name) is float:
+                texts.add(name)
     return {name: number for name, number in kinds.items() if name not in texts}
+
+
+def _is_double(text: str) -> bool:
+    """Whether a double is this number, to its last digit."""
+    number = float(text)
+    return math.isfinite(number) and Decimal(repr(number)) == Decimal(text)
 
 
 def with_numbers(line: Line, numbers: dict[str, Number]) -> Line:

@@ -50,7 +50,7 @@ async def list_quota_reservations(
     request: pb.ListQuotaReservationsRequest, call: Call[App]
 ) -> pb.ListQuotaReservationsResponse:
     size, before = page_size(request.page_size), PageToken.decode(request)
-    if before and not before.isdigit():
+    if before and not (before.isascii() and before.isdigit()):
         raise DomainError("PAGE_TOKEN_INVALID", "page_token: is not one that this list gave", field="page_token")
     ledger = Ledger(call.uow, org_of(request.parent))
     found = await ledger.page(request.scope, request.show_settled, size + 1, int(before or 0))

@@ -61,7 +61,8 @@ class Ledger:
         if subject.startswith("users/"):
             user = await Users(self._uow).find(name, deleted=True)
             if user is not None and user.department:
-                above = await Departments(self._uow).ancestors(user.department, MAX_DEPARTMENT_DEPTH)
+                # Of somebody who has left, the department may be gone too.
+                above = await Departments(self._uow).ancestors(user.department, MAX_DEPARTMENT_DEPTH, deleted=True)
         return [organization, *reversed(above), name]
 
     async def find(self, reservation: str) -> Reservation | None:

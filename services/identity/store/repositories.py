@@ -28,12 +28,16 @@ class Departments(Repository[Department]):
     table = tables.departments
     entity = Department
 
-    async def ancestors(self, name: str, limit: int) -> list[str]:
-        """`name` and the departments above it, nearest first; more than `limit` are not walked."""
+    async def ancestors(self, name: str, limit: int, *, deleted: bool = False) -> list[str]:
+        """`name` and the departments above it, nearest first; more than `limit` are not walked.
+
+        Args:
+            deleted: also when departments on the way are; otherwise that is NOT_FOUND.
+        """
         found: list[str] = []
         while name and len(found) <= limit:
             found.append(name)
-            name = (await self.get(name)).parent_department
+            name = (await self.get(name, deleted=deleted)).parent_department
         return found
 
     async def holds_anything(self, name: str) -> bool:

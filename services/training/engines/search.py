@@ -260,6 +260,8 @@ class Search:
                 "best": self._best,
                 "seconds": self._seconds(),
                 "manifests": manifests,
+                # A trial that ends its process each time it is begun must not be begun for ever.
+                "advance": len(lasting(self._trials.values())),
             }
         )
 

@@ -324,7 +324,7 @@ async def _quota(training: Training, looked_at: Plan, call: Call[App]) -> list[F
     try:
         impossible, waiting_for = await call.deps.quota.check(training.org, call.principal.subject, needs)
     except ArgosyError as error:
-        if error.reason != "PEER_UNAVAILABLE":
+        if error.reason not in ("PEER_UNAVAILABLE", "DEADLINE_EXCEEDED", "OVERLOADED"):
             raise
         # The start asks again, and waits for the answer.
         return [Finding("quota", False, "Nobody could be asked whether there is quota for a run.")]

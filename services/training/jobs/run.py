@@ -39,6 +39,8 @@ Json = dict[str, Any]
 KIND = "training.run"
 # The longest that a grant may live; an attempt that takes longer has read its data by then.
 _GRANT_SECONDS = 86_400
+# What a run writes it writes until its end: own code may take thirty days.
+_WRITE_SECONDS = 32 * 86_400.0
 
 
 class RunTasks:
@@ -76,6 +78,7 @@ class RunTasks:
             on_pause=progress.paused,
             on_interruption=progress.interrupted,
             on_failure=progress.ended,
+            grant_seconds=_WRITE_SECONDS,
             needs=self._needs,
         )
 

@@ -46,11 +46,13 @@ class RunProgress:
 
     async def checkpoint(self, task: Task, checkpoint: Json, uow: UnitOfWork) -> None:
         """Shows the newest complete checkpoint on the run. The first ones have encoded rows and no weights yet."""
-        if "manifest_digest" not in checkpoint:
-            await Encodings(uow).remember(task.org, checkpoint.get("plan", {}).get("encodings", ()), self._clock.now())
-            return
         runs, now = TrainingRuns(uow), self._clock.now()
         run = await runs.get(task.target, deleted=True, for_update=True)
+        if run.checkpoint is None:
+            # The carrier tells the newest checkpoint only: the first weights may come before the rows were told of.
+            await Encodings(uow).remember(task.org, checkpoint.get("plan", {}).get("encodings", ()), now)
+        if "manifest_digest" not in checkpoint:
+            return
         phase, step = checkpoint["phase"], checkpoint["step"]
         run.checkpoint = Checkpoint(step, phase, checkpoint["manifest_digest"], now)
         run.update_time = now

@@ -15,7 +15,7 @@ from services.training.store.manifests import artifact_parts, checkpoint_manifes
 from services.training.store.run_artifacts import forget_broken_uploads
 
 _BEAT = timedelta(hours=1)
-# Longer than the write grant of any attempt: what a running task wrote may be named by no row yet.
+# What a running task wrote may be named by no row yet; its next checkpoint names it.
 _GRACE = timedelta(days=2)
 # Rows that no run has asked for so long are encoded again when one does.
 _UNUSED = timedelta(days=14)

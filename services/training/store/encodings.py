@@ -50,8 +50,10 @@ class Encodings:
         for entry in told:
             if "manifest_digest" in entry:
                 row = {**entry, "org": org, "create_time": now, "use_time": now}
-                # Two runs at the same time made the same.
-                await connection.execute(insert(table).values(row).on_conflict_do_nothing())
+                # Made again where two runs began at the same time, or where it was not among those that were offered.
+                newest = {"manifest_digest": entry["manifest_digest"], "use_time": now}
+                change = insert(table).values(row)
+                await connection.execute(change.on_conflict_do_update(index_elements=["org", "key"], set_=newest))
             else:
                 mine = (table.c.org == org, table.c.key == entry["key"])
                 await connection.execute(update(table).where(*mine).values(use_time=now))

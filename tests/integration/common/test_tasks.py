@@ -247,13 +247,13 @@ async def test_what_was_interrupted_is_tried_again(database: Database, driver: R
     assert (task.state, task.attempt) == (task_pb2.Task.STATE_SUCCEEDED, 3)
 
 
-@pytest.mark.parametrize(("gets_on", "state"), [(True, "SUCCEEDED"), (False, "FAILED")])
+@pytest.mark.parametrize(("how", "state"), [("gets_on", "SUCCEEDED"), ("neither", "FAILED"), ("stays", "FAILED")])
 async def test_attempts_count_from_the_newest_checkpoint(
-    database: Database, driver: RayDriver, gets_on: bool, state: str
+    database: Database, driver: RayDriver, how: str, state: str
 ) -> None:
-    """It may be started twice, and needs three attempts."""
+    """It may be started twice, and needs three attempts. A checkpoint without advance gives no more of them."""
     async with database.unit_of_work("acme", "users/alice") as uow:
-        given = ("acme", "test.interrupted", "orgs/acme/things/one", {"gets_on": gets_on}, "users/alice")
+        given = ("acme", "test.interrupted", "orgs/acme/things/one", {how: True}, "users/alice")
         name = (await Tasks(SERVICE).create(uow, *given, max_attempts=2)).name
     async with working(database, driver):
         task = await until(database, name, ended)

@@ -163,6 +163,21 @@ async def test_departments_bind_all_below_them(books: Books) -> None:
     assert one.scopes == [ORG, f"{ORG}/departments/lab", f"{ORG}/departments/team", f"{ORG}/users/carl"]
 
 
+async def test_jobs_of_somebody_who_has_left_a_dissolved_department_start(books: Books) -> None:
+    people, system = books.rig.people, books.admin
+    lab = f"{ORG}/departments/lab"
+    await people.CreateDepartment(
+        identity_service_pb2.CreateDepartmentRequest(
+            parent=ORG, department_id="lab", department=identity_pb2.Department()
+        ),
+        metadata=system,
+    )
+    await books.rig.user("carl", options_pb2.ROLE_EDITOR, department=lab)
+    await people.DeleteUser(identity_service_pb2.DeleteUserRequest(name=f"{ORG}/users/carl"), metadata=system)
+    await people.DeleteDepartment(identity_service_pb2.DeleteDepartmentRequest(name=lab), metadata=system)
+    assert (await books.ask("a", subject="users/carl")).granted
+
+
 async def test_what_can_never_start_is_refused_by_name(books: Books) -> None:
     await books.limit(cpus=2)
     error = await refused(books.ask("a", 3))

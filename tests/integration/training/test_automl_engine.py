@@ -245,3 +245,20 @@ def test_bad_data_are_refused_by_name(store: BlobStore, change: Any, given: dict
     with pytest.raises(EngineError, match=words) as caught:
         run(finding(store, rows, **{"target_column": "grower", **given}))
     assert caught.value.reason in ("PREFLIGHT_FAILED", "CONTENT_INVALID")
+
+
+@pytest.mark.parametrize(
+    ("changed", "said"),
+    [
+        (lambda row: {name: value for name, value in row.items() if name != "n12"}, "has no column 'n12'"),
+        (lambda row: row | {"n12": "n/a"}, "Column 'n12' of the validation version has the text 'n/a'"),
+    ],
+)
+def test_held_out_rows_that_cannot_be_asked_are_named_before_the_search(
+    store: BlobStore, changed: Any, said: str
+) -> None:
+    validation = [changed(row) for row in wine()[:20]]
+    context = finding(store, wine(), target_column="grower", validation=validation)
+    with pytest.raises(EngineError, match=said):
+        run(context)
+    assert context.recorded.checkpoints == []

@@ -91,6 +91,7 @@ def test_estimates_are_of_the_size_of_the_actual(tmp_path: Path, spec: TrainingS
     assert 0.2 < guess.seconds / usage["seconds"] < 5
     assert guess.tokens == pytest.approx(result["tokens"], rel=0.4)
     # The process of the tests holds more than a carrier, and what earlier tests held counts.
-    assert usage["memory_bytes"] <= peak_bytes()
+    # The kernel adds up the pages of each thread in its own time.
+    assert usage["memory_bytes"] <= peak_bytes() + (1 << 20)
     assert 0.2 < guess.memory_bytes / usage["memory_bytes"] < 2
     assert min(usage["rates"].values()) > 0

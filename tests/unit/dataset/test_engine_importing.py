@@ -179,8 +179,33 @@ def test_a_number_comes_back_as_itself(number: float) -> None:
     assert with_numbers(Line(1, {"a": repr(number)}), numbers).row == {"a": number}
 
 
-@pytest.mark.parametrize(
-    "text", ["", " 1", "1 ", "+1", "01", "1,5", ".5", "5.", "1e999", "nan", "inf", "0x1", "1_000", "\u0661"]
-)
+def test_no_digit_is_lost() -> None:
+    wide, fraction = Line(1, {"a": "123456789012345678"}), Line(2, {"a": "0.5"})
+    assert number_columns([wide])["a"]("123456789012345678") == 123456789012345678
+    assert not number_columns([wide, fraction])
+    assert not number_columns([fraction, wide])
+    assert number_columns([fraction, Line(2, {"a": "3.10"})])["a"]("3.10") == 3.1
+
+
+TEXTS = [
+    "",
+    " 1",
+    "1 ",
+    "+1",
+    "01",
+    "1,5",
+    ".5",
+    "5.",
+    "1e999",
+    "nan",
+    "inf",
+    "0x1",
+    "1_000",
+    "\u0661",
+    "0.1234567890123456789",
+]
+
+
+@pytest.mark.parametrize("text", TEXTS)
 def test_what_says_more_than_a_number_stays_a_text(text: str) -> None:
     assert not number_columns([Line(1, {"a": "1"}), Line(2, {"a": text})])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -14,6 +15,7 @@ Json = dict[str, Any]
 # What stands for numbers that JSON does not have (protobuf's JSON mapping).
 _NO_NUMBERS = {"NaN": math.nan, "Infinity": math.inf, "-Infinity": -math.inf}
 _INT64 = 1 << 63
+_WHOLE = re.compile(r"-?[0-9]{1,19}")
 
 
 class Given:
@@ -57,7 +59,7 @@ class Given:
         value = self._values.get(name)
         if value is None:
             return usual
-        if isinstance(value, str) and value.lstrip("-").isdecimal() and len(value) < 20:
+        if isinstance(value, str) and _WHOLE.fullmatch(value):
             value = int(value)
         if isinstance(value, float) and value.is_integer():
             value = int(value)

@@ -47,6 +47,7 @@ def train(train: Table, heldout: Table | None, parameters: Json, seed: int, watc
     columns, values = _read(train, target, parameters)
     profiled = table_columns.profile(columns)
     used = table_columns.require_some(profiled, target)
+    held = None if heldout is None else _held(heldout, used, target)
     answers = deduce(target, values, used, parameters["task"])
     report = Report(target, profiled, answers, _warnings(used, columns, answers, target, seed))
     for line in report.lines():
@@ -67,9 +68,8 @@ def train(train: Table, heldout: Table | None, parameters: Json, seed: int, watc
 
     files = whole.export([member(number, weight) for number, weight in weights.items()], seed)
     results: dict[str, float] = {}
-    if heldout is not None:
+    if held is not None:
         watch.progress(0.92, "asking the held-out rows")
-        held = read_columns(heldout, [*(column.name for column in used), target])
         best = whole.export([member(next(iter(told)), 1.0)], seed)
         questions, single = whole.questions(files, held), whole.questions(best, held)
         results, report.figures = heldout_figures(questions.answers(), single.answers(), held[target], answers, seed)
@@ -95,6 +95,24 @@ def _read(train: Table, target: str, parameters: Json) -> tuple[Columns, list[An
     columns = read_columns(train, [*names, target])
     values = columns.pop(target)
     return columns, values
+
+
+def _held(heldout: Table, used: Sequence[Column], target: str) -> Columns:
+    """The held-out rows, before hours are spent on a model that could not be asked them."""
+    names = [*(column.name for column in used), target]
+    missing = next((name for name in names if name not in heldout.columns), None)
+    if missing is not None:
+        message = f"The validation version has no column {missing!r}."
+        raise EngineError("CONTENT_INVALID", message, detail=missing)
+    held = read_columns(heldout, names)
+    for column in used:
+        text = next((value for value in held[column.name] if isinstance(value, str) and value), None)
+        if column.kind is Kind.NUMBER and text is not None:
+            message = (
+                f"Column {column.name!r} of the validation version has the text {text[:50]!r}; it learns from numbers."
+            )
+            raise EngineError("CONTENT_INVALID", message, detail=column.name)
+    return held
 
 
 def _warnings(used: Sequence[Column], columns: Columns, answers: Answers, target: str, seed: int) -> list[str]:

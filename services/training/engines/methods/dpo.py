@@ -87,6 +87,7 @@ def reference_log_probs(
         if not len(chosen):
             continue
         batch = rows.batch(chosen).to(group.device)
-        with resting(model):
+        # In the precision of the steps: before the first one, policy and reference are the same model.
+        with resting(model), group.computing():
             found[torch.from_numpy(chosen)] = answer_log_probs(model, *batch.tensors).cpu()
     return group.combine(found)
