@@ -32,10 +32,8 @@ UNIT_LARGE := tests/unit/dataset tests/unit/common
 # Two at a time, file by file; those of few long tests first, so that none is left over at the end.
 TESTS_LONG := tests/integration/training tests/integration/deploy
 TESTS_SPREAD := $(TESTS_LONG) $(filter-out $(TESTS_LONG) %__pycache__,$(wildcard tests/integration/*)) tests/security tests/fuzz
-# Each on a mesh of its own, beside each other.
-TESTS_MESHES := $(wildcard tests/e2e tests/chaos)
 
-.PHONY: help setup check test chaos demo up down status logs doctor bench bench-rpc bench-gateway bench-dedup bench-import bench-clean bench-paging bench-annotate \
+.PHONY: help setup check test test-e2e test-chaos chaos demo up down status logs doctor bench bench-rpc bench-gateway bench-dedup bench-import bench-clean bench-paging bench-annotate \
 	bench-train bench-train-gpu bench-metrics bench-mlflow bench-hpo bench-estimates bench-tokenize fmt notices clean prerequisites check-format \
 	check-lint check-types check-protos check-imports check-unit \
 	check-unit-dataset check-unit-common check-contract
@@ -50,7 +48,11 @@ demo: setup ## install, run the main job from raw text to a served, watched mode
 
 test: check ## every test that CI runs
 	$(BIN)/python -m pytest --numprocesses=2 --dist=loadfile --no-loadscope-reorder --durations=25 $(TESTS_SPREAD)
-	$(BIN)/python -m pytest --numprocesses=2 --dist=loadgroup --durations=25 $(TESTS_MESHES)
+	@$(MAKE) -j2 --output-sync=target test-e2e test-chaos
+
+# Each on a mesh of its own, beside each other.
+test-e2e test-chaos:
+	$(BIN)/python -m pytest --durations=25 $(@:test-%=tests/%)
 
 chaos: setup ## the full main job while everything is killed in turn; ARGOSY_CHAOS_SEED repeats a run
 	ARGOSY_CHAOS=full $(BIN)/python -m pytest tests/chaos -s

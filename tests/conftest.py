@@ -25,14 +25,6 @@ _numbers = itertools.count()
 _ROOM = 2 << 30
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Tests that share a mesh stay in one process where `make test` runs two at a time."""
-    for item in items:
-        package = item.path.parent.name
-        if package in ("e2e", "chaos"):
-            item.add_marker(pytest.mark.xdist_group(package))
-
-
 def free_port() -> int:
     """A TCP port of 127.0.0.1 that nobody uses now."""
     with socket.socket() as probe:

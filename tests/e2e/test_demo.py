@@ -17,7 +17,7 @@ from deploy.demo.access import ORG, people
 from deploy.demo.scale import PROMPT, SHORT
 from tests.mesh import Mesh
 
-ADAPTER_STEPS, ADAPTER_MARGIN = 100, 0.05
+ADAPTER_STEPS, ADAPTER_MARGIN = 100, 0.2
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
@@ -74,20 +74,21 @@ def test_the_summary_says_all_that_was_promised(summaries: list[dict[str, Any]])
         assert len(summary["seconds"]) == 11
 
 
-def test_an_adapter_makes_the_model_of_the_main_job_better(mesh: Mesh, summaries: list[dict[str, Any]]) -> None:
-    """LoRA on the tuned model, on the rows that it was tuned on, and judged by those that it was not."""
+def test_an_adapter_makes_a_model_of_the_main_job_better(mesh: Mesh, summaries: list[dict[str, Any]]) -> None:
+    """LoRA on the first try, which was hardly tuned, judged by rows that neither has seen. The short job's final model
+    makes no mistake on them."""
     run = summaries[-1]["run"]
     keys, _ = people(mesh.url, mesh.home.root)
     with Client(mesh.url, keys.alice) as alice:
-        base = alice.training.get_model_version(name=summaries[-1]["training"]["model_version"])
-        tuned = alice.training.get_training(name=f"{ORG}/trainings/full-{run}")
+        tried = alice.training.get_training_run(name=f"{ORG}/trainings/first-try-{run}/runs/run1")
+        base = alice.training.get_model_version(name=tried.model_version)
         alice.training.create_training(
             parent=ORG,
             training_id=f"adapter-{run}",
             training={
-                "dataset_version": tuned.dataset_version,
-                "validation_version": tuned.validation_version,
-                "model_project": tuned.model_project,
+                "dataset_version": tried.dataset_version,
+                "validation_version": tried.validation_version,
+                "model_project": tried.model_project,
                 "base_model_version": base.name,
                 "spec": {
                     "adapter": {"method": "METHOD_LORA", "rank": 8, "merge": True},

@@ -167,4 +167,4 @@ def test_model(run: Shell, trained: str) -> None:
     assert "learned-subjects" in shown
     assert said(run, f"argosy model-version verify subjects/{number}")["intact"]
     run(f"argosy model-alias set subjects/champion --model-version {trained}")
-    assert "champion" in run("argosy model get subjects")
+    assert "champion" in run("argosy model-alias list --parent subjects")
