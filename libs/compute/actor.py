@@ -65,7 +65,7 @@ class CarrierContext(EngineContext):
         _log.log(getattr(logging, severity, logging.INFO), "%s", body)
         self._add({"kind": "log", "severity": severity, "body": body})
 
-    def metrics(self, phase: str, step: int, **values: float) -> None:
+    def metrics(self, phase: str, step: int, /, **values: float) -> None:
         self._add(
             {"kind": "metrics", "phase": phase, "step": int(step), "values": {k: float(v) for k, v in values.items()}}
         )

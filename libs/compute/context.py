@@ -101,7 +101,7 @@ class EngineContext(ABC):
         """Adds a line to the task's log. `severity` is DEBUG, INFO, WARNING or ERROR."""
 
     @abstractmethod
-    def metrics(self, phase: str, step: int, **values: float) -> None:
+    def metrics(self, phase: str, step: int, /, **values: float) -> None:
         """Adds one point to the task's curves: `metrics("pretrain", 40, loss=5.1, tokens_per_second=14e3)`."""
 
     @abstractmethod
@@ -202,7 +202,7 @@ class LocalContext(EngineContext):
     def log(self, body: str, severity: str = "INFO") -> None:
         self.recorded.logs.append((severity, body))
 
-    def metrics(self, phase: str, step: int, **values: float) -> None:
+    def metrics(self, phase: str, step: int, /, **values: float) -> None:
         self.recorded.metrics.append((phase, step, values))
 
     def checkpoint(self, data: Json) -> None:

@@ -58,8 +58,11 @@ CALLS = {
 
 # <linux/sched.h>: threads, and no processes. Of clone3 the flags cannot be seen: the library then takes clone.
 _CLONE_THREAD = 0x10000
-# open(2): to empty a file without the right to write it is nothing that an older Landlock governs.
-_ACCESS_OR_TRUNCATE, _TRUNCATE = 0o1003, 0o1000
+# open(2): to empty a file without the right to write it is nothing that an older Landlock governs, and access mode 3,
+# neither reading nor writing, is nothing that any Landlock governs.
+_ACCESS_OR_TRUNCATE, _REFUSED_OPENS = 0o1003, (0o1000, 0o0003, 0o1003)
+# fallocate(2): only with the size of a file, which has a limit.
+_FALLOCATE = (0,)
 # fcntl(2): duplicates, flags and locks. Not the owner of a file's signals, who could be anybody.
 _FCNTL = (0, 1, 2, 3, 4, 5, 6, 7, 36, 37, 38, 1030)
 # ioctl(2): what a terminal is asked, bytes that wait, and flags of a descriptor.
@@ -73,8 +76,9 @@ def guards() -> dict[str, seccomp.Rule]:
     return {
         "clone": seccomp.only_with(0, _CLONE_THREAD),
         "clone3": seccomp.answered(errno.ENOSYS),
-        "open": seccomp.unless_masked(1, _ACCESS_OR_TRUNCATE, _TRUNCATE),
-        "openat": seccomp.unless_masked(2, _ACCESS_OR_TRUNCATE, _TRUNCATE),
+        "open": seccomp.unless_masked(1, _ACCESS_OR_TRUNCATE, _REFUSED_OPENS),
+        "openat": seccomp.unless_masked(2, _ACCESS_OR_TRUNCATE, _REFUSED_OPENS),
+        "fallocate": seccomp.only(1, _FALLOCATE),
         "fcntl": seccomp.only(1, _FCNTL),
         "ioctl": seccomp.only(1, _IOCTL),
         "prctl": seccomp.only(0, _PRCTL),

@@ -35,6 +35,7 @@ _SYSTEM = (
 )
 _DEVICES = ("/dev/null",)
 _WATCH_SECONDS = 0.2
+_STOP_SECONDS = 0.001
 # A child starts in half a second; a machine that is out of memory takes longer.
 _START_SECONDS = 60.0
 _MOST_THREADS = 512
@@ -62,7 +63,7 @@ class ScriptLimits:
         seconds: of wall time.
         memory: bytes of its own, libraries not counted.
         disk: bytes of all files together that it has written and that are still there.
-        threads: that libraries for numbers use.
+        threads: that libraries for numbers use, and processors that it has.
     """
 
     seconds: float
@@ -134,7 +135,10 @@ class _Running:
         except BaseException:
             ours.close()
             raise
+        # Who does not read our answers does not hold us up.
+        ours.setblocking(False)
         self._channel = ours
+        self._started = self._watched = time.monotonic()
         assert self._child.stdin is not None
         # Why a child is gone that did not even read is told where its output ends.
         with suppress(BrokenPipeError), self._child.stdin as stdin:
@@ -145,7 +149,6 @@ class _Running:
         assert self._child.stdout is not None
         output = self._child.stdout
         os.set_blocking(output.fileno(), False)
-        started = watched = time.monotonic()
         try:
             with selectors.DefaultSelector() as selector:
                 selector.register(output, selectors.EVENT_READ, self._read_output)
@@ -157,11 +160,8 @@ class _Running:
                     for key, _ in selector.select(_WATCH_SECONDS) if selector.get_map() else ():
                         if not key.data():
                             selector.unregister(key.fileobj)
-                    now = time.monotonic()
-                    if now - watched >= _WATCH_SECONDS:
-                        watched = now
-                        self._watch(now - started)
-            self._require_good_end(started)
+                    self._watch_when_due()
+            self._require_good_end()
         finally:
             self._end(output)
 
@@ -178,6 +178,7 @@ class _Running:
             "hidden": [str(_ROOT)],
             "memory": self._limits.memory,
             "disk": self._limits.disk,
+            "threads": self._limits.threads,
             "readable": [str(self._folder), str(_HELPER), *interpreter, *libraries, *_SYSTEM],
             "writable": [*(str(self._folder / name) for name in WRITABLE), *_DEVICES],
         }
@@ -221,6 +222,8 @@ class _Running:
         self._said = bytearray(rest)
         for line in [*lines, rest] if len(rest) > _MESSAGE_BYTES else lines:
             self._hear(line)
+            # One chunk may have thousands of messages, each with a checkpoint to be kept.
+            self._watch_when_due()
         return bool(chunk)
 
     def _hear(self, line: bytes) -> None:
@@ -238,13 +241,37 @@ class _Running:
             self._failure = printable(str(message["failed"]))
         elif "checkpoint" in message:
             # None of its threads changes what is kept.
-            self._child.send_signal(signal.SIGSTOP)
+            self._stop()
             self._listener.message(message)
             self._child.send_signal(signal.SIGCONT)
-            with suppress(OSError):
-                self._channel.send(b"k")
+            self._answer()
         else:
             self._listener.message(message)
+
+    def _stop(self) -> None:
+        """Returns when all its threads stand still, or it has ended."""
+        wanted = os.WSTOPPED | os.WEXITED | os.WNOHANG | os.WNOWAIT
+        self._child.send_signal(signal.SIGSTOP)
+        # It may tell itself to go on before it stands; its limits end that too.
+        while self._child.returncode is None and os.waitid(os.P_PID, self._child.pid, wanted) is None:
+            time.sleep(_STOP_SECONDS)
+            self._watch_when_due()
+            self._child.send_signal(signal.SIGSTOP)
+
+    def _answer(self) -> None:
+        try:
+            self._channel.send(b"k")
+        except BlockingIOError:
+            raise ScriptFailed("it asked for many checkpoints and did not wait until they were kept") from None
+        except OSError:
+            # It has closed the channel.
+            return
+
+    def _watch_when_due(self) -> None:
+        now = time.monotonic()
+        if now - self._watched >= _WATCH_SECONDS:
+            self._watched = now
+            self._watch(now - self._started)
 
     def _watch(self, seconds: float) -> None:
         if not self._confined and seconds > _START_SECONDS:
@@ -269,11 +296,11 @@ class _Running:
         if files > _MOST_FILES:
             raise ScriptFailed(f"it made more than {_MOST_FILES:,} files")
 
-    def _require_good_end(self, started: float) -> None:
+    def _require_good_end(self) -> None:
         code = self._child.wait(timeout=_START_SECONDS)
         if not self._confined:
             raise ScriptSandboxUnavailable(f"no sandbox for scripts can be set up here: {_ended(code)}")
-        self._watch(time.monotonic() - started)
+        self._watch(time.monotonic() - self._started)
         if code == 0:
             return
         raise ScriptFailed(f"{self._reached()}{self._failure}" if self._failure else _ended(code))

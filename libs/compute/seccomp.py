@@ -89,10 +89,11 @@ def only_with(argument: int, bits: int) -> Rule:
     return [load, _step(_HAS_BITS, bits, 0, 1), _step(_RETURN, ALLOW), _step(_RETURN, DENY)]
 
 
-def unless_masked(argument: int, mask: int, value: int) -> Rule:
-    """Allowed where an argument has another value under a mask."""
-    load = _step(_LOAD, _ARGUMENTS + 8 * argument)
-    return [load, _step(_AND, mask), _step(_EQUAL, value, 1, 0), _step(_RETURN, ALLOW), _step(_RETURN, DENY)]
+def unless_masked(argument: int, mask: int, values: Iterable[int]) -> Rule:
+    """Allowed where an argument has none of these values under a mask."""
+    load = [_step(_LOAD, _ARGUMENTS + 8 * argument), _step(_AND, mask)]
+    tests = [step for value in values for step in (_step(_EQUAL, value, 0, 1), _step(_RETURN, DENY))]
+    return [*load, *tests, _step(_RETURN, ALLOW)]
 
 
 def answered(errno: int) -> Rule:

@@ -33,7 +33,7 @@ class ToldContext(LocalContext):
     def log(self, body: str, severity: str = "INFO") -> None:
         tell({"log": body})
 
-    def metrics(self, phase: str, step: int, **values: float) -> None:
+    def metrics(self, phase: str, step: int, /, **values: float) -> None:
         tell({"step": step, "loss": values["loss"]})
 
     def checkpoint(self, data: dict[str, Any]) -> None:

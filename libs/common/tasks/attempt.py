@@ -511,7 +511,8 @@ def _as_task_error(error: Exception) -> TaskError:
 def _task_error(error: Json | None) -> TaskError:
     if error is None:
         return TaskError("INTERNAL", "Internal error.")
-    return TaskError(error["reason"], storable(error["message"]), error["metadata"], error["retryable"])
+    metadata = {name: storable(str(value)) for name, value in error["metadata"].items()}
+    return TaskError(error["reason"], storable(error["message"]), metadata, error["retryable"])
 
 
 def _advance(checkpoint: Json | None) -> object:

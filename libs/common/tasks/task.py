@@ -130,8 +130,8 @@ def metrics_payload(event: Mapping[str, Any]) -> Json:
 
 
 def storable(text: str) -> str:
-    """Text for people as PostgreSQL takes it: short, and without U+0000."""
-    return text.replace("\x00", "\ufffd")[:_MESSAGE_LIMIT]
+    """Text for people as PostgreSQL takes it: short, and without half characters and U+0000."""
+    return text[:_MESSAGE_LIMIT].encode(errors="replace").decode().replace("\x00", "\ufffd")
 
 
 def log_to_proto(row: RowMapping) -> task_pb2.TaskLog:

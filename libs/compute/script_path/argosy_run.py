@@ -36,9 +36,18 @@ def parameters() -> dict[str, Any]:
     return json.loads(Path("parameters.json").read_text(encoding="utf-8"))
 
 
-def file(name: str) -> Path:
-    """The file of a row, such as a picture, by the value in the row's `file_name`."""
-    return DATA / "files" / _files()[name]
+def file(name: str, part: str = "") -> Path:
+    """The file of a row, such as a picture, by the value in the row's `file_name`.
+
+    Args:
+        part: where the row is, `train` or `heldout`; needed for a name that both have for different files.
+    """
+    found = {names[name] for each, names in _files().items() if part in ("", each) and name in names}
+    if len(found) > 1:
+        raise ValueError(f"train and heldout have different files called {name!r}; say which part is meant")
+    if not found:
+        raise KeyError(name)
+    return DATA / "files" / found.pop()
 
 
 def seed() -> int:
@@ -79,7 +88,7 @@ def resumed_step() -> int:
 
 
 @cache
-def _files() -> dict[str, str]:
+def _files() -> dict[str, dict[str, str]]:
     return json.loads((DATA / "files.json").read_text(encoding="utf-8"))
 
 

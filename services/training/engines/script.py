@@ -105,10 +105,11 @@ def _lay_out(ctx: EngineContext, given: Json, folder: Path) -> dict[str, float]:
         share = {"leaked_share": heldout_share(heldout, train)}
     else:
         train, heldout = split(train, ctx.spec["seed"])
-    files: dict[str, str] = {}
+    files: dict[str, dict[str, str]] = {}
     for name, rows in (("train", train), ("heldout", heldout)):
         _write_parquet(rows.table(), folder / "data" / f"{name}.parquet", ctx)
-        files |= _write_files(rows, folder / "data" / "files", ctx)
+        # Both parts may have other files under the same names.
+        files[name] = _write_files(rows, folder / "data" / "files", ctx)
     (folder / "data" / "files.json").write_text(json.dumps(files, ensure_ascii=False), encoding="utf-8")
     return share
 
@@ -147,6 +148,7 @@ def _bring_checkpoint(ctx: EngineContext, folder: Path) -> int:
 
 
 def _failed(entry: str, told: str) -> EngineError:
+    told = printable(told)
     return EngineError("CONTENT_INVALID", f"The script {entry} failed: {told}", detail=told.splitlines()[-1][:300])
 
 

@@ -10,10 +10,11 @@ from pathlib import Path
 from typing import Any
 
 import onnx
-from google.protobuf.message import DecodeError
+from google.protobuf.message import DecodeError, Message
 
 from libs.common.blobs import BlobStore
 from libs.compute.context import EngineError
+from libs.compute.script_sandbox import ScriptFailed, printable
 from services.training.domain import model_files
 from services.training.domain.model_files import BadModel
 from services.training.domain.safetensors import LENGTH_BYTES, BadWeights, header_length, read_header
@@ -27,6 +28,8 @@ _MOST_FILES = 64
 _MOST_TEXT = 64 << 20
 # The format's own limit of a message.
 _MOST_ONNX = (2 << 30) - 1
+# What the platform counts with.
+_MOST_PARAMETERS = (1 << 63) - 1
 
 
 def model_entries(store: BlobStore, folder: Path) -> tuple[list[Json], int]:
@@ -40,15 +43,24 @@ def model_entries(store: BlobStore, folder: Path) -> tuple[list[Json], int]:
     """
     try:
         files = _model_files(folder)
-        parameters = sum(_parameters(path) for path in files)
+        parameters = _counted("", sum(_parameters(path) for path in files))
     except BadModel as error:
-        raise EngineError("CONTENT_INVALID", f"output/{error}", detail=str(error)) from error
+        # Names that the script chose, of files and in them.
+        told = printable(str(error))
+        raise EngineError("CONTENT_INVALID", f"output/{told}", detail=told) from error
     return _stored(store, folder, files), parameters
 
 
 def keep_folder(store: BlobStore, folder: Path, **beside: Any) -> str:
-    """Stores all files of a folder under one manifest, whatever is in them; its digest."""
+    """Stores all files of a folder under one manifest, whatever is in them; its digest.
+
+    Raises:
+        ScriptFailed: A name is not UTF-8.
+    """
     files = [path for path in _below(folder) if path.is_file() and not path.is_symlink()]
+    for name in (str(path.relative_to(folder)) for path in files):
+        if printable(name) != name:
+            raise ScriptFailed(f"{folder.name}/{printable(name)[:200]}: names of files are UTF-8")
     return store.commit_sync({"kind": "training.checkpoint", "blobs": _stored(store, folder, files), **beside})
 
 
@@ -129,26 +141,31 @@ def _onnx(path: Path) -> int:
     if not model.graph.node:
         raise BadModel(f"{path.name}: it is not ONNX, or does nothing")
     count = 0
-    for tensor in _tensors(model.graph):
+    for tensor in _tensors(model):
         # Such a tensor lies in another file, which could be any file of the machine that reads it.
         if tensor.data_location == onnx.TensorProto.EXTERNAL or tensor.external_data:
             raise BadModel(f"{path.name}: tensor {tensor.name[:60]!r} lies in another file; write all into one")
         elements = 1
         for dimension in tensor.dims:
-            elements *= max(0, dimension)
+            elements = _counted(path.name, elements * max(0, dimension))
         count += elements
     return count
 
 
-def _tensors(graph: onnx.GraphProto) -> Iterator[onnx.TensorProto]:
-    """All constants of a graph and of the graphs in its nodes."""
-    waiting = [graph]
+def _counted(name: str, parameters: int) -> int:
+    """As many as can be. Raises BadModel."""
+    if parameters > _MOST_PARAMETERS:
+        raise BadModel(f"{name}: it states more than {_MOST_PARAMETERS:,} parameters")
+    return parameters
+
+
+def _tensors(model: onnx.ModelProto) -> Iterator[onnx.TensorProto]:
+    """All constants, wherever they are: in graphs, functions, what it is trained with, and attributes of nodes."""
+    waiting: list[Message] = [model]
     while waiting:
         each = waiting.pop()
-        yield from each.initializer
-        for sparse in each.sparse_initializer:
-            yield from (sparse.values, sparse.indices)
-        for node in each.node:
-            for attribute in node.attribute:
-                yield from (attribute.t, *attribute.tensors)
-                waiting += [attribute.g, *attribute.graphs] if attribute.HasField("g") or attribute.graphs else []
+        if isinstance(each, onnx.TensorProto):
+            yield each
+        for field, value in each.ListFields():
+            if field.message_type is not None:
+                waiting += [value] if isinstance(value, Message) else value

@@ -51,7 +51,7 @@ class TrialContext(EngineContext):
     def log(self, body: str, severity: str = "INFO") -> None:
         self._reports.log(f"trial {self._job['number']}: {body}", severity)
 
-    def metrics(self, phase: str, step: int, **values: float) -> None:
+    def metrics(self, phase: str, step: int, /, **values: float) -> None:
         self._reports.metrics(f"trial/{self._job['number']}/{phase}", step, values)
         judge = self._job["rungs"]
         if judge is not None and phase == judge["phase"] and judge["metric"] in values:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import json
 import os
 import tempfile
@@ -115,6 +114,8 @@ def refused(ctx: LocalContext) -> EngineError:
     assert not left_processes()
     assert left_folders() <= before
     assert len(caught.value.message) < 3_000
+    # As a database can keep it.
+    "".join([caught.value.message, *caught.value.metadata.values()]).encode()
     return caught.value
 
 
@@ -148,6 +149,31 @@ def test_files_of_rows_are_there(start: Callable[..., LocalContext], store: Blob
     digest = write_version(store, rows, files)
     ctx.spec["train"] = {"grant": "g", "manifest_digest": digest, "media_grant": "g"}
     assert store.read_sync(run(ctx)["files"][0]["sha256"]) == b"[8, 8]"
+
+
+def test_both_parts_may_have_files_of_one_name(start: Callable[..., LocalContext], store: BlobStore) -> None:
+    rows, files = digits(24)
+    names = [f"{number}.png" for number in range(12)]
+    heldout = [row | {"file_name": name} for row, name in zip(rows[12:], names, strict=True)]
+    pictures = {
+        "train": {name: files[name] for name in names},
+        "heldout": {name: files[f"{number + 12}.png"] for number, name in enumerate(names)},
+    }
+    source = (
+        "import argosy_run as run, json\nfound = {}\n"
+        "for part in ('train', 'heldout'):\n"
+        "    found[part] = {f'{at}.png': run.file(f'{at}.png', part).read_bytes().hex() for at in range(12)}\n"
+        "(run.OUTPUT / 'found.json').write_text(json.dumps(found))\n"
+        "try:\n    run.file('0.png')\nexcept ValueError as error:\n    print(error)"
+    )
+    ctx = start(source)
+    for part, granted, content in (("train", "train", rows[:12]), ("heldout", "validation", heldout)):
+        digest = write_version(store, content, pictures[part])
+        ctx.spec[granted] = {"grant": "g", "manifest_digest": digest, "media_grant": "g"}
+    found = json.loads(store.read_sync(run(ctx)["files"][0]["sha256"]))
+    assert found == {part: {name: content.hex() for name, content in files.items()} for part, files in pictures.items()}
+    told = "train and heldout have different files called '0.png'; say which part is meant"
+    assert ("INFO", told) in ctx.recorded.logs
 
 
 def test_it_pauses_and_goes_on_where_it_was(start: Callable[..., LocalContext], store: BlobStore) -> None:
@@ -190,6 +216,16 @@ FAILURES = {
         "a/config.json: a model has plain files",
     ),
     "an odd name": ("open('output/\\n.json', 'w').write('{}')", "named with letters and digits"),
+    "a name without characters": ("open(b'output/\\xff.json', 'w').write('{}')", "named with letters and digits"),
+    "a checkpoint without characters": (
+        "import argosy_run as run\nopen(b'checkpoint/\\xff', 'w').close()\nrun.save_checkpoint(1)",
+        "checkpoint/?: names of files are UTF-8",
+    ),
+    "half a character": (
+        "import os, time\nos.write(int(os.environ['ARGOSY_RUN_CHANNEL']), b'{\"progress\": \"\\\\ud800\"}\\n')\n"
+        "time.sleep(9)",
+        "? is not between 0 and 1",
+    ),
     "no safetensors": ("open('output/m.safetensors', 'wb').write(b'x' * 20)", "m.safetensors: "),
     "no JSON": ("open('output/m.json', 'w').write('{')", "m.json: it is not JSON"),
     "deep JSON": ("open('output/m.json', 'w').write('[' * 100_000)", "m.json: it is not JSON"),
@@ -226,6 +262,16 @@ def test_a_failure_says_what_it_was(name: str, start: Callable[..., LocalContext
     assert error.reason == ("TRAINING_DIVERGED" if name in ("no number", "a number beyond all") else "CONTENT_INVALID")
 
 
+def test_a_metric_has_any_name(start: Callable[..., LocalContext]) -> None:
+    source = (
+        'import os\nsaid = b\'{"metrics": {"phase": 1, "step": 2, "self": 3}, "step": 4}\\n\'\n'
+        "os.write(int(os.environ['ARGOSY_RUN_CHANNEL']), said)\nopen('output/m.json', 'w').write('{}')"
+    )
+    ctx = start(source)
+    run(ctx)
+    assert ctx.recorded.metrics == [("script", 4, {"phase": 1, "step": 2, "self": 3})]
+
+
 def test_what_it_prints_has_an_end(start: Callable[..., LocalContext]) -> None:
     ctx = start("for _ in range(30_000):\n    print('z' * 300)\nopen('output/m.json', 'w').write('{}')")
     run(ctx)
@@ -236,8 +282,8 @@ def test_what_it_prints_has_an_end(start: Callable[..., LocalContext]) -> None:
     ]
 
 
-def onnx_model(*, outside: bool = False, within: bool = False) -> bytes:
-    """A sum with a constant; `outside`: which lies in another file; `within`: a branch of an if has it."""
+def onnx_model(place: str, *, outside: bool = False) -> bytes:
+    """A sum with a constant of six numbers, which is in this place; `outside`: and lies in another file."""
     constant = helper.make_tensor("c", TensorProto.FLOAT, [2, 3], [1.0] * 6)
     if outside:
         constant.ClearField("float_data")
@@ -246,22 +292,46 @@ def onnx_model(*, outside: bool = False, within: bool = False) -> bytes:
     inputs = [helper.make_tensor_value_info("x", TensorProto.FLOAT, [2, 3])]
     outputs = [helper.make_tensor_value_info("y", TensorProto.FLOAT, [2, 3])]
     added = helper.make_node("Add", ["x", "c"], ["y"])
-    graph = helper.make_graph([added], "g", inputs, outputs, [constant])
-    if within:
-        branch = helper.make_graph([added], "b", [], outputs, [constant])
-        chosen = helper.make_node("If", ["x"], ["y"], then_branch=branch, else_branch=branch)
-        graph = helper.make_graph([chosen], "g", inputs, outputs)
-    file = io.BytesIO()
-    onnx.save_model(helper.make_model(graph), file)
-    return file.getvalue()
+    model = helper.make_model(helper.make_graph([added], "g", inputs, outputs))
+    match place:
+        case "graph":
+            model.graph.initializer.append(constant)
+        case "branch":
+            branch = helper.make_graph([added], "b", [], outputs, [constant])
+            model.graph.node.append(helper.make_node("If", ["x"], ["y"], then_branch=branch))
+        case "function":
+            nodes = [helper.make_node("Constant", [], ["c"], value=constant), added]
+            model.functions.append(helper.make_function("d", "f", ["x"], ["y"], nodes, model.opset_import))
+        case "training":
+            model.training_info.add().initialization.initializer.append(constant)
+        case "sparse":
+            sparse = onnx.SparseTensorProto(values=constant, dims=[2, 3])
+            model.graph.node.append(helper.make_node("Constant", [], ["s"], sparse_value=sparse))
+    return model.SerializeToString()
 
 
-@pytest.mark.parametrize("within", [False, True])
-def test_onnx_with_another_file_is_refused(within: bool, start: Callable[..., LocalContext]) -> None:
+@pytest.mark.parametrize("place", ["graph", "branch", "function", "training", "sparse"])
+def test_onnx_with_another_file_is_refused(place: str, start: Callable[..., LocalContext]) -> None:
     source = "open('output/m.onnx', 'wb').write({})"
-    assert run(start(source.format(onnx_model())))["parameter_count"] == 6
-    error = refused(start(source.format(onnx_model(outside=True, within=within))))
+    assert run(start(source.format(onnx_model(place))))["parameter_count"] == 6
+    error = refused(start(source.format(onnx_model(place, outside=True))))
     assert "m.onnx: tensor 'c' lies in another file" in error.message
+
+
+@pytest.mark.parametrize(("files", "shape"), [(1, [2**31, 2**31, 2]), (2, [2**31, 2**31])])
+def test_onnx_states_no_more_numbers_than_can_be_counted(
+    files: int, shape: list[int], start: Callable[..., LocalContext]
+) -> None:
+    graph = helper.make_graph(
+        [helper.make_node("Identity", ["c"], ["y"])],
+        "g",
+        [],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, shape)],
+        [TensorProto(name="c", data_type=TensorProto.FLOAT, dims=shape)],
+    )
+    content = helper.make_model(graph).SerializeToString()
+    source = f"for at in range({files}):\n    open(f'output/{{at}}.onnx', 'wb').write({content})"
+    assert "it states more than 9,223,372,036,854,775,807 parameters" in refused(start(source)).message
 
 
 def test_nothing_runs_without_a_sandbox(

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from libs.compute.script_sandbox import (
     CHILD,
     CODE,
     WRITABLE,
+    ScriptFailed,
     ScriptLimits,
     ScriptSandboxUnavailable,
     run_script,
@@ -120,6 +122,15 @@ ATTACKS = {
         1,
         "import os\nos.close(os.open('parameters.json', os.O_RDONLY | os.O_TRUNC))",
     ),
+    "empty a file of another": (1, "import os\nos.close(os.open({file!r}, 3 | os.O_TRUNC))"),
+    "open a file of another for nothing": (1, "import os\nos.close(os.open({file!r}, 3))"),
+    "a file larger than the limit": (
+        1,
+        "import ctypes, os\nlibc = ctypes.CDLL(None, use_errno=True)\nfile = os.open('tmp/x', os.O_CREAT | os.O_RDWR)\n"
+        "if libc.fallocate(file, 1, ctypes.c_long(0), ctypes.c_long(65 * 2**20)):\n"
+        "    raise OSError(ctypes.get_errno(), 'fallocate')\nos.close(file)\nos.remove('tmp/x')",
+    ),
+    "take more processors": (1, "import os\nos.sched_setaffinity(0, os.sched_getaffinity(0))"),
     "read the passwords": (13, "open('/etc/passwd').read()"),
     "read a file of another": (13, "open({file!r}).read()"),
     "write a file of another": (13, "open({file!r}, 'a').write('x')"),
@@ -131,14 +142,16 @@ ATTACKS = {
     "change its own code": (13, "open('code/main.py', 'a').write('x')"),
     "a pipe as a file": (1, "import os\nos.mkfifo('tmp/pipe')"),
 }
+# What Landlock before Linux 6.2 leaves to the filter.
+OLDER_LANDLOCK = "child.landlock._GOVERNED = {1: (1 << 13) - 1}"
 # Behind the first wall there is a second one here.
 ALSO_OFF = {
     "start a program": NO_LANDLOCK,
     "become a program": NO_LANDLOCK,
     "a symbolic link": NO_LANDLOCK,
     "a pipe as a file": NO_LANDLOCK,
-    # What an older Landlock leaves to the filter.
-    "empty a file that it may read": "child.landlock._GOVERNED = {1: (1 << 13) - 1}",
+    "empty a file that it may read": OLDER_LANDLOCK,
+    "empty a file of another": OLDER_LANDLOCK,
     "read what another process was told": "child.drop_capabilities = lambda libc: None",
 }
 
@@ -164,10 +177,12 @@ def test_it_works_where_that_protection_is_off(
     signal.signal(signal.SIGURG, before)
 
 
-def test_an_older_landlock_will_do(folder: Path, changed_child: Change) -> None:
+def test_an_older_landlock_will_do(folder: Path, target: dict[str, Any], changed_child: Change) -> None:
     (folder / "parameters.json").write_text("{}")
-    changed_child("child.landlock._GOVERNED = {1: (1 << 13) - 1}")
+    changed_child(OLDER_LANDLOCK)
     assert "[Errno 1]" in failure(folder, ATTACKS["empty a file that it may read"][1])
+    assert "[Errno 1]" in failure(folder, ATTACKS["empty a file of another"][1].format(**target))
+    assert Path(target["file"]).read_text() == "secret"
     assert "[Errno 13]" in failure(folder, "open('/etc/passwd')")
 
 
@@ -235,6 +250,11 @@ EXHAUSTIONS = {
         "import os\nwhile True:\n    os.write(int(os.environ['ARGOSY_RUN_CHANNEL']), b'x' * 1000)",
         "something else than a message",
     ),
+    "checkpoints without waiting": (
+        "import os, time\nos.write(int(os.environ['ARGOSY_RUN_CHANNEL']), b'{\"checkpoint\": 1}\\n' * 3_000)\n"
+        "time.sleep(30)",
+        "asked for many checkpoints and did not wait",
+    ),
     "an end with a code": ("import os\nos._exit(3)", "its process ended with code 3"),
     "an end with words": ("raise SystemExit('no data')", "SystemExit: no data"),
     "a crash": ("import ctypes\nctypes.string_at(0)", "its process was ended by SIGSEGV"),
@@ -259,6 +279,30 @@ def test_memory_is_there_without_the_limit(folder: Path, changed_child: Change) 
     """It is allocated and not used: the limit of the parent, on what is used, does not see it."""
     changed_child("child.limit_resources = lambda *_: None")
     run(folder, "import mmap\nmmap.mmap(-1, 10**9, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)")
+
+
+@pytest.mark.parametrize("limited", [True, False])
+def test_it_has_as_many_processors_as_threads(limited: bool, folder: Path, changed_child: Change) -> None:
+    changed_child("pass" if limited else "child.limit_processors = lambda *_: None")
+    all_here = len(os.sched_getaffinity(0))
+    for threads in (1, 2):
+        limits = ScriptLimits(LIMITS.seconds, LIMITS.memory, LIMITS.disk, threads)
+        heard = run(folder, "import os\nprint(len(os.sched_getaffinity(0)))", limits)
+        assert heard.lines == [str(min(threads, all_here) if limited else all_here)]
+
+
+def test_limits_hold_between_the_messages_of_one_chunk(folder: Path) -> None:
+    class Slow(Heard):
+        def message(self, message: dict[str, Any]) -> None:
+            super().message(message)
+            time.sleep(0.1)
+
+    source = "import os, time\nos.write(int(os.environ['ARGOSY_RUN_CHANNEL']), b'{\"x\": 1}\\n' * 100)\ntime.sleep(30)"
+    (folder / CODE / "main.py").write_text(source)
+    heard = Slow()
+    with pytest.raises(ScriptFailed, match="ran longer than the 2 s"):
+        run_script(folder, "main.py", ScriptLimits(2, LIMITS.memory, LIMITS.disk, 1), 7, 0, heard)
+    assert len(heard.messages) < 30
 
 
 def test_what_it_prints_and_says_is_heard(folder: Path) -> None:
@@ -331,6 +375,41 @@ def test_nothing_changes_while_a_checkpoint_is_kept(folder: Path) -> None:
     heard = Keeping()
     run_script(folder, "main.py", LIMITS, 7, 0, heard)
     assert heard.lines == ["stopped True"]
+
+
+def test_all_threads_stand_still_before_a_checkpoint_is_kept(folder: Path) -> None:
+    class Looking(Heard):
+        pid = ""
+
+        def message(self, message: dict[str, Any]) -> None:
+            self.pid = message.get("message", self.pid)
+            if "checkpoint" in message:
+                tasks = [task.read_text() for task in Path(f"/proc/{self.pid}/task").glob("*/stat")]
+                self.lines += [task.rpartition(")")[2].split()[0] for task in tasks]
+
+    source = (
+        "import argosy_run as run, os, threading\ndef work():\n    while True:\n        pass\n"
+        "threading.stack_size(2**18)\nfor _ in range(20):\n    threading.Thread(target=work, daemon=True).start()\n"
+        "run.progress(0, str(os.getpid()))\nfor step in range(5):\n    run.save_checkpoint(step)"
+    )
+    (folder / CODE / "main.py").write_text(source)
+    heard = Looking()
+    run_script(folder, "main.py", LIMITS, 7, 0, heard)
+    assert len(heard.lines) > 100
+    assert set(heard.lines) == {"T"}
+
+
+def test_a_script_that_will_not_stand_still_ends_too(folder: Path) -> None:
+    source = (
+        "import argosy_run as run, signal, threading\ndef work():\n    while True:\n"
+        "        signal.pthread_kill(threading.get_ident(), signal.SIGCONT)\n"
+        "for _ in range(4):\n    threading.Thread(target=work, daemon=True).start()\n"
+        "for step in range(100):\n    run.save_checkpoint(step)"
+    )
+    started = time.monotonic()
+    with suppress(ScriptFailed):
+        run(folder, source, ScriptLimits(3, LIMITS.memory, LIMITS.disk, 1))
+    assert time.monotonic() - started < 10
 
 
 def test_it_dies_with_its_parent(folder: Path) -> None:

@@ -91,6 +91,14 @@ def test_a_checkpoint_must_be_json(bad: object) -> None:
         CarrierContext(job()).checkpoint({"bad": bad})
 
 
+def test_a_metric_may_have_any_name() -> None:
+    ctx = CarrierContext(job())
+    values = {"phase": 1.0, "step": 2.0, "self": 3.0}
+    ctx.metrics("train", 4, **values)
+    told = ctx.report(0)[0]["events"][0]
+    assert (told["phase"], told["step"], told["values"]) == ("train", 4, values)
+
+
 def test_costs_that_json_lacks_are_left_out_and_metrics_are_kept() -> None:
     ctx = CarrierContext(job())
     ctx.metrics("train", 1, loss=float("inf"), rate=2.0)
