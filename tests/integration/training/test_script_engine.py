@@ -176,6 +176,23 @@ def test_both_parts_may_have_files_of_one_name(start: Callable[..., LocalContext
     assert ("INFO", told) in ctx.recorded.logs
 
 
+def test_two_files_of_one_name_in_a_part_are_refused(start: Callable[..., LocalContext], store: BlobStore) -> None:
+    rows, files = digits(4)
+    contents = iter(files.values())
+
+    class Named(dict[str, bytes]):
+        def __getitem__(self, name: str) -> bytes:
+            return next(contents)
+
+    digest = write_version(store, [row | {"file_name": "a.png"} for row in rows], Named(files))
+    ctx = start("open('output/m.json', 'w').write('{}')")
+    for part in ("train", "validation"):
+        ctx.spec[part] = {"grant": "g", "manifest_digest": digest, "media_grant": "g"}
+    ctx.spec["validation"]["manifest_digest"] = write_version(store, digits(8)[0][4:], digits(8)[1])
+    error = refused(ctx)
+    assert (error.reason, error.message) == ("CONTENT_INVALID", "Two different files are called 'a.png'.")
+
+
 def test_it_pauses_and_goes_on_where_it_was(start: Callable[..., LocalContext], store: BlobStore) -> None:
     given: dict[str, Any] = {"data": True, "columns": COLUMNS, "parameters": {"passes": 4}}
     whole = run(start(SCRIPT, **given))
