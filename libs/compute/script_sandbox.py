@@ -21,7 +21,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
-from libs.compute.usage import Usage, disk_bytes, usage_of
+from libs.compute.process_usage import Usage, disk_bytes, usage_of
 
 CHILD = Path(__file__).with_name("script_child.py")
 CODE, WRITABLE = "code", ("output", "checkpoint", "tmp")

@@ -340,14 +340,14 @@ def read_rows(store: BlobStore, manifest_digest: str, columns: Sequence[str] = (
     Yields:
         Batches of at most 4,096 rows.
     """
-    index = load_index(store.load_manifest_sync(manifest_digest), _Store(store))
-    reader = VersionReader(index, _Store(store))
+    index = load_index(store.load_manifest_sync(manifest_digest), StoreParts(store))
+    reader = VersionReader(index, StoreParts(store))
     names = [name for name in columns or index.columns if name in index.columns]
     for start in range(0, len(index), _BATCH_ROWS):
         yield reader.batch(names, np.arange(start, min(len(index), start + _BATCH_ROWS)))
 
 
-class _Store:
+class StoreParts:
     """A blob store as `Readable`."""
 
     def __init__(self, store: BlobStore) -> None:

@@ -160,7 +160,7 @@ def one(folder: Path, name: str) -> None:
     import torch
 
     from services.training.engines import train
-    from services.training.engines.usage import measure_rates
+    from services.training.engines.measuring import measure_rates
 
     spec, based = RECIPES[name]
     torch.set_num_threads(spec.threads_per_worker)

@@ -41,6 +41,10 @@ class Blob:
     sha256: str
     size: int
 
+    def entry(self, path: str) -> Json:
+        """What a manifest says of it: the file at a path below the manifest's folder."""
+        return {"path": path, "sha256": self.sha256, "size": self.size}
+
 
 @dataclass(frozen=True)
 class _File:

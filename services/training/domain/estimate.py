@@ -5,8 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from services.training.domain.adapter import Adapter
-from services.training.domain.spec import Architecture, Method, Phase, TrainingSpec
-from services.training.domain.work import (
+from services.training.domain.run_load import (
     CHARACTERS_A_TOKEN,
     Load,
     Rates,
@@ -18,6 +17,7 @@ from services.training.domain.work import (
     step_load,
     work_of,
 )
+from services.training.domain.spec import Architecture, Method, Phase, TrainingSpec
 
 __all__ = ["Estimate", "Rates", "adapter_parameters", "estimate", "work_of"]
 

@@ -78,7 +78,7 @@ def write_snapshot(store: BlobStore, snapshot: Snapshot) -> Json:
         for path in sorted(folder.iterdir()):
             blob = store.put_sync(path)
             path.unlink()
-            blobs.append({"path": path.name, "sha256": blob.sha256, "size": blob.size})
+            blobs.append(blob.entry(path.name))
     if snapshot.kept:
         size = store.stat_sync(snapshot.kept).size
         blobs.append({"path": "kept.safetensors", "sha256": snapshot.kept, "size": size})

@@ -12,7 +12,7 @@ import pyarrow as pa
 from libs.common.blobs import BlobStore
 from libs.common.blobs.manifest import Json
 from libs.compute.context import EngineError
-from libs.compute.versions import JSON, STRING, VersionReader, load_window
+from libs.compute.versions import JSON, STRING, StoreParts, VersionReader, load_window
 from services.training.domain.spec import Phase
 
 Columns = dict[str, list[str]]
@@ -67,7 +67,7 @@ class Source:
     def window(self, names: Sequence[str], start: int, stop: int) -> Iterator[tuple[int, Columns]]:
         """The same for rows [start, stop), at most some ten thousand."""
         index = load_window(self._manifest, self.store.open, start, stop)
-        reader = VersionReader(index, _Parts(self.store))
+        reader = VersionReader(index, StoreParts(self.store))
         for at in range(0, len(index), BATCH_ROWS):
             numbers = np.arange(at, min(len(index), at + BATCH_ROWS))
             columns = {name: _texts(reader.column(name, numbers), index.columns[name]) for name in names}
@@ -83,16 +83,6 @@ class Source:
             if not missing:
                 break
         return found
-
-
-class _Parts:
-    """A blob store as what a reader of versions needs."""
-
-    def __init__(self, store: BlobStore) -> None:
-        self._store = store
-
-    def read(self, digest: str) -> bytes:
-        return self._store.read_sync(digest)
 
 
 def _texts(values: pa.Array, kind: str) -> list[str]:

@@ -11,7 +11,7 @@ from tokenizers import Encoding, Tokenizer
 
 from services.training.domain.spec import PLACEHOLDER, Phase
 from services.training.engines.tokenizer import SpecialTokens
-from services.training.engines.words import token_bytes, token_ids
+from services.training.engines.word_tokens import token_bytes, token_ids
 
 Array = np.ndarray
 

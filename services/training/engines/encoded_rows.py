@@ -170,7 +170,7 @@ def store_shard(store: BlobStore, encoded: Encoded, next_row: int) -> str:
     entries: list[dict[str, object]] = []
     for name, array in arrays.items():
         blob = store.put_sync(array.tobytes())
-        entries.append({"path": name, "sha256": blob.sha256, "size": blob.size, "dtype": array.dtype.str})
+        entries.append({**blob.entry(name), "dtype": array.dtype.str})
     return store.commit_sync({"kind": "training.shard", "next_row": next_row, "notes": encoded.notes, "blobs": entries})
 
 

@@ -58,7 +58,7 @@ def run(ctx: EngineContext) -> Json:
         facts = check(ctx.blobs_write, files)
     except (BadModel, BadWeights) as error:
         raise EngineError("CONTENT_INVALID", str(error), detail=str(error)) from error
-    entries = [{"path": path, "sha256": blob.sha256, "size": blob.size} for path, blob in sorted(facts.files.items())]
+    entries = [blob.entry(path) for path, blob in sorted(facts.files.items())]
     digest = ctx.blobs_write.commit_sync({"kind": "training.model", "blobs": entries})
     ctx.progress(1.0, f"{facts.elements:,} parameters in {len(entries)} files")
     return {

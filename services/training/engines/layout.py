@@ -62,5 +62,5 @@ def commit_model(store: BlobStore, weights: dict[str, str], files: dict[str, byt
     """
     blobs = {path: store.put_sync(content) for path, content in files.items()}
     blobs |= {path: store.stat_sync(digest) for path, digest in weights.items()}
-    entries = [{"path": path, "sha256": blob.sha256, "size": blob.size} for path, blob in sorted(blobs.items())]
+    entries = [blob.entry(path) for path, blob in sorted(blobs.items())]
     return store.commit_sync({"kind": "training.model", "blobs": entries}), entries

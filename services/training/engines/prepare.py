@@ -165,7 +165,7 @@ class Making:
         tokenizer = train_tokenizer(_texts(spec.phases[0], self._versions[0]), spec.architecture.vocabulary_size)
         ctx.log(f"tokenizer: {tokenizer.get_vocab_size()} tokens from {self._versions[0].row_count} rows")
         blob = store.put_sync(tokenizer.to_str().encode())
-        entry = {"path": _TOKENIZER, "sha256": blob.sha256, "size": blob.size}
+        entry = blob.entry(_TOKENIZER)
         self._encodings.keep(key, dataset_digest, [entry])
         return BaseText(tokenizer)
 

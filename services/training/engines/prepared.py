@@ -53,7 +53,7 @@ class Preparation:
 
     def _stored(self, path: str, content: bytes | Path | Iterable[bytes]) -> Json:
         blob = self._store.put_sync(content)
-        return {"path": path, "sha256": blob.sha256, "size": blob.size}
+        return blob.entry(path)
 
     def commit(self) -> str:
         """Digest of the manifest."""

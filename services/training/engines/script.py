@@ -14,6 +14,7 @@ from typing import Any
 import pyarrow.parquet as pq
 
 from libs.compute.context import EngineContext, EngineError
+from libs.compute.process_usage import Usage
 from libs.compute.script_sandbox import (
     CODE,
     WRITABLE,
@@ -23,7 +24,6 @@ from libs.compute.script_sandbox import (
     printable,
     run_script,
 )
-from libs.compute.usage import Usage
 from services.training.engines.algorithms.interface import Table
 from services.training.engines.algorithms.versions import Rows, heldout_share, split
 from services.training.engines.script_output import bring_folder, keep_folder, model_entries

@@ -74,7 +74,7 @@ def bring_folder(store: BlobStore, digest: str, folder: Path) -> None:
 
 def _stored(store: BlobStore, folder: Path, files: list[Path]) -> list[Json]:
     blobs = {str(path.relative_to(folder)): store.put_sync(path) for path in sorted(files)}
-    return [{"path": path, "sha256": blob.sha256, "size": blob.size} for path, blob in blobs.items()]
+    return [blob.entry(path) for path, blob in blobs.items()]
 
 
 def _model_files(folder: Path) -> list[Path]:

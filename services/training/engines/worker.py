@@ -31,6 +31,7 @@ from services.training.engines.checkpoints import (
 )
 from services.training.engines.group import Group
 from services.training.engines.loop import PhaseLoop, Step, check_loss
+from services.training.engines.measuring import measure_rates, peak_bytes
 from services.training.engines.methods import METHODS
 from services.training.engines.methods.method import Learning, Start, Work
 from services.training.engines.model import load_weights, sequence_length, trained_weights
@@ -39,7 +40,6 @@ from services.training.engines.reports import Reports
 from services.training.engines.scorer import Scorer, new_scorer
 from services.training.engines.sharding import is_sharded, place, whole_weights
 from services.training.engines.start import Model, bare, finished_files, starting_model
-from services.training.engines.usage import measure_rates, peak_bytes
 
 METRICS_EVERY = 10
 # Asking costs a message to the carrier.

@@ -9,8 +9,8 @@ import psutil
 import pytest
 
 from libs.compute import script_sandbox
+from libs.compute.process_usage import Usage
 from libs.compute.script_sandbox import CODE, ScriptFailed, ScriptLimits, run_script
-from libs.compute.usage import Usage
 
 MIB = 1 << 20
 LIMITS = ScriptLimits(seconds=20, memory=600 * MIB, disk=64 * MIB, threads=1)

@@ -13,7 +13,7 @@ from services.training.domain.estimate import Rates, estimate, work_of
 from services.training.domain.preflight import DataFacts
 from services.training.domain.spec import Architecture, Method, TrainingSpec
 from services.training.engines import train
-from services.training.engines.usage import measure_rates, peak_bytes
+from services.training.engines.measuring import measure_rates, peak_bytes
 from tests.integration.training.peers import Caller, refusal
 from tests.quota import RoomForAll
 from tests.unit.training.samples import context, phase, rows, tiny_spec

@@ -18,7 +18,7 @@ from services.training.engines.model import Objective, llama_config, new_model
 from services.training.engines.optimise import learning_rate, new_optimiser
 from services.training.engines.order import Order
 from services.training.engines.tokenizer import BEGIN_ID, END_ID, SpecialTokens, train_tokenizer
-from services.training.engines.words import token_ids
+from services.training.engines.word_tokens import token_ids
 from tests.unit.training.samples import TEMPLATE, TINY, rows
 
 

@@ -13,9 +13,9 @@ from services.training.domain.bases import Base, adapter_of, architecture_of, fi
 from services.training.domain.card import model_card
 from services.training.domain.estimate import Estimate, adapter_parameters, estimate
 from services.training.domain.models import ModelFile, ModelVersion
+from services.training.domain.run_load import RowFacts, Work
 from services.training.domain.spec import Architecture, Method, TrainingSpec
 from services.training.domain.trainings import TrainingRun
-from services.training.domain.work import RowFacts, Work
 from tests.unit.factories import resource_fields
 from tests.unit.training.samples import phase, tiny_spec
 

@@ -14,7 +14,7 @@ import pyarrow as pa
 
 from libs.compute.versions import JSON, KIND
 from services.training.engines.algorithms.interface import Json, Table
-from services.training.engines.algorithms.words import ngrams
+from services.training.engines.algorithms.ngrams import ngrams
 
 Array = np.ndarray
 Columns = Mapping[str, Sequence[Any]]

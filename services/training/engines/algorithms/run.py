@@ -151,5 +151,5 @@ def _commit(store: BlobStore, files: dict[str, bytes]) -> tuple[str, list[Json]]
         if PurePosixPath(path).suffix not in _SUFFIXES:
             raise EngineError("INTERNAL", f"A model has no file of the kind of {path}.")
     blobs = {path: store.put_sync(content) for path, content in sorted(files.items())}
-    entries = [{"path": path, "sha256": blob.sha256, "size": blob.size} for path, blob in blobs.items()]
+    entries = [blob.entry(path) for path, blob in blobs.items()]
     return store.commit_sync({"kind": "training.model", "blobs": entries}), entries

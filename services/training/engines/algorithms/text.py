@@ -17,7 +17,7 @@ from services.training.engines.algorithms.declared import declare
 from services.training.engines.algorithms.features import read_columns
 from services.training.engines.algorithms.figures import class_numbers, classes_of, classification
 from services.training.engines.algorithms.interface import Json, Table, Trained, Watch
-from services.training.engines.algorithms.words import ngrams
+from services.training.engines.algorithms.ngrams import ngrams
 
 Array = np.ndarray
 

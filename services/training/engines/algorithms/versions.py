@@ -12,7 +12,7 @@ import pyarrow as pa
 
 from libs.common.blobs import BlobStore
 from libs.compute.context import EngineContext, EngineError
-from libs.compute.versions import ARROW, KIND, VersionIndex, VersionReader, load_index
+from libs.compute.versions import ARROW, KIND, StoreParts, VersionIndex, VersionReader, load_index
 from services.training.domain.algorithms import Role
 from services.training.domain.leakage import MOST_LEAKED
 from services.training.engines.algorithms.features import is_gap
@@ -35,14 +35,6 @@ def _no_file(name: str) -> bytes:
 
 # Of an algorithm that reads no data.
 NO_ROWS = Table((), lambda: iter(()), _no_file)
-
-
-class _Blobs:
-    def __init__(self, store: BlobStore) -> None:
-        self._store = store
-
-    def read(self, digest: str) -> bytes:
-        return self._store.read_sync(digest)
 
 
 @dataclass(frozen=True)
@@ -71,7 +63,7 @@ class Rows:
         """
         given: Json = ctx.spec[part]
         store = ctx.blobs_read(given["grant"])
-        index = load_index(store.load_manifest_sync(given["manifest_digest"]), _Blobs(store))
+        index = load_index(store.load_manifest_sync(given["manifest_digest"]), StoreParts(store))
         have = ", ".join(index.columns) or "none"
         for name in named or ():
             if name not in index.columns:
@@ -95,7 +87,7 @@ class Rows:
 
     def _batches(self) -> Iterator[pa.RecordBatch]:
         # Not `reader.batch`, whose own columns may have the name of one of the version's.
-        reader, kinds = VersionReader(self.index, _Blobs(self.store)), self.index.columns
+        reader, kinds = VersionReader(self.index, StoreParts(self.store)), self.index.columns
         fields = [pa.field(name, ARROW[kinds[name]], metadata={KIND: kinds[name].encode()}) for name in self.columns]
         for start in range(0, len(self.index), _BATCH_ROWS):
             numbers = np.arange(start, min(len(self.index), start + _BATCH_ROWS))
@@ -104,7 +96,7 @@ class Rows:
 
     def values(self, column: str) -> list[Any]:
         """A whole column."""
-        return VersionReader(self.index, _Blobs(self.store)).column(column, np.arange(len(self.index))).to_pylist()
+        return VersionReader(self.index, StoreParts(self.store)).column(column, np.arange(len(self.index))).to_pylist()
 
     def _media(self, name: str) -> bytes:
         digest = self.digests.get(name)

@@ -13,7 +13,7 @@ from sklearn.tree import DecisionTreeClassifier, DecisionTreeRegressor
 
 from libs.compute.context import EngineError
 from services.training.engines.algorithms.features import Feature, Features, is_gap, seconds_of
-from services.training.engines.algorithms.words import words_of
+from services.training.engines.algorithms.ngrams import words_of
 
 Array = np.ndarray
 Columns = Mapping[str, Sequence[Any]]

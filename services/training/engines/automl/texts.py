@@ -19,8 +19,8 @@ from sklearn.preprocessing import normalize
 from libs.compute.context import EngineError
 from services.training.domain.search_space import Dimension, Kind, Point
 from services.training.engines.algorithms.files import CONFIG, WEIGHTS, config_of, table_of
+from services.training.engines.algorithms.ngrams import character_grams, word_grams
 from services.training.engines.algorithms.tabular import require_parity
-from services.training.engines.algorithms.words import character_grams, word_grams
 from services.training.engines.automl.columns import Columns, some_rows
 from services.training.engines.automl.ensemble import Member
 from services.training.engines.automl.families import Family, ask, fit, linear_model
