@@ -27,7 +27,7 @@ Json = dict[str, Any]
 
 _REDUCTION = 3
 # Of the work and of the seconds; the rest is fitting the best models to all rows and asking them.
-SEARCH_SHARE = 0.85
+SEARCH_SHARE = 0.7
 _FAMILY = "family"
 # Draws of a point that was not tried yet.
 _DRAWS = 20
