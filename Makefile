@@ -34,7 +34,7 @@ TESTS_LONG := tests/integration/training tests/integration/deploy
 TESTS_SPREAD := $(TESTS_LONG) $(filter-out $(TESTS_LONG) %__pycache__,$(wildcard tests/integration/*)) tests/security tests/fuzz
 
 .PHONY: help setup check test test-e2e test-chaos chaos demo up down status logs doctor bench bench-rpc bench-gateway bench-dedup bench-import bench-clean bench-paging bench-annotate \
-	bench-train bench-train-gpu bench-metrics bench-mlflow bench-hpo bench-estimates bench-tokenize fmt notices clean prerequisites check-format \
+	bench-train bench-train-gpu bench-metrics bench-mlflow bench-hpo bench-automl bench-estimates bench-tokenize fmt notices clean prerequisites check-format \
 	check-lint check-types check-protos check-imports check-unit \
 	check-unit-dataset check-unit-common check-contract
 
@@ -101,7 +101,7 @@ logs: setup ## follow the logs of all processes
 doctor: setup ## what is missing on this machine, and how to get it
 	@$(BIN)/argosy doctor
 
-bench: bench-rpc bench-gateway bench-dedup bench-import bench-clean bench-paging bench-annotate bench-train bench-metrics bench-mlflow bench-hpo bench-estimates bench-tokenize ## all benchmarks, into build/bench
+bench: bench-rpc bench-gateway bench-dedup bench-import bench-clean bench-paging bench-annotate bench-train bench-metrics bench-mlflow bench-hpo bench-automl bench-estimates bench-tokenize ## all benchmarks, into build/bench
 
 bench-rpc: setup ## echo through the interceptor chain against bare grpc.aio
 	$(BIN)/python -m tests.bench.rpc
@@ -138,6 +138,9 @@ bench-mlflow: setup ## points a second of MLflow's client through the gateway, b
 
 bench-hpo: setup ## trials that our search needs for what grid search finds
 	$(BIN)/python -m tests.bench.hpo
+
+bench-automl: setup ## AutoML beside FLAML: quality in the same seconds
+	$(BIN)/python -m tests.bench.automl
 
 bench-estimates: setup ## time and memory that the pre-flight predicts for ten recipes, beside what they take
 	$(BIN)/python -m tests.bench.estimates

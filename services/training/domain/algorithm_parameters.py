@@ -69,7 +69,7 @@ AUTOML = schema(
         "default": "auto",
     },
     trials=whole(30, 1, 500, "Models that are tried at most"),
-    seconds=whole(600, 1, 43_200, "Seconds after which no further model is tried"),
+    seconds=whole(600, 1, 43_200, "Seconds for trying models and fitting the best ones to all rows"),
     folds=whole(5, 2, 10, "Parts of the rows, each of which is foretold once by a model that learned from the others"),
 )
 

@@ -28,6 +28,7 @@ class SearchMethod(StrEnum):
     GRID = "grid"
     RANDOM = "random"
     TPE = "tpe"
+    GP = "gp"
 
 
 class TrialState(StrEnum):

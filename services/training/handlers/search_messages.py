@@ -24,6 +24,7 @@ _METHODS = {
     SearchMethod.GRID: pb.HyperparameterSearch.METHOD_GRID,
     SearchMethod.RANDOM: pb.HyperparameterSearch.METHOD_RANDOM,
     SearchMethod.TPE: pb.HyperparameterSearch.METHOD_TPE,
+    SearchMethod.GP: pb.HyperparameterSearch.METHOD_GP,
 }
 
 

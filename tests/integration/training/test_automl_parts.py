@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+from functools import partial
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -11,13 +14,17 @@ from sklearn.neighbors import KNeighborsClassifier
 
 from libs.compute.context import EngineError
 from services.training.domain.searches import TrialState
-from services.training.engines.automl import tables
-from services.training.engines.automl.columns import Kind, fit_features, profile, require_some
+from services.training.engines.algorithms import automl
+from services.training.engines.algorithms.features import Features, number_of
+from services.training.engines.automl import tables, texts
+from services.training.engines.automl.columns import Column, Kind, fit_features, profile, require_some
 from services.training.engines.automl.ensemble import Member, losses, mix
 from services.training.engines.automl.families import TABLE_FAMILIES, Neighbours
 from services.training.engines.automl.folds import folds_of, sample_rows
+from services.training.engines.automl.kept import Kept
+from services.training.engines.automl.report import Report
 from services.training.engines.automl.tables import Tables
-from services.training.engines.automl.task import Answers, deduce
+from services.training.engines.automl.task import Answers, Task, deduce
 from services.training.engines.automl.texts import TEXT_FAMILIES, Texts
 from services.training.engines.automl.trials import Tried, propose
 from tests.unit.training.tables import Rows, diabetes, docstrings, wine
@@ -90,6 +97,9 @@ def test_equal_rows_are_foretold_together_and_classes_are_spread() -> None:
     assert np.ptp([numbers[spread == part].mean() for part in range(4)]) < 15
     few = sample_rows(answers, 2, 50, 1)
     assert len(few) == 50
+    # A class of two rows in ten thousand is not lost.
+    rare = np.array([0] * 9_998 + [1] * 2)
+    assert set(rare[sample_rows(rare, 2, 100, 1)]) == {0, 1}
     assert answers[few].mean() == pytest.approx(0.2, abs=0.02)
 
 
@@ -165,10 +175,41 @@ def test_columns_are_seen_for_what_they_are() -> None:
         (list(range(40)), "regression"),
         ([0.5, 1.0, 2.0] * 20, "regression"),
         ([3, 4, 5, 6, 7, 8], "regression"),
+        (["1,250.5", "3", "0.75"] * 20, "regression"),
+        (["0", "1"] * 20, "classification"),
+        (["007", "008"] * 20, "classification"),
     ],
 )
 def test_the_task_is_read_off_the_answers(values: list[Any], task: str) -> None:
     assert deduce("answer", values, profile({"n": [1.0] * len(values)}), "auto").task == task
+
+
+def test_numbers_and_days_in_texts_are_told() -> None:
+    """What a spreadsheet leaves behind: a few words among the numbers, and days as people write them."""
+    columns: dict[str, list[Any]] = {
+        "price": [f"{number * 37:,}.5" for number in range(97)] + ["n/a", "ask", "n/a"],
+        "code": [f"0{number % 40}" for number in range(100)],
+        "sold": [f"{number % 28 + 1}/2/2026" for number in range(100)],
+    }
+    price, code, sold = profile(columns)
+    assert (price.kind, price.dropped, price.written) == (Kind.NUMBER, "", True)
+    assert price.notes == ["its texts are read as numbers; 3 others count as gaps, 'n/a' among them"]
+    assert (price.missing, code.kind, sold.kind) == (0.03, Kind.CATEGORY, Kind.CATEGORY)
+    assert sold.notes == ["its days would be read as times if '1/2/2026' were written like 2026-01-31"]
+    features = fit_features([price], columns)
+    inputs = features.encode({"price": ["1,794.5", "1794.5", 1794.5, "n/a", None]})
+    assert inputs[:3].tolist() == [inputs[0].tolist()] * 3
+    assert inputs[3:, 1].tolist() == [1.0, 1.0]
+    assert Features.from_json(json.loads(json.dumps(features.to_json()))) == features
+
+
+@pytest.mark.parametrize(
+    ("text", "number"),
+    [("12", 12.0), (" -1,234.5 ", -1234.5), (".5", 0.5), ("1e3", 1000.0), ("0", 0.0), ("3.", 3.0), (True, None)]
+    + [(text, None) for text in ("007", "1,23", "inf", "nan", "1_000", "", ".", "-", "1e999", "12 kg", "٣", None)],
+)
+def test_texts_that_are_numbers(text: Any, number: float | None) -> None:
+    assert number_of(text) == number
 
 
 def test_the_mean_of_unlike_models_is_found() -> None:
@@ -178,11 +219,116 @@ def test_the_mean_of_unlike_models_is_found() -> None:
     one = np.where(np.eye(2)[right] > 0, sure, 1 - sure)
     other = np.where(np.eye(2)[right] > 0, sure[::-1], 1 - sure[::-1])
     useless = np.full((100, 2), 0.5)
-    weights = mix({4: one, 2: other, 9: useless}, right)
+    weights = mix({4: one, 2: other, 9: useless}, right, dict.fromkeys((4, 2, 9), 1.0), 60.0)
     assert set(weights) == {4, 2}
     assert sum(weights.values()) == pytest.approx(1)
     mixed = sum(weight * {4: one, 2: other}[trial] for trial, weight in weights.items())
     assert losses(np.asarray(mixed), right).mean() < losses(one, right).mean()
+
+
+@pytest.mark.parametrize(
+    ("seconds", "left", "chosen"),
+    [
+        ({4: 1.0, 2: 1.0}, 2.0, {4, 2}),
+        # There is time for one of them: the best.
+        ({4: 1.0, 2: 1.0}, 1.5, {4}),
+        ({4: 3.0, 2: 1.0}, 2.0, {2}),
+        # There is time for none: the quickest.
+        ({4: 3.0, 2: 1.0}, 0.0, {2}),
+    ],
+)
+def test_the_mean_has_models_that_there_is_time_for(seconds: Any, left: float, chosen: set[int]) -> None:
+    right = np.array([0, 1] * 50)
+    sure = np.where(np.arange(100)[:, None] < 50, 0.95, 0.4)
+    one = np.where(np.eye(2)[right] > 0, sure, 1 - sure)
+    other = np.where(np.eye(2)[right] > 0, sure[::-1], 1 - sure[::-1])
+    assert set(mix({4: one, 2: other}, right, seconds, left)) == chosen
+
+
+def test_the_last_rows_are_those_that_there_is_time_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    columns, answers, used = answers_of(diabetes(), "progress")
+    whole = Tables(used, columns, answers)
+    few = whole.sample(np.arange(100))
+    said: list[str] = []
+    watch: Any = SimpleNamespace(log=said.append)
+
+    def rows(times: float) -> int:
+        report = Report("progress", used, answers, [])
+        last = automl._last(whole, few, times, 1, watch, report)
+        assert bool(report.warnings) == (len(last.answers.values) < 442)
+        return len(last.answers.values)
+
+    assert [rows(times) for times in (0.0, 1.0, 2.5, 4.5, 100.0)] == [100, 100, 250, 442, 442]
+    assert said[0] == "the models learned from 100 of 442 rows: there was no room or time for more"
+    # Nor more than there is room for: ten inputs a row.
+    monkeypatch.setattr(tables, "_MOST_INPUTS", 3_000)
+    whole = Tables(used, columns, answers)
+    assert (rows(100.0), whole.search_rows) == (300, 300)
+
+
+def test_neighbours_are_looked_for_where_there_is_room_for_their_inputs() -> None:
+    """A column of texts is one column, and 256 inputs: what is counted is inputs, and rows by themselves."""
+    count = 15_000
+    number = Column("n", Kind.NUMBER, 0.0, count)
+    text = Column("t", Kind.TEXT, 0.0, count)
+
+    def names(rows: int, *used: Column) -> list[str]:
+        columns = {column.name: [0.0] * rows for column in used}
+        answers = Answers(Task.REGRESSION, "", [], np.zeros(rows))
+        return [family.name for family in Tables(used, columns, answers).families]
+
+    assert "neighbours" in names(count, number)
+    assert "neighbours" in names(count, text)
+    assert "neighbours" not in names(20_000, text)
+    assert "neighbours" not in names(20_001, number)
+
+
+def test_columns_become_as_many_inputs_as_they_say() -> None:
+    columns: dict[str, list[Any]] = {
+        "number": [0.5, 1.5, None, 2.5],
+        "colour": ["red", "green", None, "red"],
+        "day": [f"2026-01-0{number}" for number in range(1, 5)],
+        "story": ["the first customer came at noon and said little"] * 3 + ["the last one left as late as that"],
+        "price": ["1,234.5", "7", "-0.5", "12"],
+    }
+    for column in profile(columns):
+        assert fit_features([column], columns).encode(columns).shape[1] <= column.inputs <= 256
+    assert sum(column.inputs for column in profile(columns)) < 280
+
+
+def test_what_is_kept_is_bounded() -> None:
+    kept, made = Kept(1_000), list[int]()
+
+    def make(number: int) -> np.ndarray:
+        made.append(number)
+        return np.zeros(50)
+
+    for number in (0, 1, 0, 2, 0, 1):
+        kept.get(number, partial(make, number))
+        assert kept.size <= 1_000
+    # Two have room: 1 was asked for longest ago when 2 came.
+    assert made == [0, 1, 2, 1]
+    assert kept.get("large", lambda: np.zeros(1_000)).size == 1_000
+
+
+def test_terms_of_many_texts_are_those_of_some(monkeypatch: pytest.MonkeyPatch) -> None:
+    columns, answers, _ = answers_of(docstrings(("asyncio", "email")), "package")
+    monkeypatch.setattr(texts, "_COUNTED_CHARACTERS", 10_000)
+    problem = Texts(["text"], columns, answers)
+    counted: list[int] = []
+    fit_transform = texts.CountVectorizer.fit_transform
+
+    def counting(counter: Any, given: Any) -> Any:
+        counted.append(sum(map(len, given)))
+        return fit_transform(counter, given)
+
+    monkeypatch.setattr(texts.CountVectorizer, "fit_transform", counting)
+    family = TEXT_FAMILIES[0]
+    files = problem.export([Member(0, family, family.defaults, 1.0)], 1)
+    assert len(counted) == 1
+    assert counted[0] < 12_000 < sum(map(len, columns["text"]))
+    assert problem.search_rows < len(answers.values) / 2
+    assert texts.TextPredictor(files).outputs(["Run the event loop."]).shape == (1, 2)
 
 
 def test_proposals_learn_which_family_is_good() -> None:

@@ -18,6 +18,7 @@ from services.training.domain.search_space import Dimension, Kind, Space
 from services.training.domain.searches import EarlyStopping, Objective, SearchMethod, SearchPlan, Trial, TrialState
 from services.training.domain.spec import Method, TrainingSpec
 from services.training.engines import search, train
+from services.training.engines.proposals import propose
 from services.training.engines.study import importances
 from tests.unit.training.samples import context, phase, rows, tiny_spec
 from tests.unit.training.tables import algorithm_context, wine
@@ -221,6 +222,82 @@ def test_halving_judges_as_optuna_does() -> None:
                 break
         if not ended:
             study.tell(theirs, 0.0)
+
+
+WIDTH = Dimension("phases[0].weight_decay", Kind.UNIFORM, 0.0, 1.0)
+ESTIMATORS = (SearchMethod.GP, SearchMethod.TPE)
+
+
+def proposed(plan: SearchPlan, known: list[Trial], *running: dict[str, Any]) -> dict[str, Any]:
+    """The next point."""
+    earlier = [*(trial.parameters for trial in known), *running]
+    point = propose(plan, tuning().to_json(), len(earlier), known, earlier)
+    assert point is not None
+    return point
+
+
+def distance(point: dict[str, Any], *others: dict[str, Any]) -> float:
+    """To the nearest of the others, where each dimension goes from 0 to 1."""
+    own = [dimension.position(point[dimension.path]) for dimension in (RATE, WIDTH)]
+    theirs = [[dimension.position(other[dimension.path]) for dimension in (RATE, WIDTH)] for other in others]
+    return min(max(abs(one - other) for one, other in zip(own, each, strict=True)) for each in theirs)
+
+
+def bowl(plan: SearchPlan, count: int) -> list[Trial]:
+    """Trials of a plan, the lowest values at a learning rate of a third and a decay of two thirds of their ranges."""
+    known: list[Trial] = []
+    while len(known) < count:
+        point = proposed(plan, known)
+        value = (RATE.position(point[RATE.path]) - 0.33) ** 2 + (WIDTH.position(point[WIDTH.path]) - 0.67) ** 2
+        known.append(Trial(len(known), point, TrialState.FINISHED, value=value))
+    return known
+
+
+def test_a_gaussian_process_needs_few_trials() -> None:
+    """Measured over these seeds after fifteen trials: at most 0.001 from the lowest value; random search has 0.003 to
+    0.03."""
+    for seed in range(3):
+        plan = plan_of(RATE, WIDTH, method=SearchMethod.GP, max_trials=40, seed=seed)
+        known = bowl(plan, 15)
+        assert min(trial.value or 0.0 for trial in known) < 0.002
+        assert proposed(plan, known) == proposed(plan, known)
+
+
+@pytest.mark.parametrize("method", ESTIMATORS)
+def test_what_runs_is_not_proposed_again(method: SearchMethod) -> None:
+    """Four at a time: none of them knows the result of the others, and each knows where they look."""
+    plan = plan_of(RATE, WIDTH, method=method, max_trials=40, max_parallel=4)
+    known = bowl(plan, 8)
+    running: list[dict[str, Any]] = []
+    while len(running) < 4:
+        running.append(proposed(plan, known, *running))
+    nearest = [distance(point, *running[:place]) for place, point in enumerate(running) if place]
+    # Measured: 0.1 and 0.26; 0.0 and 0.02 where running trials are not told.
+    assert min(nearest) > 0.05
+
+
+@pytest.mark.parametrize("state", [TrialState.PRUNED, TrialState.FAILED])
+def test_a_process_keeps_away_from_what_was_given_up(state: TrialState) -> None:
+    """The larger the rate the better, and beyond two thirds of its range all fails: where it forgets that, it looks
+    there ten times of ten."""
+    plan = plan_of(RATE, WIDTH, method=SearchMethod.GP, max_trials=60)
+    known: list[Trial] = []
+    while len(known) < 18:
+        number = len(known)
+        point = plan.space.stratified(1, number, 8) if number < 8 else proposed(plan, known)
+        place = RATE.position(point[RATE.path])
+        ended = TrialState.FINISHED if place < 0.67 else state
+        known.append(Trial(number, point, ended, value=1 - place if ended is TrialState.FINISHED else None))
+    later = [RATE.position(trial.parameters[RATE.path]) for trial in known[8:]]
+    assert sum(place >= 0.67 for place in later) <= 4
+    assert max(place for place in later if place < 0.67) > 0.55
+
+
+def test_nothing_that_finished_is_no_end_of_a_search() -> None:
+    plan = plan_of(RATE, WIDTH, method=SearchMethod.GP, max_trials=40)
+    points = [plan.space.stratified(1, number, 12) for number in range(12)]
+    known = [Trial(number, point, TrialState.FAILED) for number, point in enumerate(points)]
+    assert distance(proposed(plan, known), *points) > 0
 
 
 def test_importance_names_what_matters() -> None:

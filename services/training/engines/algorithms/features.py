@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
@@ -25,9 +26,11 @@ Columns = Mapping[str, Sequence[Any]]
 _DECIMALS = 4
 _MOST_DEVIATIONS = 64.0
 # Inputs that the words of a text column share by a hash.
-_WORD_BUCKETS = 256
+WORD_BUCKETS = 256
+# A number as a person writes it, with commas between thousands or none; one that begins with a zero is a code.
+_WRITTEN = re.compile(r"[+-]?(?=\.?\d)(0|[1-9]\d{0,2}(,\d{3})+|[1-9]\d*)?(\.\d*)?([eE][+-]?\d{1,3})?", re.ASCII)
 # Seconds of a day, a week and a year (of 365.2425 days).
-_PERIODS = (86_400.0, 604_800.0, 31_556_952.0)
+PERIODS = (86_400.0, 604_800.0, 31_556_952.0)
 
 
 def read_columns(table: Table, names: Sequence[str]) -> dict[str, list[Any]]:
@@ -62,6 +65,7 @@ class Feature:
         gaps: whether a gap has an input of its own, because the column had gaps in training.
         times: the values are times in ISO 8601; `median`, `mean` and `scale` are in seconds.
         rarities: a column of texts: the inverse document frequency of each input that words share.
+        written: the values are numbers written as texts; other texts are gaps.
     """
 
     name: str
@@ -72,6 +76,7 @@ class Feature:
     gaps: bool = False
     times: bool = False
     rarities: list[float] | None = None
+    written: bool = False
 
     @classmethod
     def fit(cls, name: str, values: Sequence[Any], max_categories: int) -> Feature | None:
@@ -96,17 +101,28 @@ class Feature:
         return cls._fit_numbers(name, np.array(known), gaps=len(known) < len(values), times=True)
 
     @classmethod
+    def fit_written(cls, name: str, values: Sequence[Any]) -> Feature | None:
+        """Learns from a column of numbers written as texts; None for one without any."""
+        numbers = [number_of(value) for value in values]
+        known = [number for number in numbers if number is not None]
+        if not known:
+            return None
+        return cls._fit_numbers(name, np.array(known), gaps=len(known) < len(values), written=True)
+
+    @classmethod
     def fit_words(cls, name: str, values: Sequence[Any]) -> Feature:
         """Learns from a column of texts how rare words are (Spärck Jones, 1972; smoothed as scikit-learn does)."""
-        found = np.zeros(_WORD_BUCKETS)
+        found = np.zeros(WORD_BUCKETS)
         for value in values:
-            found[list(set(ngrams(_text(value), 1, _WORD_BUCKETS)))] += 1
+            found[list(set(ngrams(_text(value), 1, WORD_BUCKETS)))] += 1
         return cls(name, rarities=(np.log((1 + len(values)) / (1 + found)) + 1).tolist())
 
     @classmethod
-    def _fit_numbers(cls, name: str, known: Array, *, gaps: bool, times: bool = False) -> Feature:
+    def _fit_numbers(
+        cls, name: str, known: Array, *, gaps: bool, times: bool = False, written: bool = False
+    ) -> Feature:
         middle, scale = float(np.median(known)), float(known.std()) or 1.0
-        return cls(name, None, middle, float(known.mean()), scale, gaps, times)
+        return cls(name, None, middle, float(known.mean()), scale, gaps, times, written=written)
 
     def encode(self, values: Sequence[Any]) -> Array:
         """(n, inputs) for values of the column."""
@@ -114,6 +130,8 @@ class Feature:
             return self._words(values, np.array(self.rarities))
         if self.times:
             return self._times([seconds_of(value) for value in values])
+        if self.written:
+            values = [number_of(value) for value in values]
         missing = np.array([is_gap(value) for value in values], bool)
         inputs = self._categories(values) if self.categories is not None else self._numbers(values, missing)
         return np.concatenate([inputs, missing[:, None]], axis=1) if self.gaps else inputs
@@ -124,7 +142,7 @@ class Feature:
         missing = np.array([second is None for second in seconds], bool)
         inputs = [self._numbers(seconds, missing)]
         known = np.array([self.median if second is None else second for second in seconds])
-        for period in _PERIODS:
+        for period in PERIODS:
             angles = 2 * np.pi * (known % period) / period
             inputs += [np.round(np.stack([np.sin(angles), np.cos(angles)], axis=1), _DECIMALS)]
         return np.concatenate([*inputs, missing[:, None]] if self.gaps else inputs, axis=1)
@@ -174,8 +192,8 @@ class Features:
 
     def encode(self, columns: Columns) -> Array:
         """(n, inputs) in single precision."""
-        parts = [feature.encode(columns[feature.name]) for feature in self.columns]
-        return np.concatenate(parts, axis=1).astype(np.float32) if parts else np.zeros((0, 0), np.float32)
+        parts = [feature.encode(columns[feature.name]).astype(np.float32) for feature in self.columns]
+        return np.concatenate(parts, axis=1) if parts else np.zeros((0, 0), np.float32)
 
     def to_json(self) -> list[Json]:
         return [asdict(feature) for feature in self.columns]
@@ -192,6 +210,17 @@ def seconds_of(value: Any) -> float | None:
     except ValueError:
         return None
     return (time if time.tzinfo else time.replace(tzinfo=UTC)).timestamp()
+
+
+def number_of(value: Any) -> float | None:
+    """A number, or a text that is one; None: it is neither."""
+    if isinstance(value, bool) or is_gap(value):
+        return None
+    if isinstance(value, (int, float)):
+        return float(value)
+    text = str(value).strip()
+    number = float(text.replace(",", "")) if _WRITTEN.fullmatch(text) else math.inf
+    return number if math.isfinite(number) else None
 
 
 def _text(value: Any) -> str:

@@ -10,7 +10,7 @@ _SINGLE = r"\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uac00-\ud7af"
 _WORD = re.compile(rf"[{_SINGLE}]|[^\W_{_SINGLE}]+")
 # What a long text is about stands in its beginning; and no text may take the memory of thousands.
 _MOST_WORDS = 1_000
-_MOST_CHARACTERS = 4_000
+MOST_CHARACTERS = 4_000
 _SHORTEST = 2
 
 
@@ -31,7 +31,7 @@ def word_grams(text: str, longest: int) -> list[str]:
 
 def character_grams(text: str, longest: int) -> list[str]:
     """Two to `longest` characters in a row, in lower case and with one space for all that is between words."""
-    line = f" {' '.join(text.lower()[:_MOST_CHARACTERS].split())} "
+    line = f" {' '.join(text.lower()[:MOST_CHARACTERS].split())} "
     return [
         line[start : start + length]
         for length in range(_SHORTEST, longest + 1)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
 
@@ -12,12 +13,19 @@ from sklearn.metrics import balanced_accuracy_score, r2_score
 from sklearn.tree import DecisionTreeClassifier, DecisionTreeRegressor
 
 from libs.compute.context import EngineError
-from services.training.engines.algorithms.features import Feature, Features, is_gap, seconds_of
+from services.training.engines.algorithms.features import (
+    PERIODS,
+    WORD_BUCKETS,
+    Feature,
+    Features,
+    is_gap,
+    number_of,
+    seconds_of,
+)
 from services.training.engines.algorithms.ngrams import words_of
 
 Array = np.ndarray
 Columns = Mapping[str, Sequence[Any]]
-Json = dict[str, Any]
 
 # Each column is looked at in full and may have hundreds of inputs.
 MOST_COLUMNS = 1_000
@@ -30,7 +38,10 @@ _SENTENCE_WORDS = 3
 _WRITTEN_SHARE = 0.5
 # With fewer rows, different values everywhere are no wonder.
 _FEWEST_IDS = 20
-_TIMES_SHARE = 0.95
+# So many of the texts must be times, or numbers, for the column to hold them.
+_MOST_OF_THEM = 0.95
+# A day that ISO 8601 does not write so: which of its numbers is the month, only people know.
+_OTHER_DAY = re.compile(r"\d{1,4}[./-]\d{1,2}[./-]\d{1,4}\b")
 # A single column that foretells this well is the answer in other words more often than not.
 _SUSPICIOUS = 0.99
 _LOOKED_AT = 2_000
@@ -54,6 +65,7 @@ class Column:
         distinct: different values.
         dropped: why it is not used; empty: it is.
         notes: what somebody should know of it.
+        written: its numbers are written as texts.
     """
 
     name: str
@@ -62,9 +74,21 @@ class Column:
     distinct: int
     dropped: str = ""
     notes: list[str] = field(default_factory=list[str])
+    written: bool = False
 
-    def to_json(self) -> Json:
-        return asdict(self)
+    @property
+    def inputs(self) -> int:
+        """How many inputs it becomes at most."""
+        gap = int(self.missing > 0 or self.written)
+        match self.kind:
+            case Kind.NUMBER:
+                return 1 + gap
+            case Kind.CATEGORY:
+                return min(self.distinct, MOST_CATEGORIES) + gap
+            case Kind.TIME:
+                return 1 + 2 * len(PERIODS) + gap
+            case Kind.TEXT:
+                return WORD_BUCKETS
 
 
 def profile(columns: Columns) -> list[Column]:
@@ -132,13 +156,36 @@ def tells_alone(used: Sequence[Column], columns: Columns, answers: Array, classe
 
 def _column(name: str, values: Sequence[Any]) -> Column:
     known = [value for value in values if not is_gap(value)]
+    notes: list[str] = []
+    numbers = _written(known)
+    if numbers is not None:
+        strange = [value for value in known if number_of(value) is None]
+        others = f"; {len(strange):,} others count as gaps, {strange[0][:50]!r} among them" if strange else ""
+        notes.append(f"its texts are read as numbers{others}")
+        known = numbers
     missing = 1 - len(known) / len(values)
     distinct = len(set(known))
-    kind = _kind(known, distinct)
-    notes: list[str] = []
+    kind = Kind.NUMBER if numbers is not None else _kind(known, distinct)
     if kind is Kind.CATEGORY and distinct > MOST_CATEGORIES:
         notes.append(f"only its {MOST_CATEGORIES} most frequent values of {distinct:,} are told apart")
-    return Column(name, kind, round(missing, 6), distinct, _dropped(kind, known, distinct, missing), notes)
+    if kind is Kind.CATEGORY and _share(known, lambda text: _OTHER_DAY.match(text)) >= _MOST_OF_THEM:
+        notes.append(f"its days would be read as times if {str(known[0])[:50]!r} were written like 2026-01-31")
+    dropped = _dropped(kind, known, distinct, missing)
+    return Column(name, kind, round(missing, 6), distinct, dropped, notes, numbers is not None)
+
+
+def _written(known: Sequence[Any]) -> list[int | float] | None:
+    """The numbers of a column of texts that are numbers, nearly all of them; None: it is none."""
+    if not any(isinstance(value, str) for value in known):
+        return None
+    found = [number for number in map(number_of, known) if number is not None]
+    numbers = [int(number) if number.is_integer() else number for number in found]
+    return numbers if len(numbers) >= _MOST_OF_THEM * len(known) else None
+
+
+def _share(known: Sequence[Any], holds: Callable[[str], Any]) -> float:
+    """Share of the values that are texts of which something holds."""
+    return sum(isinstance(value, str) and bool(holds(value)) for value in known) / max(1, len(known))
 
 
 def _kind(known: Sequence[Any], distinct: int) -> Kind:
@@ -146,8 +193,7 @@ def _kind(known: Sequence[Any], distinct: int) -> Kind:
     if not texts:
         return Kind.NUMBER
     # A bare number is no time, though ISO 8601 would read 20240131 so.
-    times = sum("-" in text and seconds_of(text) is not None for text in texts)
-    if times >= _TIMES_SHARE * len(known):
+    if _share(known, lambda text: "-" in text and seconds_of(text) is not None) >= _MOST_OF_THEM:
         return Kind.TIME
     length = sum(map(len, texts)) / len(texts)
     if length < _SENTENCE_CHARACTERS or distinct <= _WRITTEN_SHARE * len(known):
@@ -179,5 +225,7 @@ def _feature(column: Column, values: Sequence[Any]) -> Feature | None:
             return Feature.fit_times(column.name, values)
         case Kind.TEXT:
             return Feature.fit_words(column.name, values)
+        case Kind.NUMBER if column.written:
+            return Feature.fit_written(column.name, values)
         case Kind.NUMBER | Kind.CATEGORY:
             return Feature.fit(column.name, values, MOST_CATEGORIES)

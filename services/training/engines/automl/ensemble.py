@@ -63,26 +63,32 @@ def interval(costs: Array, numbers: bool) -> tuple[float, float]:
     return (low**0.5, high**0.5) if numbers else (low, high)
 
 
-def mix(answers: Mapping[int, Array], right: Array) -> dict[int, float]:
-    """Weights of the models whose mean foretells best: greedy selection with replacement (Caruana et al., 2004).
+def mix(answers: Mapping[int, Array], right: Array, seconds: Mapping[int, float], left: float) -> dict[int, float]:
+    """Weights of the models whose mean foretells best: greedy selection with replacement (Caruana et al., 2004) among
+    those that there is time for.
 
     Args:
         answers: by trial what each row was foretold by a model that had not learned it, the best trial first.
         right: as for `losses`.
+        seconds: by trial what it takes to fit and write it.
+        left: seconds for all together.
 
     Returns:
-        Trial to weight, together 1, largest first.
+        Trial to weight, together 1, largest first. Where there is time for none, the quickest one.
     """
     candidates = list(answers)[:_CANDIDATES]
-    chosen, total, costs = [candidates[0]], answers[candidates[0]].astype(np.float64), list[float]()
-    costs.append(float(losses(total, right).mean()))
+    quickest = min(candidates, key=lambda each: seconds[each])
+    chosen = [next((each for each in candidates if seconds[each] <= left), quickest)]
+    total = answers[chosen[0]].astype(np.float64)
+    costs = [float(losses(total, right).mean())]
     while len(chosen) < _ROUNDS:
-        count = len(chosen) + 1
-        tried = [float(losses((total + answers[each]) / count, right).mean()) for each in candidates]
-        best = int(np.argmin(tried))
-        chosen.append(candidates[best])
-        total = total + answers[candidates[best]]
-        costs.append(tried[best])
+        spent = sum(seconds[each] for each in set(chosen))
+        affordable = [each for each in candidates if each in chosen or spent + seconds[each] <= left]
+        tried = [float(losses((total + answers[each]) / (len(chosen) + 1), right).mean()) for each in affordable]
+        best = affordable[int(np.argmin(tried))]
+        chosen.append(best)
+        total = total + answers[best]
+        costs.append(min(tried))
     # The mean may grow worse for a while before it gets better: the best of all beginnings counts.
     counted = Counter(chosen[: int(np.argmin(costs)) + 1])
     return {trial: count / counted.total() for trial, count in counted.most_common()}

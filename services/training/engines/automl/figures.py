@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
 import numpy as np
 
-from services.training.engines.algorithms.figures import class_numbers, classification, regression
+from services.training.engines.algorithms.figures import classification, regression
 from services.training.engines.automl.ensemble import losses, resampled, score
 from services.training.engines.automl.task import Answers
 
@@ -30,15 +30,14 @@ class Questions(Protocol):
 
 
 def heldout_figures(
-    told: Array, single: Array, values: Sequence[Any], answers: Answers, seed: int
+    told: Array, single: Array, right: Array, answers: Answers, seed: int
 ) -> tuple[dict[str, float], list[Json]]:
     """Figures by name for the run, and the same with intervals for the report.
 
     Args:
         told, single: (n, classes) probabilities, or (n,) standardised numbers, of the mean and of its best model.
-        values: of the target.
+        right: (n,) what they should have been; see `Answers.read`.
     """
-    right = _right(values, answers)
     numbers = not answers.classes
     if numbers:
         results = regression(_units(told, answers), _units(right, answers), answers.mean)
@@ -67,10 +66,16 @@ def heldout_figures(
     return results, [figure, *_others(results, main)]
 
 
-def importances(questions: Questions, values: Sequence[Any], answers: Answers, seed: int) -> dict[str, float]:
+def importances(
+    questions: Questions, right: Array, answers: Answers, seed: int, left: Callable[[], float]
+) -> dict[str, float]:
     """How much worse the score gets when the values of a column are shuffled among the rows (Breiman, 2001), a mean of
-    three shufflings; of columns that say the same as another one, neither seems to matter."""
-    right = _right(values, answers)
+    three shufflings; of columns that say the same as another one, neither seems to matter.
+
+    Args:
+        right: (n,) as for `heldout_figures`.
+        left: seconds that it may still take; columns that there is no time for are left out.
+    """
     chance = np.random.default_rng(seed)
     rows = np.sort(chance.permutation(len(right))[:_SHUFFLED_ROWS])
     numbers = not answers.classes
@@ -78,18 +83,14 @@ def importances(questions: Questions, values: Sequence[Any], answers: Answers, s
     before = score(losses(questions.answers(rows), right[rows]), numbers)
     found: dict[str, float] = {}
     for name in questions.names:
+        if not left():
+            break
         after = [
             score(losses(questions.answers(rows, name, chance.permutation(len(rows))), right[rows]), numbers)
             for _ in range(_SHUFFLES)
         ]
         found[name] = scale * (float(np.mean(after)) - before)
     return found
-
-
-def _right(values: Sequence[Any], answers: Answers) -> Array:
-    if answers.classes:
-        return class_numbers(answers.classes, values)
-    return (np.array(values, np.float64) - answers.mean) / answers.scale
 
 
 def _units(standardised: Array, answers: Answers) -> Array:

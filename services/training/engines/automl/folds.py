@@ -17,11 +17,15 @@ _TENTHS = 10
 
 
 def sample_rows(answers: Array, classes: int, count: int, seed: int) -> Array:
-    """At most `count` rows, in order, with every class or tenth as frequent as in all of them."""
+    """`count` rows, in order, with every class or tenth as frequent as in all of them, and each class at least once."""
     if len(answers) <= count:
         return np.arange(len(answers))
     shuffled = _by_stratum(np.random.default_rng(seed).permutation(len(answers)), _strata(answers, classes))
-    return np.sort(shuffled[np.linspace(0, len(answers) - 1, count).astype(np.int64)])
+    taken = shuffled[np.linspace(0, len(answers) - 1, count).astype(np.int64)]
+    if classes:
+        present, first = np.unique(answers, return_index=True)
+        taken = np.concatenate([taken, first[~np.isin(present, answers[taken])]])
+    return np.sort(taken)
 
 
 def folds_of(columns: Columns, answers: Array, classes: int, count: int, seed: int) -> Array:

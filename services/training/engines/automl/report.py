@@ -21,6 +21,7 @@ class Report:
     Attributes:
         warnings: what somebody should look at before the model is used.
         parts: that the rows were divided into.
+        rows: that the mean learned from; 0 while models are tried.
         figures, importances: empty while models are tried.
     """
 
@@ -29,6 +30,7 @@ class Report:
     answers: Answers
     warnings: list[str]
     parts: int = 0
+    rows: int = 0
     figures: list[Json] = field(default_factory=list[Json])
     importances: dict[str, float] = field(default_factory=dict[str, float])
 
@@ -38,7 +40,9 @@ class Report:
         lines += [
             f"column {column.name!r} is left out: it {column.dropped}" for column in self.columns if column.dropped
         ]
-        lines += [f"column {column.name!r}: {note}" for column in self.columns for note in column.notes]
+        lines += [
+            f"column {column.name!r}: {note}" for column in self.columns if not column.dropped for note in column.notes
+        ]
         return lines + [f"WARNING: {warning}" for warning in self.warnings]
 
     def to_json(self, tried: Sequence[Tried], weights: Mapping[int, float]) -> Json:
@@ -54,7 +58,7 @@ class Report:
             "target_column": self.target,
             "task": self.answers.task,
             "task_reason": self.answers.reason,
-            "row_count": len(self.answers.values),
+            "row_count": self.rows or len(self.answers.values),
             "part_count": self.parts,
             "metric": "rmse" if numbers else "log_loss",
             "columns": [_column(column) for column in self.columns],

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Sequence
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -15,13 +17,22 @@ from services.training.engines.algorithms.tabular import TabularPredictor, requi
 from services.training.engines.automl.columns import Column, Columns, fit_features, some_rows
 from services.training.engines.automl.ensemble import Member
 from services.training.engines.automl.families import TABLE_FAMILIES, Family, ask, fit
+from services.training.engines.automl.kept import Kept
 from services.training.engines.automl.task import Answers
 
 Array = np.ndarray
 Json = dict[str, Any]
 
-# Values of all rows that neighbours are looked for among: the file of the model holds them.
-_MOST_NEIGHBOURS = 5_000_000
+# Models are tried on so many rows at most; the best ones then learn from all that there is room and time for.
+SEARCH_ROWS = 20_000
+# Inputs of all rows together: four bytes each, twice while they are put together.
+_MOST_INPUTS = 100_000_000
+# Neighbours are looked for among all rows: the file of the model holds their inputs, and for 512 rows that are asked at
+# once a handful of matrices with the distance of each of them, 40 MB a matrix.
+_MOST_NEIGHBOURS = 20_000
+_MOST_NEIGHBOUR_INPUTS = 5_000_000
+# Encoded parts that are kept for the next model.
+_KEPT_BYTES = 256 << 20
 
 
 class Tables:
@@ -34,20 +45,27 @@ class Tables:
 
     Attributes:
         families: those that can be tried on so many rows.
+        most_rows: that there is room for.
+        search_rows: that models are tried on.
     """
 
     def __init__(self, used: Sequence[Column], columns: Columns, answers: Answers) -> None:
         self._used = used
         self.columns = {column.name: columns[column.name] for column in used}
         self.answers = answers
-        self._folds: dict[int, tuple[Array, Array]] = {}
-        few = len(answers.values) * len(used) <= _MOST_NEIGHBOURS
+        self._folds = Kept(_KEPT_BYTES)
+        self._seconds = 0.0
+        self._models: dict[int, Any] = {}
+        rows, inputs = len(answers.values), sum(column.inputs for column in used)
+        few = rows <= _MOST_NEIGHBOURS and rows * inputs <= _MOST_NEIGHBOUR_INPUTS
         self.families: tuple[Family, ...] = tuple(
             family for family in TABLE_FAMILIES if few or family.name != "neighbours"
         )
+        self.most_rows = _MOST_INPUTS // inputs
+        self.search_rows = min(SEARCH_ROWS, self.most_rows)
 
     def sample(self, rows: Array) -> Tables:
-        """Some of the rows, for models that will learn from all of them in the end."""
+        """Some of the rows, for models that will learn from more of them in the end."""
         taken = Tables(self._used, some_rows(self.columns, rows), self.answers.of(rows))
         taken.families = self.families
         return taken
@@ -59,22 +77,38 @@ class Tables:
             number: of the part that is asked; its inputs are the same for all models.
             learned, asked: places of the rows.
         """
-        if number not in self._folds:
+
+        def encode() -> tuple[Array, Array]:
+            began = time.perf_counter()
             taken, left = some_rows(self.columns, learned), some_rows(self.columns, asked)
             features = fit_features(self._used, taken)
-            self._folds[number] = (features.encode(taken), features.encode(left))
-        return self._folds[number]
+            inputs = features.encode(taken), features.encode(left)
+            self._seconds = time.perf_counter() - began
+            return inputs
+
+        return self._folds.get(number, encode)
+
+    def encoding_seconds(self, family: Family, parameters: Point) -> float:
+        """What it took to encode all rows, the same for all models."""
+        return self._seconds
+
+    @cached_property
+    def _whole(self) -> tuple[Features, Array]:
+        features = fit_features(self._used, self.columns)
+        return features, features.encode(self.columns)
 
     def export(self, members: Sequence[Member], seed: int) -> dict[str, bytes]:
-        """The files of the mean of the members, each fitted to all rows: those of a model of `tabular`.
+        """The files of the mean of the members, each fitted to all rows, once: those of a model of `tabular`.
 
         Raises:
             EngineError: INTERNAL, the files answer otherwise than the models.
         """
-        features = fit_features(self._used, self.columns)
-        inputs = features.encode(self.columns)
+        features, inputs = self._whole
         values, classes = self.answers.values, len(self.answers.classes)
-        models = [fit(each.family, each.parameters, inputs, values, classes, seed) for each in members]
+        for each in members:
+            if each.trial not in self._models:
+                self._models[each.trial] = fit(each.family, each.parameters, inputs, values, classes, seed)
+        models = [self._models[each.trial] for each in members]
         parts = [
             each.family.part(f"m{number}.", model, bool(classes))
             for number, (each, model) in enumerate(zip(members, models, strict=True))

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from libs.compute.context import EngineError
+from services.training.engines.algorithms.features import number_of
 from services.training.engines.algorithms.figures import class_numbers
 from services.training.engines.automl.columns import Column, Kind
 
@@ -52,6 +53,16 @@ class Answers:
         """Those of some rows."""
         return replace(self, values=self.values[rows])
 
+    def read(self, target: str, values: Sequence[Any]) -> Array:
+        """(n,) other values of the target as these are.
+
+        Raises:
+            EngineError: CONTENT_INVALID, one of them is no number and should be.
+        """
+        if self.classes:
+            return class_numbers(self.classes, values)
+        return (_numbers(target, values, "CONTENT_INVALID") - self.mean) / self.scale
+
 
 def deduce(target: str, values: Sequence[Any], used: Sequence[Column], asked: str) -> Answers:
     """The task, and the answers as numbers.
@@ -64,10 +75,9 @@ def deduce(target: str, values: Sequence[Any], used: Sequence[Column], asked: st
     Raises:
         EngineError: PREFLIGHT_FAILED, the values are none for the task; names the column and what to do.
     """
-    numbers = all(isinstance(value, (int, float)) and not isinstance(value, bool) for value in values)
     counted = Counter(values)
     if asked == "auto":
-        task, reason = _task(target, counted, len(values), numbers)
+        task, reason = _task(target, counted, len(values))
         texts = [column.name for column in used if column.kind is Kind.TEXT]
         if task is Task.CLASSIFICATION and len(texts) == len(used):
             task = Task.TEXT_CLASSIFICATION
@@ -75,11 +85,7 @@ def deduce(target: str, values: Sequence[Any], used: Sequence[Column], asked: st
     else:
         task, reason = Task(asked), "it was asked for"
     if task is Task.REGRESSION:
-        if not numbers:
-            raise _refused(
-                f"{target!r} holds {_shown(counted)}, which is no number; classes are told by classification."
-            )
-        given = np.array(values, np.float64)
+        given = _numbers(target, values, "PREFLIGHT_FAILED")
         if given.min() == given.max():
             raise _refused(
                 f"All rows to learn from have {_shown(counted)} in {target!r}: there is nothing to foretell."
@@ -89,11 +95,22 @@ def deduce(target: str, values: Sequence[Any], used: Sequence[Column], asked: st
     return Answers(task, reason, classes, class_numbers(classes, values))
 
 
-def _task(target: str, counted: Counter[Any], rows: int, numbers: bool) -> tuple[Task, str]:
+def _numbers(target: str, values: Sequence[Any], reason: str) -> Array:
+    """(n,) the values as numbers, those written as texts too."""
+    numbers = [number_of(value) for value in values]
+    if None in numbers:
+        strange = str(values[numbers.index(None)])[:50]
+        message = f"{target!r} holds {strange!r}, which is no number; classes are told by classification."
+        raise EngineError(reason, message, check="labels", detail=message)
+    return np.array(numbers, np.float64)
+
+
+def _task(target: str, counted: Counter[Any], rows: int) -> tuple[Task, str]:
     different = len(counted)
-    if not numbers:
+    numbers = [number_of(value) for value in counted]
+    if None in numbers:
         return Task.CLASSIFICATION, f"{target!r} has {different:,} different values that are no numbers"
-    if any(value != int(value) for value in counted):
+    if any(number is not None and not number.is_integer() for number in numbers):
         return Task.REGRESSION, f"{target!r} has numbers with fractions"
     if different <= _MOST_COUNTED and different * _ROWS_A_VALUE <= rows:
         return Task.CLASSIFICATION, f"{target!r} has no more than {different} different whole numbers"

@@ -4,8 +4,10 @@ is learned from the rows that a model learns from, and from no others."""
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -19,11 +21,13 @@ from sklearn.preprocessing import normalize
 from libs.compute.context import EngineError
 from services.training.domain.search_space import Dimension, Kind, Point
 from services.training.engines.algorithms.files import CONFIG, WEIGHTS, config_of, table_of
-from services.training.engines.algorithms.ngrams import character_grams, word_grams
+from services.training.engines.algorithms.ngrams import MOST_CHARACTERS, character_grams, word_grams
 from services.training.engines.algorithms.tabular import require_parity
 from services.training.engines.automl.columns import Columns, some_rows
 from services.training.engines.automl.ensemble import Member
 from services.training.engines.automl.families import Family, ask, fit, linear_model
+from services.training.engines.automl.kept import Kept
+from services.training.engines.automl.tables import SEARCH_ROWS
 from services.training.engines.automl.task import Answers
 
 Array = np.ndarray
@@ -35,6 +39,10 @@ _MOST_TERMS = 50_000
 # What stands in one text alone says nothing of others; of few texts every word counts.
 _FEW_TEXTS = 100
 _ASKED_ROWS = 1_024
+# Of all texts that terms are counted in: some hundred megabytes, because a character is in up to four terms.
+_COUNTED_CHARACTERS = 8_000_000
+# Counts and inputs that are kept for the next model.
+_KEPT_BYTES = 256 << 20
 
 # Texts of length 1: their coefficients must be large to say anything.
 _PENALTY = Dimension("penalty", Kind.LOG_UNIFORM, 1e-3, 10.0)
@@ -112,6 +120,10 @@ class Texts:
         columns: their values.
         answers: of the same rows.
 
+    Attributes:
+        most_rows: that there is room for: all.
+        search_rows: that models are tried on.
+
     Raises:
         EngineError: PREFLIGHT_FAILED, no text has a word.
     """
@@ -123,8 +135,13 @@ class Texts:
         self.columns = {name: columns[name] for name in names}
         self._texts = joined(names, columns)
         self.answers = answers
-        self._counts: dict[tuple[str, int], tuple[Any, Array]] = {}
-        self._folds: dict[tuple[str, int, int], tuple[csr_matrix, csr_matrix]] = {}
+        self._kept = Kept(_KEPT_BYTES)
+        self._seconds: dict[tuple[str, int], float] = {}
+        self._models: dict[int, Any] = {}
+        characters = sum(min(len(text), MOST_CHARACTERS) for text in self._texts)
+        self._step = max(1, -(-characters // _COUNTED_CHARACTERS))
+        self.most_rows = len(self._texts)
+        self.search_rows = min(SEARCH_ROWS, self.most_rows // self._step)
         if not any(word_grams(text, 1) for text in self._texts):
             message = f"No text in {', '.join(map(repr, names))} has a word; is it the right column?"
             raise EngineError("PREFLIGHT_FAILED", message, check="columns", detail=message)
@@ -136,24 +153,36 @@ class Texts:
     def fold(self, family: Family, parameters: Point, number: int, learned: Array, asked: Array) -> tuple[Any, Any]:
         """Inputs of the rows that a model learns from, and of those that it is asked; see `Tables.fold`."""
         unit, longest = _unit(family), int(parameters["longest"])
-        if (unit, longest, number) not in self._folds:
-            counts, _ = self._counted(unit, longest)
+
+        def encode() -> tuple[csr_matrix, csr_matrix]:
+            counts, _ = self._counted(self._texts, unit, longest)
             places, rarities = known_terms(counts[learned])
             kept = counts[:, places]
-            self._folds[unit, longest, number] = (weighted(kept[learned], rarities), weighted(kept[asked], rarities))
-        return self._folds[unit, longest, number]
+            return weighted(kept[learned], rarities), weighted(kept[asked], rarities)
+
+        return self._kept.get((unit, longest, number), encode)
+
+    def encoding_seconds(self, family: Family, parameters: Point) -> float:
+        """What it took to count the terms of all rows."""
+        return self._seconds.get((_unit(family), int(parameters["longest"])), 0.0)
 
     def export(self, members: Sequence[Member], seed: int) -> dict[str, bytes]:
-        """The files of the mean of the members, each fitted to all rows.
+        """The files of the mean of the members, each fitted to all rows, once.
 
         Raises:
             EngineError: INTERNAL, the files answer otherwise than the models.
         """
         classes = len(self.answers.classes)
-        encoded = {key: self._terms(*key) for key in {_key(each) for each in members}}
-        inputs = {key: terms.encode(self._texts) for key, terms in encoded.items()}
+        encoded = {key: self._terms(*key) for key in sorted({_key(each) for each in members})}
+        inputs = {
+            key: self._kept.get(("all", *key), partial(terms.encode, self._texts)) for key, terms in encoded.items()
+        }
         values = self.answers.values
-        models = [fit(each.family, each.parameters, inputs[_key(each)], values, classes, seed) for each in members]
+        for each in members:
+            if each.trial not in self._models:
+                learned = inputs[_key(each)]
+                self._models[each.trial] = fit(each.family, each.parameters, learned, values, classes, seed)
+        models = [self._models[each.trial] for each in members]
         tensors: dict[str, Array] = {}
         for number, (each, model) in enumerate(zip(members, models, strict=True)):
             weights, shift = _linear(model)
@@ -193,16 +222,20 @@ class Texts:
         """Rows that the model behind the files is asked."""
         return TextQuestions(files, self._names, columns)
 
-    def _counted(self, unit: str, longest: int) -> tuple[Any, Array]:
-        """Counts of all terms in all texts, and the terms: what stands in a text is seen in that text alone."""
-        if (unit, longest) not in self._counts:
-            counter = _counter(unit, longest, None)
-            counts = csr_matrix(counter.fit_transform(self._texts))
-            self._counts[unit, longest] = (counts, counter.get_feature_names_out())
-        return self._counts[unit, longest]
+    def _counted(self, texts: Sequence[str], unit: str, longest: int) -> tuple[Any, Array]:
+        """Counts of all terms in the texts, and the terms: what stands in a text is seen in that text alone."""
+
+        def count() -> tuple[csr_matrix, Array]:
+            counter, began = _counter(unit, longest, None), time.perf_counter()
+            counts = csr_matrix(counter.fit_transform(texts))
+            self._seconds[unit, longest] = time.perf_counter() - began
+            return counts, counter.get_feature_names_out()
+
+        return self._kept.get((unit, longest), count)
 
     def _terms(self, unit: str, longest: int) -> Terms:
-        counts, names = self._counted(unit, longest)
+        """Of all texts; where they are too many, of some of them, evenly spaced."""
+        counts, names = self._counted(self._texts[:: self._step], unit, longest)
         places, rarities = known_terms(counts)
         return Terms(unit, longest, names[places].tolist(), rarities)
 
@@ -277,7 +310,7 @@ def joined(names: Sequence[str], columns: Columns) -> list[str]:
 
 def _counter(unit: str, longest: int, place: dict[str, int] | None) -> CountVectorizer:
     grams = word_grams if unit == _WORDS else character_grams
-    return CountVectorizer(analyzer=lambda text: grams(text, longest), vocabulary=place)
+    return CountVectorizer(analyzer=lambda text: grams(text, longest), vocabulary=place, dtype=np.int32)
 
 
 def _unit(family: Family) -> str:

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import hashlib
 import random
 import time
-import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Protocol
@@ -13,24 +11,23 @@ from typing import Any, Protocol
 import numpy as np
 import optuna
 from optuna.distributions import BaseDistribution, CategoricalDistribution
-from optuna.samplers import TPESampler
-from optuna.trial import create_trial
 
 from services.training.domain.halving import goes_on, rung_shares, rung_step
 from services.training.domain.search_space import Point, Space
 from services.training.domain.searches import TrialState
 from services.training.engines.algorithms.interface import Watch
+from services.training.engines.automl.budget import Budget
 from services.training.engines.automl.ensemble import interval, losses, score
 from services.training.engines.automl.families import Family, ask, fit, size_of
 from services.training.engines.automl.task import Answers
-from services.training.engines.study import distributions
+from services.training.engines.study import chance_of, distributions, frozen, tpe_sampler
 
 Array = np.ndarray
 Json = dict[str, Any]
 
 _REDUCTION = 3
-# Of the work; the rest is fitting the best models to all rows and asking them.
-_SEARCH_SHARE = 0.85
+# Of the work and of the seconds; the rest is fitting the best models to all rows and asking them.
+SEARCH_SHARE = 0.7
 _FAMILY = "family"
 # Draws of a point that was not tried yet.
 _DRAWS = 20
@@ -44,6 +41,8 @@ class Problem(Protocol):
 
     def fold(self, family: Family, parameters: Point, number: int, learned: Array, asked: Array) -> tuple[Any, Any]: ...
 
+    def encoding_seconds(self, family: Family, parameters: Point) -> float: ...
+
 
 @dataclass(frozen=True)
 class Tried:
@@ -53,7 +52,8 @@ class Tried:
         number: from 0.
         costs: mean cost of a row in each part that it was asked; see `losses`.
         score, low, high: over all rows, with its interval; 0 unless it finished.
-        seconds: to fit it once.
+        seconds: to fit it and to ask it one part.
+        encoding_seconds: to make its inputs of all rows, which other models may share.
         size: bytes of its numbers.
         message: why it did not finish.
         answers: digest of what every row was foretold; empty unless it finished.
@@ -68,6 +68,7 @@ class Tried:
     low: float = 0.0
     high: float = 0.0
     seconds: float = 0.0
+    encoding_seconds: float = 0.0
     size: int = 0
     message: str = ""
     answers: str = ""
@@ -81,19 +82,6 @@ class Tried:
         return cls(**values)
 
 
-@dataclass(frozen=True)
-class Budget:
-    """What may be spent.
-
-    Attributes:
-        trials: models at most.
-        seconds: after which no further one is begun, and the one that is tried is given up behind its part.
-    """
-
-    trials: int
-    seconds: float
-
-
 class Trials:
     """The trials of one run, in this attempt and those before it. Which are made, and how they end, depends on the seed
     and the rows alone, as long as the seconds do not end.
@@ -101,7 +89,6 @@ class Trials:
     Args:
         parts: (n,) the part of each row.
         before: trials that ended in earlier attempts.
-        seconds: that those attempts worked.
         keep: takes all trials after each that has ended.
     """
 
@@ -113,8 +100,7 @@ class Trials:
         seed: int,
         watch: Watch,
         before: Sequence[Tried],
-        seconds: float,
-        keep: Callable[[list[Tried], float], None],
+        keep: Callable[[list[Tried]], None],
     ) -> None:
         self._problem = problem
         self._parts = parts
@@ -124,7 +110,6 @@ class Trials:
         self._seed = seed
         self._watch = watch
         self._tried = list(before)
-        self._began = time.perf_counter() - seconds
         self._keep = keep
 
     def run(self) -> list[Tried]:
@@ -140,7 +125,7 @@ class Trials:
             if tried.state is TrialState.FINISHED:
                 best = min(each.score for each in self._tried if each.state is TrialState.FINISHED)
                 self._watch.metrics(number + 1, {"score": tried.score, "best": best})
-            self._keep(self._tried, self._seconds())
+            self._keep(self._tried)
         return self._tried
 
     def _try(self, tried: Tried, family: Family) -> Tried:
@@ -157,7 +142,8 @@ class Trials:
                 return replace(tried, state=TrialState.FAILED, message=f"{type(error).__name__}: {error}"[:500])
             tried.costs.append(float(losses(told[asked], self._answers[asked]).mean()))
             seconds = round((time.perf_counter() - began) / (number + 1), 3)
-            tried = replace(tried, seconds=seconds, size=size)
+            encoding = round(self._problem.encoding_seconds(family, tried.parameters), 3)
+            tried = replace(tried, seconds=seconds, encoding_seconds=encoding, size=size)
             self._tell((number + 1) / count)
             end = self._end(tried, count)
             if end is not None:
@@ -184,8 +170,8 @@ class Trials:
         models is what is wanted in the end.
         """
         done = len(tried.costs)
-        if done < count and self._out_of_time():
-            return TrialState.STOPPED, f"the {self._budget.seconds:g} seconds were over"
+        if done < count and self._out_of_time(tried.seconds):
+            return TrialState.STOPPED, f"the {self._budget.seconds:g} seconds were nearly over"
         rungs = [rung_step(share, count) for share in rung_shares(1 / count, _REDUCTION)]
         if tried.number < len(self._problem.families) or done not in rungs:
             return None
@@ -199,16 +185,14 @@ class Trials:
     def _tell(self, share: float) -> None:
         """Progress: of whichever limit is nearer."""
         done = len(self._tried)
-        fraction = max((done + share) / self._budget.trials, self._seconds() / self._budget.seconds)
-        self._watch.progress(_SEARCH_SHARE * min(1.0, fraction), f"{done} of {self._budget.trials} models")
+        spent = self._budget.spent / (SEARCH_SHARE * self._budget.seconds)
+        fraction = min(1.0, max((done + share) / self._budget.trials, spent))
+        self._watch.progress(SEARCH_SHARE * fraction, f"{done} of {self._budget.trials} models")
 
-    def _seconds(self) -> float:
-        return time.perf_counter() - self._began
-
-    def _out_of_time(self) -> bool:
-        """Never before there is a model at all."""
+    def _out_of_time(self, needed: float = 0.0) -> bool:
+        """Whether there is no time for another `needed` seconds. Never before there is a model at all."""
         finished = any(each.state is TrialState.FINISHED for each in self._tried)
-        return finished and self._seconds() >= self._budget.seconds
+        return finished and self._budget.left(SEARCH_SHARE) <= needed
 
 
 def propose(families: Sequence[Family], tried: Sequence[Tried], seed: int) -> tuple[Family, Point]:
@@ -221,9 +205,8 @@ def propose(families: Sequence[Family], tried: Sequence[Tried], seed: int) -> tu
     number = len(tried)
     if number < len(families):
         return families[number], families[number].defaults
-    digest = int.from_bytes(hashlib.sha256(f"{seed}/{number}".encode()).digest()[:4])
-    family, point = _by_tpe(families, tried, digest)
-    chance = random.Random(digest)  # noqa: S311 - chance, no secret
+    family, point = _by_tpe(families, tried, seed)
+    chance = random.Random(chance_of(seed, number))  # noqa: S311 - chance, no secret
     known = [(each.family, each.parameters) for each in tried]
     for _ in range(_DRAWS):
         if (family.name, point) not in known:
@@ -234,17 +217,21 @@ def propose(families: Sequence[Family], tried: Sequence[Tried], seed: int) -> tu
 
 
 def _by_tpe(families: Sequence[Family], tried: Sequence[Tried], seed: int) -> tuple[Family, Point]:
-    """Optuna's sampler, made anew for each trial, so that nothing but the trials has to be kept."""
     names = CategoricalDistribution([family.name for family in families])
     spaces = {family.name: _distributions(family) for family in families}
-    with warnings.catch_warnings():
-        # Groups of parameters that come together, here those of a family, are new in Optuna and therefore announced.
-        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
-        sampler = TPESampler(n_startup_trials=1, multivariate=True, group=True, seed=seed)
-    study = optuna.create_study(sampler=sampler)
+    study = optuna.create_study(sampler=tpe_sampler(seed, len(tried), grouped=True))
     for each in tried:
         if each.state is not TrialState.STOPPED:
-            study.add_trial(_frozen(each, names, spaces[each.family]))
+            parameters = {f"{each.family}.{name}": value for name, value in each.parameters.items()}
+            study.add_trial(
+                frozen(
+                    parameters | {_FAMILY: each.family},
+                    spaces[each.family] | {_FAMILY: names},
+                    each.state,
+                    each.score,
+                    {len(each.costs): float(np.mean(each.costs))} if each.costs else {},
+                )
+            )
     asked = study.ask()
     chosen = asked.suggest_categorical(_FAMILY, names.choices)
     family = next(family for family in families if family.name == chosen)
@@ -255,14 +242,3 @@ def _by_tpe(families: Sequence[Family], tried: Sequence[Tried], seed: int) -> tu
 
 def _distributions(family: Family) -> dict[str, BaseDistribution]:
     return {f"{family.name}.{path}": each for path, each in distributions(Space(family.space)).items()}
-
-
-def _frozen(tried: Tried, names: CategoricalDistribution, space: dict[str, BaseDistribution]) -> Any:
-    """A trial in Optuna's words; one that failed is worse than all others."""
-    parameters = {f"{tried.family}.{name}": value for name, value in tried.parameters.items()} | {_FAMILY: tried.family}
-    given: Json = {"params": parameters, "distributions": space | {_FAMILY: names}}
-    if tried.state is TrialState.FINISHED:
-        return create_trial(**given, value=tried.score)
-    pruned = optuna.trial.TrialState.PRUNED
-    rungs = {len(tried.costs): float(np.mean(tried.costs))} if tried.state is TrialState.PRUNED else {}
-    return create_trial(**given, state=pruned, intermediate_values=rungs)
