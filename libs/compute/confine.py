@@ -5,7 +5,10 @@ from __future__ import annotations
 import ctypes
 import os
 import resource
+import signal
 from typing import BinaryIO
+
+from libs.compute import seccomp
 
 # <linux/sched.h>
 _CLONE_NEWUSER, _CLONE_NEWNET = 0x10000000, 0x40000000
@@ -29,6 +32,18 @@ def leave_network() -> bool:
     """Moves into a network of nothing; says whether the kernel allowed it."""
     unshare = ctypes.CDLL(None, use_errno=True).unshare
     return unshare(_CLONE_NEWNET) == 0 or unshare(_CLONE_NEWUSER | _CLONE_NEWNET) == 0
+
+
+def end_with_parent(libc: ctypes.CDLL, parent: int) -> None:
+    """Ends this process when its parent does; at once where that has happened already.
+
+    Args:
+        libc: with the error number kept.
+        parent: process id of it.
+    """
+    seccomp.control(libc, seccomp.PR_SET_PDEATHSIG, signal.SIGKILL)
+    if os.getppid() != parent:
+        os._exit(1)
 
 
 def private_output() -> BinaryIO:

@@ -56,8 +56,10 @@ CALLS = {
 }
 # fmt: on
 
-# <linux/sched.h>: threads, and no processes. Of clone3 the flags cannot be seen: the library then takes clone.
-_CLONE_THREAD = 0x10000
+# <linux/sched.h>: threads, and no processes; none with memory, folders or descriptors of its own, which nobody counts.
+# Of clone3 the flags cannot be seen: the library then takes clone.
+_CLONE_VM, _CLONE_FS, _CLONE_FILES, _CLONE_THREAD = 0x100, 0x200, 0x400, 0x10000
+_THREAD = _CLONE_VM | _CLONE_FS | _CLONE_FILES | _CLONE_THREAD
 # open(2): to empty a file without the right to write it is nothing that an older Landlock governs, and access mode 3,
 # neither reading nor writing, is nothing that any Landlock governs.
 _ACCESS_OR_TRUNCATE, _REFUSED_OPENS = 0o1003, (0o1000, 0o0003, 0o1003)
@@ -74,7 +76,7 @@ _PRCTL = (15, 16, 0x53564D41)
 def guards() -> dict[str, seccomp.Rule]:
     """What is allowed of calls that could do more; for the process that asks."""
     return {
-        "clone": seccomp.only_with(0, _CLONE_THREAD),
+        "clone": seccomp.only_with(0, _THREAD),
         "clone3": seccomp.answered(errno.ENOSYS),
         "open": seccomp.unless_masked(1, _ACCESS_OR_TRUNCATE, _REFUSED_OPENS),
         "openat": seccomp.unless_masked(2, _ACCESS_OR_TRUNCATE, _REFUSED_OPENS),

@@ -13,7 +13,6 @@ import json
 import os
 import resource
 import runpy
-import signal
 import socket
 import sys
 import traceback
@@ -31,7 +30,6 @@ def main() -> None:
     """Reads its settings, closes itself in and runs the script; 0, or 1 where that failed."""
     settings: dict[str, Any] = json.loads(sys.stdin.buffer.readline())
     channel: int = settings["channel"]
-    sys.path[:] = [settings["code"], settings["helper"], *(path for path in sys.path if path not in settings["hidden"])]
     os.chdir(settings["folder"])
     del os.environ["PYTHONPATH"]
     try:
@@ -40,6 +38,8 @@ def main() -> None:
         _say(channel, {"missing": str(error)})
         return
     _say(channel, {"missing": ""})
+    # Not before: whatever was imported until here was ours.
+    sys.path[:] = [settings["code"], settings["helper"], *(path for path in sys.path if path not in settings["hidden"])]
     # A package of its own may be called libs too.
     for name in [name for name in sys.modules if name.partition(".")[0] == "libs"]:
         del sys.modules[name]
@@ -78,7 +78,7 @@ def close_in(settings: dict[str, Any]) -> None:
     open_files(libc, settings["readable"], settings["writable"])
     drop_capabilities(libc)
     # After the capabilities, whose change would take this away.
-    seccomp.control(libc, seccomp.PR_SET_PDEATHSIG, signal.SIGKILL)
+    confine.end_with_parent(libc, settings["parent"])
     filter_calls(libc)
     _prove()
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import os
 import selectors
+import shutil
 import signal
 import socket
 import subprocess
@@ -21,7 +22,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
-from libs.compute.process_usage import Usage, disk_bytes, usage_of
+from libs.compute.context import EngineError
+from libs.compute.process_usage import Usage, bytes_of, entries_below, nameless_bytes, usage_of
 
 CHILD = Path(__file__).with_name("script_child.py")
 CODE, WRITABLE = "code", ("output", "checkpoint", "tmp")
@@ -36,10 +38,23 @@ _SYSTEM = (
 _DEVICES = ("/dev/null",)
 _WATCH_SECONDS = 0.2
 _STOP_SECONDS = 0.001
+# So long, in times of what it took to hear it, it is not listened to.
+_BUSY = 4
 # A child starts in half a second; a machine that is out of memory takes longer.
 _START_SECONDS = 60.0
 _MOST_THREADS = 512
 _MOST_FILES = 10_000
+# Of a path below the folder of a run, in bytes. It bounds how deep folders lie, and leaves room in the 4,096 that Linux
+# takes for the folders that a run or its checkpoint is in.
+_LONGEST_PATH = 500
+# What stays free on the disk, whatever a script may write and whoever else writes; half of what there is where it is
+# less.
+_LEAST_FREE = 1 << 30
+# What the errors of the filter and of Landlock mean.
+_REFUSALS = {
+    "[Errno 1]": "it asked for what no script may do: start a process, open a connection, make a link, signal others",
+    "[Errno 13]": "it may read its folder and the libraries, and write output/, checkpoint/ and tmp/ in it",
+}
 _MESSAGE_BYTES, _PIPE_BYTES = 64 * 1024, 64 * 1024
 _LONGEST_LINE = 4_000
 _MIB = 1 << 20
@@ -105,6 +120,7 @@ def run_script(folder: Path, entry: str, limits: ScriptLimits, seed: int, step: 
     Raises:
         ScriptSandboxUnavailable: The child cannot close itself in.
         ScriptFailed: It failed, or broke a limit.
+        EngineError: STORAGE_FULL, the disk that it writes to is nearly full.
     """
     _Running(folder.resolve(), entry, limits, seed, step, listener).to_the_end()
 
@@ -114,6 +130,8 @@ class _Running:
         self, folder: Path, entry: str, limits: ScriptLimits, seed: int, step: int, listener: Listener
     ) -> None:
         self._folder, self._limits, self._listener = folder, limits, listener
+        self._writable = [folder / name for name in WRITABLE]
+        self._least_free = min(_LEAST_FREE, shutil.disk_usage(folder).free // 2)
         self._printed, self._said = bytearray(), bytearray()
         self._confined, self._failure = False, ""
         ours, theirs = socket.socketpair()
@@ -158,8 +176,11 @@ class _Running:
                     if not selector.get_map():
                         time.sleep(_WATCH_SECONDS)
                     for key, _ in selector.select(_WATCH_SECONDS) if selector.get_map() else ():
+                        began = time.thread_time()
                         if not key.data():
                             selector.unregister(key.fileobj)
+                        # Who says more than can be heard at once waits, and takes no core that nobody booked for it.
+                        time.sleep(min(_BUSY * (time.thread_time() - began), _WATCH_SECONDS))
                     self._watch_when_due()
             self._require_good_end()
         finally:
@@ -180,7 +201,8 @@ class _Running:
             "disk": self._limits.disk,
             "threads": self._limits.threads,
             "readable": [str(self._folder), str(_HELPER), *interpreter, *libraries, *_SYSTEM],
-            "writable": [*(str(self._folder / name) for name in WRITABLE), *_DEVICES],
+            "writable": [*map(str, self._writable), *_DEVICES],
+            "parent": os.getpid(),
         }
 
     def _environment(self, channel: int, seed: int, step: int) -> dict[str, str]:
@@ -231,7 +253,7 @@ class _Running:
             message = json.loads(line) if len(line) <= _MESSAGE_BYTES else None
         except (ValueError, RecursionError):
             message = None
-        if not isinstance(message, dict):
+        if not isinstance(message, dict) or not _is_flat(message):
             raise ScriptFailed("it wrote something else than a message into the channel of argosy_run")
         if not self._confined:
             if message.get("missing") != "":
@@ -240,8 +262,9 @@ class _Running:
         elif "failed" in message:
             self._failure = printable(str(message["failed"]))
         elif "checkpoint" in message:
-            # None of its threads changes what is kept.
+            # None of its threads changes what is kept, which is within the limits.
             self._stop()
+            self._require_disk()
             self._listener.message(message)
             self._child.send_signal(signal.SIGCONT)
             self._answer()
@@ -289,12 +312,28 @@ class _Running:
         self._listener.used(usage)
 
     def _require_disk(self) -> None:
-        used, files = disk_bytes([self._folder / name for name in WRITABLE], self._child.pid)
-        if used > self._limits.disk:
-            limit = self._limits.disk // _MIB
-            raise ScriptFailed(f"its files took more than the {limit:,} MiB of disk that they may (max_disk_bytes)")
-        if files > _MOST_FILES:
-            raise ScriptFailed(f"it made more than {_MOST_FILES:,} files")
+        used, limit = nameless_bytes(self._writable, self._child.pid), self._limits.disk
+        try:
+            for files, entry in enumerate(entries_below(self._writable), 1):
+                path = self._shown(entry.path)
+                if len(path.encode()) > _LONGEST_PATH:
+                    raise ScriptFailed(f"it made a path of more than {_LONGEST_PATH} bytes: {path[:100]}...")
+                if files > _MOST_FILES:
+                    raise ScriptFailed(f"it made more than {_MOST_FILES:,} files")
+                used += bytes_of(entry)
+        except PermissionError as error:
+            raise ScriptFailed(f"it made a folder that may not be read: {self._shown(error.filename)}") from None
+        if used > limit:
+            message = f"its files took more than the {limit // _MIB:,} MiB of disk that they may (max_disk_bytes)"
+            raise ScriptFailed(message)
+        free = shutil.disk_usage(self._folder).free
+        if free < self._least_free:
+            message = f"The disk of scripts that run is nearly full: {free // _MIB:,} MiB are left."
+            raise EngineError("STORAGE_FULL", message, retryable=True, store="temporary files")
+
+    def _shown(self, path: str) -> str:
+        """A path of its files as it knows it."""
+        return printable(path.removeprefix(f"{self._folder}/"))
 
     def _require_good_end(self) -> None:
         code = self._child.wait(timeout=_START_SECONDS)
@@ -306,13 +345,13 @@ class _Running:
         raise ScriptFailed(f"{self._reached()}{self._failure}" if self._failure else _ended(code))
 
     def _reached(self) -> str:
-        """The limit that an exception of the script's is about."""
+        """The limit that an exception of the script's is about, in words; empty: none."""
         if "MemoryError" in self._failure or "allocate memory" in self._failure:
             return f"it needs more than the {self._limits.memory // _MIB:,} MiB of memory that it may use\n"
         if "[Errno 27]" in self._failure:
             limit = self._limits.disk // _MIB
             return f"a file is larger than the {limit:,} MiB of disk that all its files may take (max_disk_bytes)\n"
-        return ""
+        return next((f"{may}\n" for number, may in _REFUSALS.items() if number in self._failure), "")
 
     def _end(self, output: Any) -> None:
         """Leaves nothing behind, whatever happened."""
@@ -320,6 +359,12 @@ class _Running:
         self._child.wait()
         output.close()
         self._channel.close()
+
+
+def _is_flat(message: Json) -> bool:
+    """Whether it is as those of argosy_run are: of texts and numbers, and of mappings to them."""
+    values = [one for value in message.values() for one in (value.values() if isinstance(value, dict) else [value])]
+    return not any(isinstance(one, (dict, list)) for one in values)
 
 
 def _ended(code: int) -> str:

@@ -84,9 +84,9 @@ def unless(argument: int, bits: int) -> Rule:
 
 
 def only_with(argument: int, bits: int) -> Rule:
-    """Allowed where an argument has at least one of these bits."""
-    load = _step(_LOAD, _ARGUMENTS + 8 * argument)
-    return [load, _step(_HAS_BITS, bits, 0, 1), _step(_RETURN, ALLOW), _step(_RETURN, DENY)]
+    """Allowed where an argument has all of these bits."""
+    load = [_step(_LOAD, _ARGUMENTS + 8 * argument), _step(_AND, bits)]
+    return [*load, _step(_EQUAL, bits, 0, 1), _step(_RETURN, ALLOW), _step(_RETURN, DENY)]
 
 
 def unless_masked(argument: int, mask: int, values: Iterable[int]) -> Rule:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import io
+import uuid
 from collections.abc import AsyncIterator, Iterable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -182,7 +183,8 @@ class BlobStore:
 
     def export_sync(self, sha256: str, path: Path) -> None:
         """Blocking twin of `export`."""
-        part = path.with_name(f".{path.name}.part")
+        # Another file of the folder may have any name, and the name may be as long as one can be.
+        part = path.with_name(f".{uuid.uuid4().hex}.part")
         try:
             with storage_errors(path.name), part.open("wb") as file:
                 for chunk in self.get_sync(sha256):

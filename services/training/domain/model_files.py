@@ -17,6 +17,8 @@ INDEX = "model.safetensors.index.json"
 CONFIG, TOKENIZER, TOKENIZER_CONFIG = "config.json", "tokenizer.json", "tokenizer_config.json"
 TEMPLATE_FILES = ("chat_template.jinja", "chat_template.json")
 README = "README.md"
+# What the platform counts with.
+MOST_PARAMETERS = (1 << 63) - 1
 _KEPT = frozenset(
     {
         CONFIG,

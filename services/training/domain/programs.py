@@ -149,11 +149,12 @@ class Program:
         return replace(made, files=tuple(CodeFile(**file) for file in data["files"]), limits=Limits(**data["limits"]))
 
 
-def check_python(path: str, source: str) -> None:
-    """Raises INVALID_FIELD, naming file and line, for Python that cannot run."""
+def python_fault(source: str) -> str:
+    """What keeps Python from running, with the line; empty: nothing does."""
     try:
         ast.parse(source)
     except SyntaxError as error:
-        raise invalid(path, f"line {error.lineno}: {error.msg}") from None
+        return f"line {error.lineno}: {error.msg}"
     except (ValueError, MemoryError, RecursionError):
-        raise invalid(path, "is no Python that can be read") from None
+        return "is no Python that can be read"
+    return ""

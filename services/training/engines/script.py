@@ -7,7 +7,6 @@ import json
 import platform
 import re
 import sys
-import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +14,7 @@ import pyarrow.parquet as pq
 
 from libs.compute.context import EngineContext, EngineError
 from libs.compute.process_usage import Usage
+from libs.compute.scratch import scratch_folder
 from libs.compute.script_sandbox import (
     CODE,
     WRITABLE,
@@ -38,6 +38,11 @@ _MOST_METRICS = 64
 _MOST_STEP = 2**53
 # Lines and characters of what it prints that are kept; a script that prints in each step of a long run has more.
 _MOST_LINES, _MOST_CHARACTERS = 10_000, 1_000_000
+# Values of curves that are kept: a hundred curves of a hundred thousand steps.
+_MOST_VALUES = 10_000_000
+# All checkpoints of an attempt together, in times of its disk: the store has old ones for two days. A file takes a
+# block at least.
+_MOST_DISKS, _BLOCK = 100, 4096
 
 
 def run(ctx: EngineContext) -> Json:
@@ -52,21 +57,20 @@ def run(ctx: EngineContext) -> Json:
 
     Raises:
         EngineError: CONTENT_INVALID, the script failed or its model is not in order; PREFLIGHT_FAILED, this machine has
-            no sandbox; TRAINING_DIVERGED.
+            no sandbox; STORAGE_FULL, its disk is nearly full; TRAINING_DIVERGED.
         EngineCancelled: The task was cancelled.
         EnginePaused: It stopped at a checkpoint, as it was asked to.
     """
     given: Json = ctx.spec["algorithm"]
     script, limits = given["script"], given["script"]["limits"]
-    with tempfile.TemporaryDirectory(prefix="argosy-script-") as root:
-        folder = Path(root)
+    with scratch_folder("argosy-code-") as folder:
         for name in (CODE, "data", *WRITABLE):
             (folder / name).mkdir()
         share = _lay_out(ctx, given, folder)
         step = _bring_checkpoint(ctx, folder)
         ctx.stop_if_cancelled()
         ctx.progress(0.0, f"running {given['code']}")
-        report = _Report(ctx, folder)
+        report = _Report(ctx, folder, limits["max_disk_bytes"])
         allowed = ScriptLimits(
             limits["max_seconds"], limits["max_memory_bytes"], limits["max_disk_bytes"], ctx.spec["threads"]
         )
@@ -78,7 +82,7 @@ def run(ctx: EngineContext) -> Json:
             raise _failed(given["code"], str(error)) from None
         ctx.stop_if_cancelled()
         ctx.progress(1.0, "writing the model", cpu_seconds=report.cpu_seconds)
-        entries, parameters = model_entries(ctx.blobs_write, folder / "output")
+        entries, parameters = model_entries(ctx, folder / "output", limits["max_memory_bytes"])
     return {
         "manifest_digest": ctx.blobs_write.commit_sync({"kind": "training.model", "blobs": entries}),
         "files": entries,
@@ -155,15 +159,20 @@ def _failed(entry: str, told: str) -> EngineError:
 class _Report:
     """What a script prints and says, for the task.
 
+    Args:
+        folder: of the run.
+        disk: bytes that its files may take.
+
     Attributes:
         results: last value of each metric.
         cpu_seconds: that it has used.
     """
 
-    def __init__(self, ctx: EngineContext, folder: Path) -> None:
+    def __init__(self, ctx: EngineContext, folder: Path, disk: int) -> None:
         self._ctx = ctx
         self._folder = folder
-        self._lines = self._characters = 0
+        self._most_kept = _MOST_DISKS * disk
+        self._lines = self._characters = self._values = self._kept = 0
         self._silent = False
         self.results: dict[str, float] = {}
         self.cpu_seconds = 0.0
@@ -184,15 +193,12 @@ class _Report:
             self._metrics(_step(message), message["metrics"])
         elif "progress" in message:
             fraction = message["progress"]
-            if not isinstance(fraction, (int, float)) or not 0 <= fraction <= 1:
+            if type(fraction) not in (int, float) or not 0 <= fraction <= 1:
                 raise ScriptFailed(f"argosy_run.progress: {str(fraction)[:50]} is not between 0 and 1")
             shown = printable(str(message.get("message", "")))[:200]
             self._ctx.progress(fraction, shown, cpu_seconds=self.cpu_seconds)
         elif "checkpoint" in message:
-            step = _step({"step": message["checkpoint"]})
-            digest = keep_folder(self._ctx.blobs_write, self._folder / "checkpoint", step=step)
-            self._ctx.checkpoint({"phase": _PHASE, "step": step, "manifest_digest": digest})
-            self._ctx.pause_if_asked()
+            self._checkpoint(_step({"step": message["checkpoint"]}))
         else:
             raise ScriptFailed("it sent a message that argosy_run does not send")
 
@@ -200,13 +206,22 @@ class _Report:
         self._ctx.stop_if_cancelled()
         self.cpu_seconds = usage.cpu_seconds
 
+    def _checkpoint(self, step: int) -> None:
+        digest, entries = keep_folder(self._ctx, self._folder / "checkpoint", step=step)
+        self._kept += sum(max(_BLOCK, entry["size"]) for entry in entries)
+        if self._kept > self._most_kept:
+            limit = f"{self._most_kept >> 20:,} MiB, {_MOST_DISKS} times max_disk_bytes"
+            raise ScriptFailed(f"its checkpoints have more bytes together than they may: {limit}")
+        self._ctx.checkpoint({"phase": _PHASE, "step": step, "manifest_digest": digest})
+        self._ctx.pause_if_asked()
+
     def _metrics(self, step: int, values: Any) -> None:
         if not isinstance(values, dict) or not 0 < len(values) <= _MOST_METRICS:
             raise ScriptFailed(f"argosy_run.log_metric takes 1 to {_MOST_METRICS} values")
         for name, value in values.items():
             if not _METRIC.fullmatch(name):
                 raise ScriptFailed(f"argosy_run.log_metric: {printable(name)[:100]!r} is no name of a metric")
-            if not isinstance(value, (int, float)):
+            if type(value) not in (int, float):
                 raise ScriptFailed(f"argosy_run.log_metric: {name} is no number")
             # A whole number may be too large for a float.
             if not -sys.float_info.max <= value <= sys.float_info.max:
@@ -215,11 +230,15 @@ class _Report:
             self.results[name] = float(value)
         if len(self.results) > 10 * _MOST_METRICS:
             raise ScriptFailed(f"it has more than {10 * _MOST_METRICS} metrics")
-        self._ctx.metrics(_PHASE, step, **values)
+        before, self._values = self._values, self._values + len(values)
+        if self._values <= _MOST_VALUES:
+            self._ctx.metrics(_PHASE, step, **values)
+        elif before <= _MOST_VALUES:
+            self._ctx.log(f"it logs more than {_MOST_VALUES:,} values; curves end here, results do not", "WARNING")
 
 
 def _step(message: Json) -> int:
     step = message.get("step")
-    if not isinstance(step, int) or not 0 <= step < _MOST_STEP:
+    if type(step) is not int or not 0 <= step < _MOST_STEP:
         raise ScriptFailed(f"argosy_run: {str(step)[:50]} is no step")
     return step

@@ -5,76 +5,86 @@ from __future__ import annotations
 import json
 import os
 import re
+import subprocess
+import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import onnx
-from google.protobuf.message import DecodeError, Message
-
 from libs.common.blobs import BlobStore
-from libs.compute.context import EngineError
+from libs.compute.context import EngineContext, EngineError
 from libs.compute.script_sandbox import ScriptFailed, printable
 from services.training.domain import model_files
+from services.training.domain.bases import ADAPTER_CONFIG
 from services.training.domain.model_files import BadModel
-from services.training.domain.safetensors import LENGTH_BYTES, BadWeights, header_length, read_header
 
 Json = dict[str, Any]
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,99}")
 _KINDS = (".safetensors", ".onnx", ".json", ".txt", ".md")
 _MOST_FILES = 64
-# Of a file that is parsed here.
-_MOST_TEXT = 64 << 20
-# The format's own limit of a message.
-_MOST_ONNX = (2 << 30) - 1
-# What the platform counts with.
-_MOST_PARAMETERS = (1 << 63) - 1
+# Two gigabytes of ONNX are read in ten seconds, all nodes of the largest graphs looked at in a minute.
+_CHECK_SECONDS = 600
+_LOOK_SECONDS = 0.2
+_ONE_THREAD = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS"), "1")
 
 
-def model_entries(store: BlobStore, folder: Path) -> tuple[list[Json], int]:
+def model_entries(ctx: EngineContext, folder: Path, memory: int) -> tuple[list[Json], int]:
     """Stores the files of a model.
+
+    Args:
+        memory: bytes that reading them may take.
 
     Returns:
         Entries `path`, `sha256`, `size` in order of the paths, and the parameters in the files together.
 
     Raises:
         EngineError: CONTENT_INVALID that names the file and what is wrong with it.
+        EngineCancelled: The task was cancelled.
     """
     try:
         files = _model_files(folder)
-        parameters = _counted("", sum(_parameters(path) for path in files))
+        parameters = _parameters(ctx, folder, [path.name for path in files], memory)
+        if parameters > model_files.MOST_PARAMETERS:
+            raise BadModel(f": it states more than {model_files.MOST_PARAMETERS:,} parameters")
     except BadModel as error:
         # Names that the script chose, of files and in them.
         told = printable(str(error))
         raise EngineError("CONTENT_INVALID", f"output/{told}", detail=told) from error
-    return _stored(store, folder, files), parameters
+    return _stored(ctx, folder, files), parameters
 
 
-def keep_folder(store: BlobStore, folder: Path, **beside: Any) -> str:
-    """Stores all files of a folder under one manifest, whatever is in them; its digest.
+def keep_folder(ctx: EngineContext, folder: Path, **beside: Any) -> tuple[str, list[Json]]:
+    """Stores all files of a folder under one manifest, whatever is in them; its digest, and the entries `path`,
+    `sha256` and `size` in it.
 
     Raises:
         ScriptFailed: A name is not UTF-8.
+        EngineCancelled: The task was cancelled.
     """
     files = [path for path in _below(folder) if path.is_file() and not path.is_symlink()]
     for name in (str(path.relative_to(folder)) for path in files):
         if printable(name) != name:
             raise ScriptFailed(f"{folder.name}/{printable(name)[:200]}: names of files are UTF-8")
-    return store.commit_sync({"kind": "training.checkpoint", "blobs": _stored(store, folder, files), **beside})
+    entries = _stored(ctx, folder, files)
+    return ctx.blobs_write.commit_sync({"kind": "training.checkpoint", "blobs": entries, **beside}), entries
 
 
 def bring_folder(store: BlobStore, digest: str, folder: Path) -> None:
-    """Writes the files of a manifest below a folder."""
+    """Writes the files of a manifest below a folder, each checked against its digest."""
     for entry in store.load_manifest_sync(digest)["blobs"]:
         path = folder / entry["path"]
         path.parent.mkdir(parents=True, exist_ok=True)
         store.export_sync(entry["sha256"], path)
 
 
-def _stored(store: BlobStore, folder: Path, files: list[Path]) -> list[Json]:
-    blobs = {str(path.relative_to(folder)): store.put_sync(path) for path in sorted(files)}
-    return [blob.entry(path) for path, blob in blobs.items()]
+def _stored(ctx: EngineContext, folder: Path, files: list[Path]) -> list[Json]:
+    found: list[Json] = []
+    for path in sorted(files):
+        ctx.stop_if_cancelled()
+        found.append(ctx.blobs_write.put_sync(path).entry(str(path.relative_to(folder))))
+    return found
 
 
 def _model_files(folder: Path) -> list[Path]:
@@ -87,6 +97,10 @@ def _model_files(folder: Path) -> list[Path]:
             raise BadModel(f"{name}: a model has plain files, and no folders or links")
         if not _NAME.fullmatch(name) or not name.endswith(_KINDS):
             raise BadModel(f"{name}: a model has files of the kinds {', '.join(_KINDS)}, named with letters and digits")
+        if name == ADAPTER_CONFIG:
+            raise BadModel(
+                f"{name}: own code has no base model that an adapter could belong on; write the merged model"
+            )
         found.append(path)
     if not any(path.suffix in (".safetensors", ".onnx", ".json") for path in found):
         raise BadModel(": there is no model in it; safetensors, ONNX or JSON make one")
@@ -99,73 +113,54 @@ def _below(folder: Path) -> Iterator[Path]:
     """Everything in a folder but the folders that have something in them."""
     for root, folders, files in os.walk(folder):
         for name in sorted(files):
-            yield Path(root, name)
+            path = Path(root, name)
+            if not path.is_symlink():
+                # It may have been made without the right to read it.
+                path.chmod(0o600)
+            yield path
         for name in sorted(folders):
             path = Path(root, name)
             if path.is_symlink() or not any(path.iterdir()):
                 yield path
 
 
-def _parameters(path: Path) -> int:
-    """Parameters of a file that is in order, 0 for those that have none. Raises BadModel."""
-    size = path.stat().st_size
-    if path.suffix == ".safetensors":
-        return _weights(path, size)
-    if size > (_MOST_ONNX if path.suffix == ".onnx" else _MOST_TEXT):
-        raise BadModel(f"{path.name}: it has {size:,} bytes, more than a file of this kind may have")
-    if path.suffix == ".onnx":
-        return _onnx(path)
-    try:
-        text = path.read_text(encoding="utf-8")
-        if path.suffix == ".json":
-            model_files.refuse_remote_code(path.name, json.loads(text))
-    except (ValueError, RecursionError):
-        raise BadModel(f"{path.name}: it is not {'JSON' if path.suffix == '.json' else 'text in UTF-8'}") from None
-    return 0
+def _parameters(ctx: EngineContext, folder: Path, names: list[str], memory: int) -> int:
+    """Parameters in files, which are read in a process with limits (`output_child.py`). Raises BadModel."""
+    request = {
+        "folder": str(folder),
+        "names": names,
+        "memory": memory,
+        "cpu_seconds": _CHECK_SECONDS,
+        "parent": os.getpid(),
+    }
+    answers = [json.loads(line) for line in _asked(ctx, json.dumps(request).encode()).splitlines()]
+    if answers and "error" in answers[-1]:
+        raise BadModel(answers[-1]["error"])
+    if len(answers) < len(names):
+        fault = "reading it ended its process, which may use as much memory as the script (max_memory_bytes)"
+        raise BadModel(f"{names[len(answers)]}: {fault}")
+    return sum(answer["parameters"] for answer in answers)
 
 
-def _weights(path: Path, size: int) -> int:
-    try:
-        with path.open("rb") as file:
-            length = header_length(file.read(LENGTH_BYTES), size)
-            return read_header(file.read(length), size).elements
-    except BadWeights as error:
-        raise BadModel(f"{path.name}: {error}") from error
-
-
-def _onnx(path: Path) -> int:
-    try:
-        model = onnx.ModelProto.FromString(path.read_bytes())
-    except DecodeError:
-        raise BadModel(f"{path.name}: it is not ONNX") from None
-    if not model.graph.node:
-        raise BadModel(f"{path.name}: it is not ONNX, or does nothing")
-    count = 0
-    for tensor in _tensors(model):
-        # Such a tensor lies in another file, which could be any file of the machine that reads it.
-        if tensor.data_location == onnx.TensorProto.EXTERNAL or tensor.external_data:
-            raise BadModel(f"{path.name}: tensor {tensor.name[:60]!r} lies in another file; write all into one")
-        elements = 1
-        for dimension in tensor.dims:
-            elements = _counted(path.name, elements * max(0, dimension))
-        count += elements
-    return count
-
-
-def _counted(name: str, parameters: int) -> int:
-    """As many as can be. Raises BadModel."""
-    if parameters > _MOST_PARAMETERS:
-        raise BadModel(f"{name}: it states more than {_MOST_PARAMETERS:,} parameters")
-    return parameters
-
-
-def _tensors(model: onnx.ModelProto) -> Iterator[onnx.TensorProto]:
-    """All constants, wherever they are: in graphs, functions, what it is trained with, and attributes of nodes."""
-    waiting: list[Message] = [model]
-    while waiting:
-        each = waiting.pop()
-        if isinstance(each, onnx.TensorProto):
-            yield each
-        for field, value in each.ListFields():
-            if field.message_type is not None:
-                waiting += [value] if isinstance(value, Message) else value
+def _asked(ctx: EngineContext, request: bytes) -> bytes:
+    deadline, unsent = time.monotonic() + _CHECK_SECONDS, request
+    with subprocess.Popen(
+        [sys.executable, "-m", "services.training.engines.output_child"],
+        # Nothing of our environment: it may hold secrets.
+        env={"PATH": os.defpath, "PYTHONPATH": os.pathsep.join(filter(None, sys.path)), **_ONE_THREAD},
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+    ) as child:
+        try:
+            while True:
+                ctx.stop_if_cancelled()
+                try:
+                    return child.communicate(unsent, _LOOK_SECONDS)[0]
+                except subprocess.TimeoutExpired:
+                    # It goes on with what it was given.
+                    unsent = b""
+                    if time.monotonic() > deadline:
+                        raise BadModel(f": reading it takes more than {_CHECK_SECONDS} s") from None
+        finally:
+            child.kill()

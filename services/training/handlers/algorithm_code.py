@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -13,9 +12,10 @@ from libs.common.ids import uuid7
 from libs.common.rpc.call import Call
 from libs.common.rpc.masks import fields_to_change
 from libs.common.rpc.structs import from_struct
+from services.training.clients.python_files import require_python
 from services.training.domain import schemas
 from services.training.domain.algorithms import Algorithm, AlgorithmVersion
-from services.training.domain.programs import CodeFile, Limits, Program, check_python
+from services.training.domain.programs import CodeFile, Limits, Program
 from services.training.handlers.algorithm_messages import file_message, limits_message, struct, version_message
 from services.training.handlers.algorithms import visible_algorithm
 from services.training.store.algorithms import Algorithms, AlgorithmVersions
@@ -77,10 +77,8 @@ async def publish_algorithm_draft(
 ) -> algorithm_pb2.AlgorithmVersion:
     algorithm = await _algorithm(request.name, call, etag=request.etag, for_update=True)
     program, now = algorithm.draft.published(), call.clock.now()
-    for file in program.files:
-        if file.path.endswith(".py"):
-            source = (await call.deps.blobs.read(file.sha256)).decode()
-            await asyncio.to_thread(check_python, file.path, source)
+    sources = [file for file in program.files if file.path.endswith(".py")]
+    await require_python({file.path: (await call.deps.blobs.read(file.sha256)).decode() for file in sources})
     version = AlgorithmVersion(
         uid=uuid7(),
         name=algorithm.next_version(),

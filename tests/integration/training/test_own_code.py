@@ -16,6 +16,7 @@ from argosy.training.v1 import training_service_pb2 as trainings
 from google.protobuf.field_mask_pb2 import FieldMask
 
 from libs.common.clock import SYSTEM_CLOCK
+from services.training.clients import python_files
 from services.training.jobs.sweep import sweep
 from services.training.store.manifests import code_manifests
 from tests.integration.training.conftest import training_service
@@ -116,12 +117,16 @@ async def test_a_file_is_no_folder_and_drafts_have_an_end(editor: Caller) -> Non
     assert "at most 100 files" in (await refusal(put(editor, "small.txt", ""))).message
 
 
-async def test_what_cannot_run_is_not_published(editor: Caller) -> None:
+async def test_what_cannot_run_is_not_published(editor: Caller, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(python_files, "_CPU_SECONDS", 1)
     assert "entry_file must be a Python file of the draft; there are: none" in (await refusal(publish(editor))).message
     await put(editor, "main.py", "import lib\n")
     await put(editor, "lib.py", "x = 1\ny = (\n")
     error = await refusal(publish(editor))
     assert (error.metadata["field"], "line 2: '(' was never closed" in error.message) == ("lib.py", True)
+    await put(editor, "lib.py", "f'" + "{a}" * 80_000 + "'")
+    error = await refusal(publish(editor))
+    assert (error.metadata["field"], "takes too long" in error.message) == ("lib.py", True)
     await put(editor, "lib.py", "x = 1\n")
     wrong = struct(type="object", properties={"passes": {"type": "integer"}})
     assert "passes.default must be set" in (await refusal(settle(editor, parameters=wrong))).message

@@ -1,14 +1,23 @@
-"""A run that is paused, resumed, cancelled and retried, on Ray."""
+"""Runs on Ray: one that is paused, resumed, cancelled and retried; own code that is killed or attacks."""
 
 from __future__ import annotations
 
+import asyncio
+import os
+import signal
+from pathlib import Path
+
 import pytest
-from argosy.common.v1 import task_pb2
-from argosy.training.v1 import run_metrics_pb2, training_pb2
+from argosy.common.v1 import task_pb2, task_service_pb2
+from argosy.training.v1 import algorithm_code_service_pb2 as code
+from argosy.training.v1 import algorithm_pb2, model_service_pb2, run_metrics_pb2, training_pb2
+from argosy.training.v1 import algorithm_service_pb2 as catalogue
 from argosy.training.v1 import run_service_pb2 as runs
 from argosy.training.v1 import training_service_pb2 as pb
 
 from tests.integration.training.peers import PROJECT, Caller, spec_of
+from tests.integration.training.scripts import left
+from tests.quota import RoomForAll
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(240)]
 
@@ -89,3 +98,110 @@ async def check_keys(caller: Caller, run: str) -> None:
     figures = {key.key: key for key in found}
     assert 0.2 < figures["pretrain.cpu_share"].max_value < 1.5
     assert figures["sft.resident_bytes"].last_value > 100 << 20
+
+
+# Waits in its first attempt behind its third step, for whoever kills it.
+COUNTING = """
+import argosy_run as run, os, time
+begun = run.resumed_step()
+print("in", os.getcwd(), "from", begun)
+state = run.CHECKPOINT / "state"
+count = int(state.read_text()) if begun else 0
+for step in range(begun + 1, 7):
+    count += step
+    state.write_text(str(count))
+    run.log_metric(step, count=count)
+    run.save_checkpoint(step)
+    if step == 3 and not begun:
+        time.sleep(120)
+(run.OUTPUT / "count.json").write_text(str(count))
+"""
+# Says what it was told when it left its process and its machine, and then writes for ever.
+LEAVING = """
+import itertools, os, socket
+print("in", os.getcwd())
+for leave in (os.fork, lambda: os.execv("/bin/true", ["true"]), lambda: socket.create_connection(("127.0.0.1", 80))):
+    try:
+        leave()
+    except PermissionError as error:
+        print("refused:", error)
+for number in itertools.count():
+    with open(f"output/{number}", "wb") as file:
+        file.write(bytes(1 << 20))
+"""
+
+
+async def started(caller: Caller, id: str, source: str) -> training_pb2.TrainingRun:
+    """A run of a script that reads no data."""
+    name = f"orgs/acme/algorithms/{id}"
+    draft = f"{name}/draft"
+    await caller.CreateAlgorithm(
+        catalogue.CreateAlgorithmRequest(parent="orgs/acme", algorithm_id=id, algorithm=algorithm_pb2.Algorithm())
+    )
+    await caller.PutAlgorithmDraftFile(code.PutAlgorithmDraftFileRequest(name=draft, path="main.py", content=source))
+    limits = algorithm_pb2.CodeLimits(max_disk_bytes=8 << 20)
+    settled = code.AlgorithmDraft(name=draft, without_data=True, limits=limits)
+    await caller.UpdateAlgorithmDraft(code.UpdateAlgorithmDraftRequest(algorithm_draft=settled))
+    version = await caller.PublishAlgorithmDraft(code.PublishAlgorithmDraftRequest(name=draft))
+    given = training_pb2.Training(
+        model_project=PROJECT, algorithm_version=version.name, spec=training_pb2.TrainingSpec(seed=7)
+    )
+    made = await caller.CreateTraining(pb.CreateTrainingRequest(parent="orgs/acme", training_id=id, training=given))
+    return await caller.RunTraining(pb.RunTrainingRequest(name=made.name))
+
+
+async def printed(caller: Caller, task: str) -> list[str]:
+    logs = await caller.ListTaskLogs(task_service_pb2.ListTaskLogsRequest(parent=task, page_size=1000))
+    return [line.body for line in logs.logs]
+
+
+async def all_given_back(quota: RoomForAll) -> None:
+    async with asyncio.timeout(10):
+        while set(quota.settled) != set(quota.held):
+            await asyncio.sleep(0.1)
+
+
+async def test_own_code_goes_on_where_its_killed_carrier_was(worker: Caller, quota: RoomForAll) -> None:
+    await worker.project()
+    run = await started(worker, "counting", COUNTING)
+    async with asyncio.timeout(60):
+        while (await worker.GetTrainingRun(pb.GetTrainingRunRequest(name=run.name))).checkpoint.step < 3:
+            await asyncio.sleep(0.1)
+    (script,) = left()
+    folder, carrier = Path(script.cwd()), script.parent()
+    assert carrier is not None
+    carrier.send_signal(signal.SIGKILL)
+    # The script goes with its carrier, and the folder with the next attempt.
+    script.wait(10)
+    assert (await worker.finish(run.task)).state == task_pb2.Task.STATE_SUCCEEDED
+    assert not folder.exists()
+    assert not left()
+    places = [line.split() for line in await printed(worker, run.task) if line.startswith("in ")]
+    assert [place[-1] for place in places] == ["0", "3"]
+    assert not any(os.path.exists(place[1]) for place in places)
+    # Each step was done once.
+    assert await curve(worker, run.name, "script.count") == [1, 2, 3, 4, 5, 6]
+    done = await worker.GetTrainingRun(pb.GetTrainingRunRequest(name=run.name))
+    assert (done.results["count"], done.model_version) == (21, f"{PROJECT}/versions/1")
+    request = model_service_pb2.DownloadModelFileRequest(name=done.model_version, path="count.json")
+    assert b"".join([part.data async for part in worker.DownloadModelFile(request)]) == b"21"
+    assert "WORKER_LOST" in await events(worker, run.name)
+    await all_given_back(quota)
+
+
+async def test_own_code_that_leaves_or_fills_the_disk_ends_and_leaves_nothing(
+    worker: Caller, quota: RoomForAll
+) -> None:
+    await worker.project()
+    run = await started(worker, "leaving", LEAVING)
+    task = await worker.finish(run.task)
+    assert (task.state, task.error.reason) == (task_pb2.Task.STATE_FAILED, "CONTENT_INVALID")
+    says = "The script main.py failed: its files took more than the 8 MiB of disk that they may (max_disk_bytes)"
+    assert task.error.message == says
+    lines = await printed(worker, run.task)
+    assert [line for line in lines if "refused" in line] == ["refused: [Errno 1] Operation not permitted"] * 3
+    (place,) = [line.split()[1] for line in lines if line.startswith("in ")]
+    assert not os.path.exists(place)
+    assert not left()
+    assert not (await worker.GetTrainingRun(pb.GetTrainingRunRequest(name=run.name))).model_version
+    await all_given_back(quota)

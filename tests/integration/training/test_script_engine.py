@@ -4,26 +4,24 @@ from __future__ import annotations
 
 import json
 import os
+import subprocess
+import sys
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import onnx
-import psutil
 import pytest
-from onnx import TensorProto, helper
 from safetensors.numpy import load
 
 from libs.common.blobs import BlobStore
 from libs.compute import script_sandbox
 from libs.compute.context import EngineCancelled, EngineError, EnginePaused, LocalContext, Recorded
+from services.training.engines import script
 from services.training.engines.train import run
+from tests.integration.training.scripts import left, script_context
 from tests.unit.training.samples import write_version
 from tests.unit.training.tables import digits, wine
-
-MIB = 1 << 20
-LIMITS = {"max_seconds": 30, "max_memory_bytes": 1024 * MIB, "max_disk_bytes": 64 * MIB}
 
 # A classifier by the mean of each class, in passes that each keep a checkpoint.
 SCRIPT = """
@@ -73,37 +71,16 @@ def store(tmp_path: Path) -> BlobStore:
 
 @pytest.fixture
 def start(store: BlobStore) -> Callable[..., LocalContext]:
-    """A context for files of code, by name without suffix."""
+    """A context for a script; `data`: that learns from wines."""
 
-    def begin(
-        main: str, *, data: bool = False, parameters: dict[str, Any] | None = None, columns: str = "", **others: Any
-    ) -> LocalContext:
-        files = {"main.py": main, **({"columns/__init__.py": columns} if columns else {})}
-        blobs = {path: store.put_sync(text.encode()) for path, text in files.items()}
-        entries = [{"path": path, "sha256": blob.sha256, "size": blob.size} for path, blob in blobs.items()]
-        digest = store.commit_sync({"kind": "training.code", "blobs": entries})
-        limits = {**LIMITS, **others.pop("limits", {})}
-        script = {"name": "mine", "grant": "g", "manifest_digest": digest, "limits": limits}
-        spec: dict[str, Any] = {
-            "algorithm": {"code": "main.py", "parameters": parameters or {}, "columns": {}, "script": script},
-            "seed": 7,
-            "threads": 1,
-        }
-        if data:
-            spec["train"] = {"grant": "g", "manifest_digest": write_version(store, wine())}
-        return LocalContext(spec, blobs_write=store, blobs_read=store, **others)
+    def begin(main: str, *, data: bool = False, **others: Any) -> LocalContext:
+        return script_context(store, main, version=write_version(store, wine()) if data else "", **others)
 
     return begin
 
 
-def left_processes() -> list[psutil.Process]:
-    """Scripts that are still running."""
-    name = script_sandbox.CHILD.name
-    return [child for child in psutil.Process().children() if any(name in part for part in child.cmdline())]
-
-
 def left_folders() -> set[Path]:
-    return set(Path(tempfile.gettempdir()).glob("argosy-script-*"))
+    return set(Path(tempfile.gettempdir()).glob("argosy-code-*"))
 
 
 def refused(ctx: LocalContext) -> EngineError:
@@ -111,7 +88,7 @@ def refused(ctx: LocalContext) -> EngineError:
     before = left_folders()
     with pytest.raises(EngineError) as caught:
         run(ctx)
-    assert not left_processes()
+    assert not left()
     assert left_folders() <= before
     assert len(caught.value.message) < 3_000
     # As a database can keep it.
@@ -217,7 +194,7 @@ def test_a_cancel_ends_it(start: Callable[..., LocalContext]) -> None:
     ctx = start("import time\nprint('at work')\ntime.sleep(60)", cancel_when=printed)
     with pytest.raises(EngineCancelled):
         run(ctx)
-    assert not left_processes()
+    assert not left()
 
 
 FAILURES = {
@@ -266,7 +243,16 @@ FAILURES = {
         "import os\nos.write(int(os.environ['ARGOSY_RUN_CHANNEL']), b'{\"x\": 1}\\n')\nimport time\ntime.sleep(9)",
         "a message that argosy_run does not send",
     ),
-    "a socket": ("import socket\nsocket.create_connection(('127.0.0.1', 6379))", "PermissionError"),
+    "what is true is no step": (
+        "import os, time\nos.write(int(os.environ['ARGOSY_RUN_CHANNEL']), b'{\"checkpoint\": true}\\n')\ntime.sleep(9)",
+        "True is no step",
+    ),
+    "a socket": (
+        "import socket\nsocket.create_connection(('127.0.0.1', 6379))",
+        "what no script may do: start a process, open a connection",
+    ),
+    "a process": ("import subprocess\nsubprocess.run(['true'])", "what no script may do: start a process"),
+    "a file of others": ("open('/etc/passwd')", "it may read its folder and the libraries"),
     "too long": ("import time\ntime.sleep(60)", "ran longer than the 2 s"),
 }
 
@@ -299,56 +285,43 @@ def test_what_it_prints_has_an_end(start: Callable[..., LocalContext]) -> None:
     ]
 
 
-def onnx_model(place: str, *, outside: bool = False) -> bytes:
-    """A sum with a constant of six numbers, which is in this place; `outside`: and lies in another file."""
-    constant = helper.make_tensor("c", TensorProto.FLOAT, [2, 3], [1.0] * 6)
-    if outside:
-        constant.ClearField("float_data")
-        constant.data_location = TensorProto.EXTERNAL
-        constant.external_data.add(key="location", value="../../etc/passwd")
-    inputs = [helper.make_tensor_value_info("x", TensorProto.FLOAT, [2, 3])]
-    outputs = [helper.make_tensor_value_info("y", TensorProto.FLOAT, [2, 3])]
-    added = helper.make_node("Add", ["x", "c"], ["y"])
-    model = helper.make_model(helper.make_graph([added], "g", inputs, outputs))
-    match place:
-        case "graph":
-            model.graph.initializer.append(constant)
-        case "branch":
-            branch = helper.make_graph([added], "b", [], outputs, [constant])
-            model.graph.node.append(helper.make_node("If", ["x"], ["y"], then_branch=branch))
-        case "function":
-            nodes = [helper.make_node("Constant", [], ["c"], value=constant), added]
-            model.functions.append(helper.make_function("d", "f", ["x"], ["y"], nodes, model.opset_import))
-        case "training":
-            model.training_info.add().initialization.initializer.append(constant)
-        case "sparse":
-            sparse = onnx.SparseTensorProto(values=constant, dims=[2, 3])
-            model.graph.node.append(helper.make_node("Constant", [], ["s"], sparse_value=sparse))
-    return model.SerializeToString()
-
-
-@pytest.mark.parametrize("place", ["graph", "branch", "function", "training", "sparse"])
-def test_onnx_with_another_file_is_refused(place: str, start: Callable[..., LocalContext]) -> None:
-    source = "open('output/m.onnx', 'wb').write({})"
-    assert run(start(source.format(onnx_model(place))))["parameter_count"] == 6
-    error = refused(start(source.format(onnx_model(place, outside=True))))
-    assert "m.onnx: tensor 'c' lies in another file" in error.message
-
-
-@pytest.mark.parametrize(("files", "shape"), [(1, [2**31, 2**31, 2]), (2, [2**31, 2**31])])
-def test_onnx_states_no_more_numbers_than_can_be_counted(
-    files: int, shape: list[int], start: Callable[..., LocalContext]
-) -> None:
-    graph = helper.make_graph(
-        [helper.make_node("Identity", ["c"], ["y"])],
-        "g",
-        [],
-        [helper.make_tensor_value_info("y", TensorProto.FLOAT, shape)],
-        [TensorProto(name="c", data_type=TensorProto.FLOAT, dims=shape)],
+def test_what_it_logs_has_an_end(start: Callable[..., LocalContext], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(script, "_MOST_VALUES", 5)
+    source = (
+        "import argosy_run as run\nfor at in range(9):\n    run.log_metric(at, a=at, b=1)\n"
+        "run.OUTPUT.joinpath('m.json').write_text('{}')"
     )
-    content = helper.make_model(graph).SerializeToString()
-    source = f"for at in range({files}):\n    open(f'output/{{at}}.onnx', 'wb').write({content})"
-    assert "it states more than 9,223,372,036,854,775,807 parameters" in refused(start(source)).message
+    ctx = start(source)
+    assert run(ctx)["results"]["a"] == 8
+    assert [step for _, step, _ in ctx.recorded.metrics] == [0, 1]
+    assert [body for severity, body in ctx.recorded.logs if severity == "WARNING"] == [
+        "it logs more than 5 values; curves end here, results do not"
+    ]
+
+
+def test_checkpoints_have_an_end(start: Callable[..., LocalContext], monkeypatch: pytest.MonkeyPatch) -> None:
+    """The store keeps those that are no longer the newest for a while."""
+    monkeypatch.setattr(script, "_MOST_DISKS", 2)
+    source = (
+        "import argosy_run as run\nfor at in range(9):\n"
+        "    run.CHECKPOINT.joinpath('a').write_text(str(at) * 900_000)\n    run.save_checkpoint(at)"
+    )
+    ctx = start(source, limits={"max_disk_bytes": 1 << 20})
+    assert "its checkpoints have more bytes together than they may: 2 MiB" in refused(ctx).message
+    assert [checkpoint["step"] for checkpoint in ctx.recorded.checkpoints] == [0, 1]
+
+
+def test_what_a_killed_carrier_left_goes_with_the_next(start: Callable[..., LocalContext]) -> None:
+    program = (
+        "import os, signal\nfrom libs.compute.scratch import scratch_folder\n"
+        "with scratch_folder('argosy-code-') as folder:\n    print(folder, flush=True)\n"
+        "    os.kill(os.getpid(), signal.SIGKILL)"
+    )
+    done = subprocess.run([sys.executable, "-c", program], stdout=subprocess.PIPE, text=True, check=False)
+    folder = Path(done.stdout.strip())
+    assert folder.exists()
+    run(start("open('output/m.json', 'w').write('{}')"))
+    assert not folder.exists()
 
 
 def test_nothing_runs_without_a_sandbox(
