@@ -337,15 +337,4 @@ MLFLOW_PATHS: dict[str, Schema] = {
             **_PAGE,
         )
     },
-    f"{_BASE}model-versions/get-download-uri": {
-        "get": _get(
-            "GetModelVersionDownloadUri",
-            "Where a version came from",
-            _object(artifact_uri=_TEXT),
-            "name",
-            "version",
-            name=_ID,
-            version=_ID,
-        )
-    },
 }

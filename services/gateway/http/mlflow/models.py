@@ -52,7 +52,7 @@ class Models:
             "model-versions/create": {"POST": self.create_version},
             "model-versions/get": {"GET": self.get_version},
             "model-versions/search": {"GET": self.search_versions},
-            "model-versions/get-download-uri": {"GET": self.download_uri},
+            "model-versions/get-download-uri": {"GET": self.refuse_download},
             "model-versions/transition-stage": {"POST": self.refuse_stage},
         }
 
@@ -197,8 +197,8 @@ class Models:
         await self._backend.registry.DeleteModelAlias(request, **visit.call)
         return {}
 
-    async def download_uri(self, visit: Visit) -> Json:
-        """Where the files of a version are: not where they came from, which may have changed since."""
+    async def refuse_download(self, visit: Visit) -> Json:
+        """The files of a version are not where they came from: those may have changed since."""
         version = await self.version(visit)
         raise UnsupportedError(
             f"The files of {version.name} are downloaded with their digests checked, by DownloadModelFile: GET "
