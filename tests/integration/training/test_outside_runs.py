@@ -293,7 +293,8 @@ async def test_no_connection_is_held_while_an_event_file_is_read(
         return event_files.Part(7)
 
     assert editor.service is not None
-    pool = editor.service.app.database.engine.pool
+    app: Any = editor.service.app
+    pool = app.database.engine.pool
 
     async def held() -> int:
         """Connections in use all the time; what the service does beside it takes one now and then."""
