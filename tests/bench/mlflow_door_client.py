@@ -75,6 +75,12 @@ def tracking(client: MlflowClient) -> str:
     assert math.isnan(found.data.metrics["bad"])
     assert [one.value for one in client.get_metric_history(run_id, "train/loss")][:2] == [1.0, 0.5]
     refused(lambda: client.log_param(run_id, "lr", "0.2"), "cannot become '0.2'")
+    children = mlflow.search_runs(filter_string=f"tags.mlflow.parentRunId = '{run_id}'", output_format="list")
+    assert [one.info.run_name for one in children] == ["child"]
+    for step, value in ((3, 3.0), (1, math.inf), (2, -math.inf)):
+        client.log_metric(run_id, "unordered", value, step=step)
+    assert [one.value for one in client.get_metric_history(run_id, "unordered")] == [math.inf, -math.inf, 3.0]
+    client.log_batch(run_id, params=[Param(f"p{number}", str(number)) for number in range(100)])
     points = [Metric(f"m{at % KEYS}", at / 7, 1_790_000_000_000, at // KEYS) for at in range(POINTS)]
     client.log_batch(run_id, metrics=points, params=[Param("p", "1")], tags=[RunTag("t", "1")])
     client.delete_tag(run_id, "t")
@@ -88,6 +94,23 @@ def searching(client: MlflowClient) -> None:
     assert list(found["params.lr"]) == ["0.1"]
     everything = mlflow.search_runs(search_all_experiments=True, order_by=["metrics.acc DESC"], output_format="list")
     assert everything[0].info.run_name == "one"
+    names, runs = ("page one", "page two"), []
+    for name in names:
+        mlflow.set_experiment(name)
+        for number in range(5):
+            with mlflow.start_run(run_name=f"{name} {number}"):
+                mlflow.log_metric("order", number)
+    ids = [client.get_experiment_by_name(name).experiment_id for name in names]
+    token = None
+    while not runs or token:
+        page = client.search_runs(ids, order_by=["metrics.order ASC", "run_name DESC"], max_results=3, page_token=token)
+        runs += [one.info.run_name for one in page]
+        token = page.token
+    assert runs == [f"{name} {number}" for number in range(5) for name in reversed(names)], runs
+    client.delete_experiment(ids[0])
+    assert len(client.search_runs(ids)) == 5
+    client.restore_experiment(ids[0])
+    assert len(client.search_runs(ids)) == 10
     experiment = client.get_experiment_by_name("My first experiment")
     client.set_experiment_tag(experiment.experiment_id, "k", "v")
     client.rename_experiment(experiment.experiment_id, "second name")
@@ -127,6 +150,14 @@ def artifacts(client: MlflowClient, run_id: str) -> None:
     assert Path(mlflow.artifacts.download_artifacts(run_id=run_id, artifact_path="large.bin")).read_bytes() == large
     folder = Path(mlflow.artifacts.download_artifacts(run_id=run_id, artifact_path="conf"))
     assert (folder / "my file ü.txt").read_text() == "hello"
+    for path in ("tree/a.txt", "tree/deep/100%.txt", "tree/deep/er/b.txt"):
+        Path(path).parent.mkdir(parents=True, exist_ok=True)
+        Path(path).write_text(path)
+    client.log_artifacts(run_id, "tree", "tree")
+    assert [one.path for one in client.list_artifacts(run_id, "tree")] == ["tree/a.txt", "tree/deep"]
+    back = Path(mlflow.artifacts.download_artifacts(run_id=run_id, artifact_path="tree"))
+    assert (back / "deep" / "100%.txt").read_text() == "tree/deep/100%.txt"
+    assert (back / "deep" / "er" / "b.txt").exists()
 
 
 def autolog(client: MlflowClient) -> None:
@@ -150,6 +181,15 @@ def models(client: MlflowClient) -> None:
     assert [one.name for one in client.search_registered_models("name LIKE 'na%'")] == ["names"]
     assert client.search_model_versions("name='names'") == []
     refused(lambda: client.get_model_version_by_alias("names", "champion"), "No such alias")
+    client.update_registered_model("names", "What names mean")
+    client.set_registered_model_tag("names", "team", "nlp")
+    found = client.get_registered_model("names")
+    assert (found.description, found.tags) == ("What names mean", {"team": "nlp"})
+    client.delete_registered_model_tag("names", "team")
+    refused(lambda: client.transition_model_version_stage("names", "1", "Production"), "life-cycle")
+    refused(lambda: client.rename_registered_model("names", "other"), "not supported")
+    client.delete_registered_model("names")
+    refused(lambda: client.get_registered_model("names"), "No such registered model")
 
 
 def tensorboard(client: MlflowClient, run_id: str) -> None:

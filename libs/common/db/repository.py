@@ -84,8 +84,9 @@ class Repository(Generic[T]):
         after: str = "",
         show_deleted: bool = False,
         filters: Sequence[ColumnElement[bool]] = (),
+        oldest_first: bool = False,
     ) -> tuple[list[T], str]:
-        """One page, newest first.
+        """One page, newest first unless said otherwise.
 
         Args:
             parent: name of the parent; None: whatever the parent.
@@ -108,11 +109,14 @@ class Repository(Generic[T]):
             query = query.where(columns.delete_time.is_(None))
         if after:
             moment, uid = _parse_position(after)
-            same = and_(columns.create_time == moment, columns.uid > uid)
-            query = query.where(or_(columns.create_time < moment, same))
-        rows = await self.fetch(query.order_by(columns.create_time.desc(), columns.uid).limit(page_size + 1))
+            later = columns.create_time > moment if oldest_first else columns.create_time < moment
+            same = columns.uid < uid if oldest_first else columns.uid > uid
+            query = query.where(or_(later, and_(columns.create_time == moment, same)))
+        newest = (columns.create_time.desc(), columns.uid)
+        order = (columns.create_time, columns.uid.desc()) if oldest_first else newest
+        rows = await self.fetch(query.order_by(*order).limit(page_size + 1))
         page = rows[:page_size]
-        return page, _position(page[-1]) if len(rows) > page_size else ""
+        return page, position(page[-1]) if len(rows) > page_size else ""
 
     async def insert(self, entity: T) -> T:
         """Stores a new resource. Raises ALREADY_EXISTS, also while one of its name is deleted softly."""
@@ -204,7 +208,8 @@ def _plain(value: Any) -> Any:
     return value
 
 
-def _position(entity: Resource) -> str:
+def position(entity: Resource) -> str:
+    """Where a list goes on behind a resource."""
     return f"{entity.create_time.isoformat()} {entity.uid}"
 
 

@@ -123,7 +123,11 @@ def _state_event(task: Task, sequence: int) -> task_pb2.TaskEvent:
 async def _page_of_events(uow: UnitOfWork, request: Any, size: int, kind: str) -> tuple[list[Any], str]:
     task = await store.get(uow, request.parent)
     after = PageToken.decode(request)
-    found = await store.events(uow, task.uid, _number(after) if after else 0, size + 1, kind)
+    if request.before_sequence:
+        before = _number(after) if after else request.before_sequence
+        found = await store.newest_events(uow, task.uid, before, size + 1, kind)
+    else:
+        found = await store.events(uow, task.uid, _number(after) if after else 0, size + 1, kind)
     page = list(found[:size])
     return page, str(page[-1]["sequence"]) if len(found) > size else ""
 

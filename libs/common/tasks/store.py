@@ -86,7 +86,7 @@ async def change(uow: UnitOfWork, task: Task, **values: Any) -> Task:
 async def events(
     uow: UnitOfWork, task_uid: str, after: int, size: int, kind: str = "", until: int | None = None
 ) -> Sequence[RowMapping]:
-    """At most `size` events with a sequence in (after, until]."""
+    """At most `size` events with a sequence in (after, until], in order."""
     query = select(task_events).where(task_events.c.task_uid == task_uid, task_events.c.sequence > after)
     if kind:
         query = query.where(task_events.c.kind == kind)
@@ -94,6 +94,14 @@ async def events(
         query = query.where(task_events.c.sequence <= until)
     connection = await uow.connection()
     return (await connection.execute(query.order_by(task_events.c.sequence).limit(size))).mappings().all()
+
+
+async def newest_events(uow: UnitOfWork, task_uid: str, before: int, size: int, kind: str) -> Sequence[RowMapping]:
+    """At most `size` events of a kind with a smaller sequence, newest first."""
+    columns = task_events.c
+    query = select(task_events).where(columns.task_uid == task_uid, columns.kind == kind, columns.sequence < before)
+    connection = await uow.connection()
+    return (await connection.execute(query.order_by(columns.sequence.desc()).limit(size))).mappings().all()
 
 
 def _tenant(uow: UnitOfWork) -> tuple[ColumnElement[bool], ...]:

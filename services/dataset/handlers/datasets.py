@@ -9,6 +9,7 @@ from argosy.dataset.v1 import dataset_events_pb2, dataset_pb2
 from argosy.dataset.v1 import dataset_service_pb2 as pb
 
 from libs.common.db.mapping import from_proto, to_proto
+from libs.common.db.repository import position
 from libs.common.domain import Secrecy, inherit_secrecy
 from libs.common.errors import invalid_field
 from libs.common.ids import resource_id, uuid7
@@ -46,16 +47,19 @@ async def get_dataset(request: pb.GetDatasetRequest, call: Call[App]) -> dataset
 
 
 async def list_datasets(request: pb.ListDatasetsRequest, call: Call[App]) -> pb.ListDatasetsResponse:
-    found, position = await Datasets(call.uow).list_visible(
+    datasets, begin = Datasets(call.uow), PageToken.decode(request)
+    if request.after and not begin:
+        begin = position(await datasets.visible(request.after, call.principal, deleted=True))
+    found, following = await datasets.list_visible(
         request.parent,
         call.principal,
         page_size(request.page_size),
-        PageToken.decode(request),
+        begin,
         request.show_deleted,
-        Wanted(request.search, request.type, request.project_space, _labels(request.labels)),
+        Wanted(request.search, request.type, request.project_space, _labels(request.labels), request.oldest_first),
     )
     return pb.ListDatasetsResponse(
-        datasets=[message(dataset) for dataset in found], next_page_token=PageToken.encode(request, position)
+        datasets=[message(dataset) for dataset in found], next_page_token=PageToken.encode(request, following)
     )
 
 

@@ -69,7 +69,7 @@ class Datasets(Repository[Dataset]):
     async def list_visible(
         self, parent: str, principal: Principal, page_size: int, after: str, show_deleted: bool, wanted: Wanted
     ) -> tuple[list[Dataset], str]:
-        """One page of those that the principal may see and that are wanted, newest first."""
+        """One page of those that the principal may see and that are wanted."""
         columns = self.table.c
         filters = tables.having_words(
             wanted.search, columns.id, columns.display_name, columns.description, columns.source
@@ -89,12 +89,12 @@ class Datasets(Repository[Dataset]):
             shared = columns.shared_with.overlap(sorted(names))
             own = or_(columns.visibility != Visibility.USER, columns.creator == principal.subject)
             filters.append(or_(own, shared))
-        return await self.list(parent, page_size, after, show_deleted, filters)
+        return await self.list(parent, page_size, after, show_deleted, filters, wanted.oldest_first)
 
 
 @dataclass(frozen=True)
 class Wanted:
-    """Which datasets a list is to have; what is empty does not matter.
+    """Which datasets a list is to have, newest first unless said otherwise; what is empty does not matter.
 
     Attributes:
         search: text in id, display name, description or source, in any case.
@@ -106,6 +106,7 @@ class Wanted:
     type: int = 0
     project_space: str = ""
     labels: Mapping[str, str] = field(default_factory=dict[str, str])
+    oldest_first: bool = False
 
 
 class DatasetVersions(Repository[DatasetVersion]):

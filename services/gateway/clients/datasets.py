@@ -16,7 +16,7 @@ from libs.common.errors import ArgosyError
 from services.gateway.clients.applications import Metadata
 from services.gateway.clients.backends import StubSource
 from services.gateway.domain import openai_names as names
-from services.gateway.http.caller import Caller
+from services.gateway.http.caller import Authenticate, Caller
 
 _SECONDS = 10.0
 # A part is written and synced before it is answered; a commit reads the whole file once.
@@ -24,7 +24,6 @@ _PART_SECONDS = 30.0
 _COMMIT_SECONDS = 600.0
 _DOWNLOAD_SECONDS = 3600.0
 _POLL_SECONDS = 0.2
-_PAGE = 1000
 _ENDED = frozenset(
     {task_pb2.Task.STATE_SUCCEEDED, task_pb2.Task.STATE_FAILED, task_pb2.Task.STATE_CANCELLED},
 )
@@ -85,7 +84,12 @@ class Datasets:
         self._clock = clock
 
     async def upload(
-        self, parts: AsyncIterator[bytes], file_name: str, upload_id: str, caller: Caller, metadata: Metadata
+        self,
+        parts: AsyncIterator[bytes],
+        file_name: str,
+        upload_id: str,
+        authenticate: Authenticate,
+        metadata: Metadata,
     ) -> tuple[str, int, bytes]:
         """Uploads a file part by part.
 
@@ -93,16 +97,23 @@ class Datasets:
             parts: of at most 8 MiB each.
             file_name: as its sender calls it.
             upload_id: the same one continues the same upload, where this was broken off.
+            authenticate: gives who sends it; asked for each part, as an upload may take longer than a token lives.
 
         Returns:
             Name of the upload, bytes of the file and its first line, as far as the first part has it.
         """
-        call: dict[str, Any] = {"metadata": (caller.authorization, *metadata), "timeout": _PART_SECONDS}
+
+        async def call(seconds: float) -> dict[str, Any]:
+            return {"metadata": ((await authenticate()).authorization, *metadata), "timeout": seconds}
+
         upload = await self._stub.CreateUpload(
             dataset_service_pb2.CreateUploadRequest(
-                parent=f"orgs/{caller.org}", upload_id=upload_id, file_name=file_name, request_id=upload_id
+                parent=f"orgs/{(await authenticate()).org}",
+                upload_id=upload_id,
+                file_name=file_name,
+                request_id=upload_id,
             ),
-            **call,
+            **await call(_PART_SECONDS),
         )
         offset, head, whole = 0, b"", hashlib.sha256()
         async for part in parts:
@@ -115,14 +126,14 @@ class Datasets:
                 sha256=(await asyncio.to_thread(hashlib.sha256, part)).hexdigest(),
                 request_id=f"{upload_id}-{offset}",
             )
-            await self._stub.AppendUpload(request, **call)
+            await self._stub.AppendUpload(request, **await call(_PART_SECONDS))
             offset += len(part)
         if offset:
             await self._stub.CommitUpload(
                 dataset_service_pb2.CommitUploadRequest(
                     name=upload.name, sha256=whole.hexdigest(), request_id=f"{upload_id}-commit"
                 ),
-                **call | {"timeout": _COMMIT_SECONDS},
+                **await call(_COMMIT_SECONDS),
             )
         return upload.name, offset, head
 
@@ -195,22 +206,31 @@ class Datasets:
                 return found
             await self._clock.sleep(_POLL_SECONDS)
 
-    async def files(self, purpose: str, caller: Caller, metadata: Metadata) -> list[dataset_pb2.Dataset]:
-        """The datasets of all files of a purpose that the caller may see, newest first."""
-        found: list[dataset_pb2.Dataset] = []
-        token = ""
+    async def files(
+        self, purpose: str, after: str, oldest_first: bool, size: int, caller: Caller, metadata: Metadata
+    ) -> AsyncIterator[dataset_pb2.Dataset]:
+        """The datasets of files of a purpose that the caller may see.
+
+        Args:
+            after: name of the dataset that they stand behind; empty: from the first.
+            oldest_first: else the newest.
+            size: how many are read at once.
+        """
+        request = dataset_service_pb2.ListDatasetsRequest(
+            parent=f"orgs/{caller.org}",
+            labels=[f"{PURPOSE_LABEL}={purpose}"],
+            after=after,
+            oldest_first=oldest_first,
+            page_size=size,
+        )
         while True:
-            request = dataset_service_pb2.ListDatasetsRequest(
-                parent=f"orgs/{caller.org}",
-                labels=[f"{PURPOSE_LABEL}={purpose}"],
-                page_size=_PAGE,
-                page_token=token,
-            )
             page = await self._stub.ListDatasets(request, metadata=(caller.authorization, *metadata), timeout=_SECONDS)
-            found += [dataset for dataset in page.datasets if names.is_file(dataset.name.rpartition("/")[2])]
-            token = page.next_page_token
-            if not token:
-                return found
+            for dataset in page.datasets:
+                if names.is_file(dataset.name.rpartition("/")[2]):
+                    yield dataset
+            request.page_token = page.next_page_token
+            if not request.page_token:
+                return
 
     async def delete(self, name: str, caller: Caller, metadata: Metadata) -> None:
         """Deletes a dataset; it can be undeleted for thirty days."""

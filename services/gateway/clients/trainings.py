@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import AsyncIterator
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
@@ -155,19 +156,26 @@ class Trainings:
             raise
         return Job(training, run, await self._task(run.task, caller, metadata))
 
-    async def jobs(self, caller: Caller, metadata: Metadata) -> list[training_pb2.Training]:
-        """The trainings of all jobs, newest first."""
-        found: list[training_pb2.Training] = []
-        token = ""
+    async def jobs(
+        self, after: str, size: int, caller: Caller, metadata: Metadata
+    ) -> AsyncIterator[training_pb2.Training]:
+        """The trainings of jobs, newest first.
+
+        Args:
+            after: name of the training that they stand behind; empty: from the newest.
+            size: how many are read at once.
+        """
+        request = training_service_pb2.ListTrainingsRequest(
+            parent=f"orgs/{caller.org}", labels=[JOB_LABEL], after=after, page_size=size
+        )
         while True:
-            request = training_service_pb2.ListTrainingsRequest(
-                parent=f"orgs/{caller.org}", page_size=_PAGE, page_token=token
-            )
             page = await self._trainings.ListTrainings(request, **_call(caller, metadata))
-            found += [training for training in page.trainings if _is_job(training)]
-            token = page.next_page_token
-            if not token:
-                return found
+            for training in page.trainings:
+                if _is_job(training):
+                    yield training
+            request.page_token = page.next_page_token
+            if not request.page_token:
+                return
 
     async def cancel(self, task: str, caller: Caller, metadata: Metadata) -> task_pb2.Task:
         """Asks the task of a run to stop."""
@@ -212,17 +220,31 @@ class Trainings:
             if not token:
                 return found
 
-    async def logs(self, task: str, caller: Caller, metadata: Metadata) -> list[task_pb2.TaskLog]:
-        """The log lines of a run, in order."""
-        found: list[task_pb2.TaskLog] = []
-        token = ""
+    async def newest_metrics(
+        self, task: str, before: int, size: int, caller: Caller, metadata: Metadata
+    ) -> AsyncIterator[task_pb2.TaskMetrics]:
+        """The points of a run before a sequence, newest first; read by the `size`."""
+        request = task_service_pb2.ListTaskMetricsRequest(parent=task, before_sequence=before, page_size=size)
         while True:
-            request = task_service_pb2.ListTaskLogsRequest(parent=task, page_size=_PAGE, page_token=token)
+            page = await self._tasks.ListTaskMetrics(request, **_call(caller, metadata))
+            for point in page.metrics:
+                yield point
+            request.page_token = page.next_page_token
+            if not request.page_token:
+                return
+
+    async def newest_logs(
+        self, task: str, before: int, size: int, caller: Caller, metadata: Metadata
+    ) -> AsyncIterator[task_pb2.TaskLog]:
+        """The log lines of a run before a sequence, newest first; read by the `size`."""
+        request = task_service_pb2.ListTaskLogsRequest(parent=task, before_sequence=before, page_size=size)
+        while True:
             page = await self._tasks.ListTaskLogs(request, **_call(caller, metadata))
-            found += page.logs
-            token = page.next_page_token
-            if not token:
-                return found
+            for line in page.logs:
+                yield line
+            request.page_token = page.next_page_token
+            if not request.page_token:
+                return
 
     async def version(self, name: str, caller: Caller, metadata: Metadata) -> training_pb2.ModelVersion | None:
         """A model version; None if there is none."""

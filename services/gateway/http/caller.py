@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -45,3 +46,7 @@ class Authenticator(Protocol):
         away.
         """
         ...
+
+
+# Who sends a request, with a token that still holds.
+Authenticate = Callable[[], Awaitable[Caller]]

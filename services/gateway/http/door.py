@@ -12,7 +12,7 @@ from argosy.common.v1 import options_pb2
 
 from libs.common.clock import Clock
 from libs.common.errors import ArgosyError, from_rpc_error, internal
-from services.gateway.http.caller import Authenticator
+from services.gateway.http.caller import Authenticator, Caller
 from services.gateway.http.errors import HttpError
 from services.gateway.http.exchange import ClientGone, Exchange, Receive, Scope, Send
 from services.gateway.http.limits import charge_request
@@ -120,10 +120,14 @@ class Door:
         name = upload_name(exchange.path) if exchange.method == "PUT" else None
         if name is not None:
             exchange.route = Uploads.ROUTE
-            caller = await self._authenticator.authenticate(exchange.headers.get(b"authorization"))
+
+            def authenticate() -> Awaitable[Caller]:
+                return self._authenticator.authenticate(exchange.headers.get(b"authorization"))
+
+            caller = await authenticate()
             charge_request(exchange, caller.budget)
             exchange.attributes["argosy.org"] = caller.org
-            await self._uploads.put(exchange, caller, name)
+            await self._uploads.put(exchange, authenticate, name)
             return
         await self._call(exchange, self._match(exchange))
 

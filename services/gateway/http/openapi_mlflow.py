@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from services.gateway.http.mlflow.run_search import MOST_EXPERIMENTS
 from services.gateway.http.mlflow.runs import MOST_METRICS, MOST_PARAMS, MOST_TAGS
 from services.gateway.http.openapi_models import Schema
 
@@ -199,7 +200,7 @@ MLFLOW_PATHS: dict[str, Schema] = {
         "post": _post(
             "SearchRuns",
             "Runs of experiments, those that Argosy started too",
-            _object("experiment_ids", experiment_ids=_list(_ID, 100), run_view_type=_VIEW, **_PAGE),
+            _object("experiment_ids", experiment_ids=_list(_ID, MOST_EXPERIMENTS), run_view_type=_VIEW, **_PAGE),
             _object(runs=_list(_reference("Run")), **_NEXT),
         )
     },
@@ -229,7 +230,15 @@ MLFLOW_PATHS: dict[str, Schema] = {
         )
     },
     f"{_BASE}artifacts/list": {
-        "get": _get("ListArtifacts", "Files of a run", _FILES, "run_id", run_id=_ID, path=_TEXT)
+        "get": _get(
+            "ListArtifacts",
+            "What lies right in a folder of a run",
+            _object(**_FILES["properties"], **_NEXT),
+            "run_id",
+            run_id=_ID,
+            path=_TEXT,
+            page_token=_TEXT,
+        )
     },
     _PROXY: {"get": _get("ListProxiedArtifacts", "Files of a run, by their path", _FILES, "path", path=_TEXT)},
     f"{_PROXY}/{{experiment}}/{{run}}/artifacts/{{path}}": {
@@ -268,6 +277,20 @@ MLFLOW_PATHS: dict[str, Schema] = {
         ),
         "delete": _post("DeleteRegisteredModelAlias", "Delete an alias", _object("name", "alias", name=_ID, alias=_ID)),
     },
+    f"{_BASE}registered-models/update": {
+        "patch": _post(
+            "UpdateRegisteredModel", "Describe a model", _object("name", name=_ID, description=_TEXT), _MODEL
+        )
+    },
+    f"{_BASE}registered-models/delete": {
+        "delete": _post("DeleteRegisteredModel", "Delete a model, softly", _object("name", name=_ID))
+    },
+    f"{_BASE}registered-models/set-tag": {
+        "post": _post("SetRegisteredModelTag", "Tag a model", _object("name", "key", name=_ID, key=_TEXT, value=_TEXT))
+    },
+    f"{_BASE}registered-models/delete-tag": {
+        "delete": _post("DeleteRegisteredModelTag", "Take a tag away", _object("name", "key", name=_ID, key=_TEXT))
+    },
     f"{_BASE}model-versions/create": {
         "post": _post(
             "CreateModelVersion",
@@ -279,23 +302,39 @@ MLFLOW_PATHS: dict[str, Schema] = {
     f"{_BASE}model-versions/get": {
         "get": _get("GetModelVersion", "One version", _VERSION, "name", "version", name=_ID, version=_ID)
     },
+    f"{_BASE}model-versions/update": {
+        "patch": _post(
+            "UpdateModelVersion",
+            "Describe a version",
+            _object("name", "version", name=_ID, version=_ID, description=_TEXT),
+            _VERSION,
+        )
+    },
+    f"{_BASE}model-versions/delete": {
+        "delete": _post(
+            "DeleteModelVersion", "Delete a version, softly", _object("name", "version", name=_ID, version=_ID)
+        )
+    },
+    f"{_BASE}model-versions/set-tag": {
+        "post": _post(
+            "SetModelVersionTag",
+            "Tag a version",
+            _object("name", "version", "key", name=_ID, version=_ID, key=_TEXT, value=_TEXT),
+        )
+    },
+    f"{_BASE}model-versions/delete-tag": {
+        "delete": _post(
+            "DeleteModelVersionTag",
+            "Take a tag away",
+            _object("name", "version", "key", name=_ID, version=_ID, key=_TEXT),
+        )
+    },
     f"{_BASE}model-versions/search": {
         "get": _get(
             "SearchModelVersions",
             "Versions of models",
             _object(model_versions=_list(_reference("ModelVersion")), **_NEXT),
             **_PAGE,
-        )
-    },
-    f"{_BASE}model-versions/get-download-uri": {
-        "get": _get(
-            "GetModelVersionDownloadUri",
-            "Where a version came from",
-            _object(artifact_uri=_TEXT),
-            "name",
-            "version",
-            name=_ID,
-            version=_ID,
         )
     },
 }

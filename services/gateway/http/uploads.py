@@ -17,7 +17,7 @@ from argosy.dataset.v1 import dataset_pb2, dataset_service_pb2
 
 from libs.common.errors import ArgosyError
 from services.gateway.clients.backends import Backends
-from services.gateway.http.caller import Caller
+from services.gateway.http.caller import Authenticate
 from services.gateway.http.exchange import Exchange
 from services.gateway.http.transcode import to_json
 
@@ -49,19 +49,23 @@ class Uploads:
         self._get: Any = backends.callable(service.methods_by_name["GetUpload"], "dataset")
         self._part_bytes = part_bytes
 
-    async def put(self, exchange: Exchange, caller: Caller, name: str) -> None:
-        """Appends a body to an upload and answers where it stands."""
-        metadata = (caller.authorization, *exchange.call_metadata())
+    async def put(self, exchange: Exchange, authenticate: Authenticate, name: str) -> None:
+        """Appends a body to an upload and answers where it stands.
+
+        Args:
+            authenticate: asked for each part, as an upload may take longer than a token lives.
+        """
         start, length = _range(exchange)
         if length == 0:
             request = dataset_service_pb2.GetUploadRequest(name=name)
+            metadata = ((await authenticate()).authorization, *exchange.call_metadata())
             upload = await self._get(request, metadata=metadata, timeout=_PART_SECONDS)
         else:
-            upload = await self._parts(exchange, name, start, length, metadata)
+            upload = await self._parts(exchange, name, start, length, authenticate)
         await exchange.respond(200, to_json(upload))
 
     async def _parts(
-        self, exchange: Exchange, name: str, offset: int, length: int | None, metadata: tuple[tuple[str, str], ...]
+        self, exchange: Exchange, name: str, offset: int, length: int | None, authenticate: Authenticate
     ) -> dataset_pb2.Upload:
         upload: dataset_pb2.Upload | None = None
         end = None if length is None else offset + length
@@ -77,6 +81,7 @@ class Uploads:
                 # The same part of the same file in another upload is another request.
                 request_id=f"put-{_digest(name.encode())[:12]}-{offset}-{digest[:24]}",
             )
+            metadata = ((await authenticate()).authorization, *exchange.call_metadata())
             upload = await self._append(request, metadata=metadata, timeout=_PART_SECONDS)
             offset += len(part)
         if upload is None or (end is not None and offset != end):

@@ -10,8 +10,9 @@ from libs.common.domain import DomainError, invalid
 from services.training.domain.runs import RunState
 from services.training.domain.trainings import Training, TrainingRun
 
-# They lie in one row, which every change writes anew.
-MOST_PARAMETERS = MOST_TAGS = 2_000
+# Parameters, and tags. They lie in one row, which every change writes anew; and a run is one message with all of them,
+# the parameters twice, and with its metrics: 9 MB at most, where gRPC takes 9 MiB.
+MOST_ENTRIES, MOST_BYTES = 2_000, 1_000_000
 # A file system allows no longer ones, and the whole path is part of a key of the database.
 _MOST_PATH_BYTES, _MOST_PART_BYTES = 1_000, 255
 ENDED = frozenset({RunState.SUCCEEDED, RunState.FAILED, RunState.CANCELLED})
@@ -35,12 +36,11 @@ class RunRecord:
     end_time: datetime | None = None
 
     def tag(self, given: Mapping[str, str], removed: list[str]) -> None:
-        """Takes tags in; of each name the last text counts. Raises INVALID_FIELD above the limit."""
+        """Takes tags in; of each name the last text counts. Raises INVALID_FIELD above the limits."""
         tags = {**self.tags, **given}
         for name in removed:
             tags.pop(name, None)
-        if len(tags) > MOST_TAGS:
-            raise invalid("tags", f"a run has at most {MOST_TAGS:,}")
+        _require_room("tags", tags)
         self.tags = tags
 
 
@@ -60,7 +60,7 @@ def require_outside_run(run: TrainingRun) -> None:
 
 def give_parameters(run: TrainingRun, given: Mapping[str, str]) -> None:
     """Takes parameters of an outside run in. Raises INVALID_FIELD for one that has another value already, or above the
-    limit.
+    limits.
     """
     for name, value in given.items():
         known = run.parameters.get(name, value)
@@ -68,9 +68,16 @@ def give_parameters(run: TrainingRun, given: Mapping[str, str]) -> None:
             shown, wanted = known[:100], value[:100]
             raise invalid(f"parameters.{name}", f"is {shown!r} and cannot become {wanted!r}; parameters do not change")
     parameters = {**run.parameters, **given}
-    if len(parameters) > MOST_PARAMETERS:
-        raise invalid("parameters", f"a run has at most {MOST_PARAMETERS:,}")
+    _require_room("parameters", parameters)
     run.parameters = parameters
+
+
+def _require_room(what: str, texts: Mapping[str, str]) -> None:
+    if len(texts) > MOST_ENTRIES:
+        raise invalid(what, f"a run has at most {MOST_ENTRIES:,}")
+    size = sum(len(name.encode()) + len(text.encode()) for name, text in texts.items())
+    if size > MOST_BYTES:
+        raise invalid(what, f"those of the run have {size:,} bytes together; at most {MOST_BYTES:,}")
 
 
 def check_path(path: str) -> None:

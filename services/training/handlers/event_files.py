@@ -20,7 +20,7 @@ from services.training.domain.run_filter import microseconds
 from services.training.domain.trainings import TrainingRun
 from services.training.handlers.outside_runs import settle
 from services.training.store.metric_columns import Points
-from services.training.store.metrics import RunMetrics, points_page
+from services.training.store.metrics import MOST_METRICS, RunMetrics, points_page
 from services.training.store.repositories import TrainingRuns
 
 if TYPE_CHECKING:
@@ -30,8 +30,6 @@ if TYPE_CHECKING:
 _KEY = re.compile(r"[A-Za-z0-9_]([A-Za-z0-9_./ -]{0,248}[A-Za-z0-9_])?")
 _LAST_STEP = 1 << 53
 _PAGE_KEYS, _PAGE_POINTS = 1_000, 25_000
-# More tags than a page of TensorBoard shows; they would all be rows of one statement.
-_MOST_TAGS = 10_000
 _SHOWN_FAULTS = 100
 
 
@@ -99,20 +97,21 @@ def _records(key: str, points: Points) -> bytes:
 
 
 async def import_event_file(request: pb.ImportEventFileRequest, call: Call[App]) -> pb.ImportEventFileResponse:
-    runs = TrainingRuns(call.uow)
-    run = await runs.get(request.name)
-    require_outside_run(run)
-    # A hundred thousand records take seconds: other calls go on meanwhile.
+    async with call.deps.database.unit_of_work(call.org, call.principal.subject, read_only=True) as uow:
+        require_outside_run(await TrainingRuns(uow).get(request.name))
+    # A hundred thousand records take seconds: other calls go on meanwhile, and have the connection.
     part = await asyncio.to_thread(event_files.read_part, request.data, request.offset, request.last)
     scalars = [scalar for scalar in part.scalars if _fits(scalar)]
     faults = part.faults + _unfit(part.scalars, request.offset)
     series = _series(scalars)
-    if len(series) > _MOST_TAGS:
-        raise invalid("data", f"has {len(series):,} tags; {_MOST_TAGS:,} at most")
+    if len(series) > MOST_METRICS:
+        raise invalid("data", f"has {len(series):,} tags; {MOST_METRICS:,} at most")
     if series:
+        runs = TrainingRuns(call.uow)
+        run = await runs.get(request.name)
         if run.state in ENDED:
             run = await runs.get(request.name, for_update=True)
-        await RunMetrics(call.uow).add(run.uid, run.org, series)
+        await RunMetrics(call.uow).report(run.uid, run.org, series)
         if run.state in ENDED:
             await settle(run, call)
     return pb.ImportEventFileResponse(

@@ -18,6 +18,8 @@ from services.training.handlers.distributions import distribution_from, distribu
 from services.training.handlers.life_cycles import life_cycle_message
 from services.training.handlers.phases import phase_from, phase_message
 
+# A message has at most 9 MiB; a page of runs ends where it would be larger than this.
+PAGE_BYTES = 6 * 1024 * 1024
 _ON_DIVERGENCE = {
     OnDivergence.ALERT: pb.TrainingSpec.ON_DIVERGENCE_ALERT,
     OnDivergence.STOP: pb.TrainingSpec.ON_DIVERGENCE_STOP,

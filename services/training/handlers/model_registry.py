@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
@@ -114,7 +113,7 @@ async def verify_model_version(request: pb.VerifyModelVersionRequest, call: Call
     await call.uow.rollback()
     signer = call.deps.signer
     fault = signer.fault(version)
-    found, read = await asyncio.to_thread(problems, call.deps.blobs, version)
+    found, read = await problems(call.deps.blobs, version)
     answer = pb.VerifyModelVersionResponse(
         problems=[*([fault] if fault else []), *found], manifest_digest=version.manifest_digest, bytes_read=read
     )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
@@ -27,10 +27,10 @@ from services.training.domain.run_query import Condition, Field, Order
 from services.training.domain.runs import EventKind, RunEvent, RunState, parameters
 from services.training.domain.spec import TrainingSpec
 from services.training.domain.trainings import TrainingRun
-from services.training.handlers.messages import run_message
+from services.training.handlers.messages import PAGE_BYTES, run_message
 from services.training.handlers.run_metrics import series_from
 from services.training.store.metrics import RunMetrics, points_page
-from services.training.store.repositories import TrainingRuns, Trainings
+from services.training.store.repositories import RUNS_AT_ONCE, TrainingRuns, Trainings
 from services.training.store.run_events import RunEvents
 from services.training.store.run_query import Life, query_runs, skipped_of
 from services.training.store.run_records import Newest, RunRecords
@@ -38,8 +38,6 @@ from services.training.store.run_records import Newest, RunRecords
 if TYPE_CHECKING:
     from services.training.app import App
 
-# A message has at most 9 MiB; a page ends where it would be larger than this.
-_PAGE_BYTES = 6 * 1024 * 1024
 _OPERATORS = {
     pb.RunCondition.OPERATOR_EQUAL: "=",
     pb.RunCondition.OPERATOR_NOT_EQUAL: "!=",
@@ -82,6 +80,7 @@ async def create_outside_run(request: pb.CreateOutsideRunRequest, call: Call[App
 
 
 async def report_outside_run(request: pb.ReportOutsideRunRequest, call: Call[App]) -> pb.ReportOutsideRunResponse:
+    series = await series_from(request.series, call.clock.now())
     runs = TrainingRuns(call.uow)
     run = await runs.get(request.name)
     require_outside_run(run)
@@ -91,9 +90,8 @@ async def report_outside_run(request: pb.ReportOutsideRunRequest, call: Call[App
     says_more = says_more or request.HasField("end_time") or run.state in ENDED
     if says_more:
         run = await runs.get(request.name, for_update=True)
-    series = series_from(request.series, call.clock.now())
     if series:
-        await RunMetrics(call.uow).add(run.uid, run.org, series)
+        await RunMetrics(call.uow).report(run.uid, run.org, series)
     if says_more:
         await _tell(run, state, request, call)
     return pb.ReportOutsideRunResponse(point_count=sum(len(given.values) for given in request.series))
@@ -159,19 +157,25 @@ async def search_runs(request: pb.SearchRunsRequest, call: Call[App]) -> pb.Sear
         raise DomainError("NOT_FOUND", f"{foreign} does not exist.", name=foreign)
     life = Life(pb.SearchRunsRequest.Life.Name(request.life)[5:]) if request.life else Life.ACTIVE
     size, skipped = page_size(request.page_size), skipped_of(PageToken.decode(request))
-    runs = TrainingRuns(call.uow)
-    found = await query_runs(runs, org, request.trainings, conditions, orders, life, size + 1, skipped)
-    answer, taken = pb.SearchRunsResponse(), 0
-    size_bytes = 0
-    for message in await _messages(found[:size], call):
+    found = await query_runs(
+        TrainingRuns(call.uow), org, request.trainings, conditions, orders, life, size + 1, skipped
+    )
+    answer, size_bytes = pb.SearchRunsResponse(), 0
+    async for message in _in_turn(found[:size], call):
         size_bytes += message.ByteSize()
-        if taken and size_bytes > _PAGE_BYTES:
+        if answer.run_records and size_bytes > PAGE_BYTES:
             break
         answer.run_records.append(message)
-        taken += 1
-    more = taken < len(found)
-    answer.next_page_token = PageToken.encode(request, str(skipped + taken) if more else "")
+    taken = len(answer.run_records)
+    answer.next_page_token = PageToken.encode(request, str(skipped + taken) if taken < len(found) else "")
     return answer
+
+
+async def _in_turn(uids: Sequence[str], call: Call[App]) -> AsyncIterator[pb.RunRecord]:
+    """The records of runs, few of them in memory at a time."""
+    for start in range(0, len(uids), RUNS_AT_ONCE):
+        for message in await _messages(await TrainingRuns(call.uow).of(uids[start : start + RUNS_AT_ONCE]), call):
+            yield message
 
 
 async def list_run_points(request: pb.ListRunPointsRequest, call: Call[App]) -> pb.ListRunPointsResponse:

@@ -13,7 +13,7 @@ from libs.common.rpc.call import Call
 from libs.common.rpc.pagination import PageToken, page_size
 from services.training.domain.outside_runs import check_path, require_outside_run
 from services.training.store.repositories import TrainingRuns
-from services.training.store.run_artifacts import Artifact, RunArtifacts
+from services.training.store.run_artifacts import Artifact, Child, RunArtifacts
 
 if TYPE_CHECKING:
     from services.training.app import App
@@ -37,8 +37,14 @@ async def append_run_artifact(request: pb.AppendRunArtifactRequest, call: Call[A
 
 async def list_run_artifacts(request: pb.ListRunArtifactsRequest, call: Call[App]) -> pb.ListRunArtifactsResponse:
     run = await TrainingRuns(call.uow).get(request.parent, deleted=True)
-    size = page_size(request.page_size)
-    found = await RunArtifacts(call.uow, run).list(request.path, size + 1, PageToken.decode(request))
+    size, after = page_size(request.page_size), PageToken.decode(request)
+    if request.children:
+        children = await RunArtifacts(call.uow, run).children(request.path, size + 1, after)
+        return pb.ListRunArtifactsResponse(
+            run_artifacts=[_child_message(request.path, child) for child in children[:size]],
+            next_page_token=PageToken.encode(request, children[size - 1].name if len(children) > size else ""),
+        )
+    found = await RunArtifacts(call.uow, run).list(request.path, size + 1, after)
     return pb.ListRunArtifactsResponse(
         run_artifacts=[_message(artifact) for artifact in found[:size]],
         next_page_token=PageToken.encode(request, found[size - 1].path if len(found) > size else ""),
@@ -73,3 +79,10 @@ def _message(artifact: Artifact) -> pb.RunArtifact:
         create_time=timestamp(artifact.create_time),
         complete=artifact.complete,
     )
+
+
+def _child_message(folder: str, child: Child) -> pb.RunArtifact:
+    path = f"{folder}/{child.name}" if folder else child.name
+    if child.folder:
+        return pb.RunArtifact(path=path, folder=True)
+    return pb.RunArtifact(path=path, size=child.size, create_time=timestamp(child.create_time), complete=True)

@@ -20,7 +20,7 @@ from services.training.domain.run_filter import microseconds
 from services.training.domain.trainings import TrainingRun
 from services.training.handlers.curves_picture import Chart, Line, picture
 from services.training.store.metric_columns import Array, Points, join, thin
-from services.training.store.metrics import Rows, RunMetrics, curve_of
+from services.training.store.metrics import MANY_POINTS, Rows, RunMetrics, curve_of
 from services.training.store.repositories import TrainingRuns
 
 if TYPE_CHECKING:
@@ -37,10 +37,10 @@ _PICTURE_POINTS = 1_200
 
 
 async def report_run_metrics(request: pb.ReportRunMetricsRequest, call: Call[App]) -> pb.ReportRunMetricsResponse:
+    series = await series_from(request.series, call.clock.now())
     run = await TrainingRuns(call.uow).get(request.name)
-    series = series_from(request.series, call.clock.now())
     if series:
-        await RunMetrics(call.uow).add(run.uid, run.org, series)
+        await RunMetrics(call.uow).report(run.uid, run.org, series)
     return pb.ReportRunMetricsResponse(point_count=sum(len(given.values) for given in request.series))
 
 
@@ -140,12 +140,17 @@ def _short(name: str) -> str:
     return "/".join(name.split("/")[3::2])
 
 
-def series_from(given: Sequence[run_metrics_pb2.MetricSeries], now: datetime) -> dict[str, Points]:
+async def series_from(given: Sequence[run_metrics_pb2.MetricSeries], now: datetime) -> dict[str, Points]:
     """Points by metric, none of them empty. Raises INVALID_FIELD that names the point.
 
     Args:
         now: time of points that have none.
     """
+    many = sum(len(one.values) for one in given) >= MANY_POINTS
+    return await asyncio.to_thread(_series_from, given, now) if many else _series_from(given, now)
+
+
+def _series_from(given: Sequence[run_metrics_pb2.MetricSeries], now: datetime) -> dict[str, Points]:
     series: dict[str, Points] = {}
     for number, one in enumerate(given):
         points = _points_from(one, f"series[{number}]", int(microseconds(now)))

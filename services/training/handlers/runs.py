@@ -26,7 +26,7 @@ from services.training.domain.runs import (
 )
 from services.training.domain.trainings import Training, TrainingRun, snapshot
 from services.training.handlers.bases import given_numbers
-from services.training.handlers.messages import run_message, spec_from, training_message
+from services.training.handlers.messages import PAGE_BYTES, run_message, spec_from, training_message
 from services.training.handlers.trainings import MUTABLE, check_parts, parameters_from
 from services.training.store.algorithms import entry_of
 from services.training.store.repositories import TrainingRuns, Trainings
@@ -116,7 +116,7 @@ async def compare_runs(request: pb.CompareRunsRequest, call: Call[App]) -> pb.Co
     names = sorted({name for values in given.values() for name in values})
     differing = [name for name in names if len({values.get(name) for values in given.values()}) > 1]
     results = sorted({name for run in runs for name in run.results})
-    return pb.CompareRunsResponse(
+    answer = pb.CompareRunsResponse(
         parameters=[
             run_metrics_pb2.ComparedParameter(
                 name=name, values={run: _shown(values[name]) for run, values in given.items() if name in values}
@@ -130,6 +130,10 @@ async def compare_runs(request: pb.CompareRunsRequest, call: Call[App]) -> pb.Co
             for name in results
         ],
     )
+    if answer.ByteSize() > PAGE_BYTES:
+        message = f"runs: they differ in {len(differing):,} parameters and have {len(results):,} results; compare fewer"
+        raise DomainError("TOO_LARGE", message, limit=str(PAGE_BYTES))
+    return answer
 
 
 async def list_run_events(request: pb.ListRunEventsRequest, call: Call[App]) -> pb.ListRunEventsResponse:

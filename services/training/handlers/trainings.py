@@ -9,6 +9,7 @@ from argosy.training.v1 import run_costs_pb2, training_pb2
 from argosy.training.v1 import training_service_pb2 as pb
 
 from libs.common.db.mapping import from_proto
+from libs.common.db.repository import position
 from libs.common.domain import DomainError, Parent, inherit_secrecy
 from libs.common.errors import ArgosyError
 from libs.common.ids import resource_id, uuid7
@@ -29,7 +30,7 @@ from services.training.domain.trainings import Training, TrainingRun, snapshot
 from services.training.handlers.algorithm_messages import struct
 from services.training.handlers.algorithm_trainings import Plan, plan, require_algorithm
 from services.training.handlers.bases import base_of, fit_to_base, given_numbers
-from services.training.handlers.messages import run_message, spec_from, training_message
+from services.training.handlers.messages import PAGE_BYTES, run_message, spec_from, training_message
 from services.training.handlers.row_samples import sample_findings, sample_message, sampled
 from services.training.store.machine_rates import MachineRates
 from services.training.store.registry import ModelAliases
@@ -65,12 +66,19 @@ async def get_training(request: pb.GetTrainingRequest, call: Call[App]) -> train
 
 
 async def list_trainings(request: pb.ListTrainingsRequest, call: Call[App]) -> pb.ListTrainingsResponse:
-    found, position = await Trainings(call.uow).list(
-        request.parent, page_size(request.page_size), PageToken.decode(request), request.show_deleted
+    trainings, begin = Trainings(call.uow), PageToken.decode(request)
+    if request.after and not begin:
+        begin = position(await trainings.get(request.after, deleted=True))
+    found, following = await trainings.list(
+        request.parent,
+        page_size(request.page_size),
+        begin,
+        request.show_deleted,
+        [trainings.labelled(*label.partition("=")) for label in request.labels],
     )
     return pb.ListTrainingsResponse(
         trainings=[training_message(training) for training in found],
-        next_page_token=PageToken.encode(request, position),
+        next_page_token=PageToken.encode(request, following),
     )
 
 
@@ -135,7 +143,10 @@ async def delete_training(request: pb.DeleteTrainingRequest, call: Call[App]) ->
     repository = Trainings(call.uow)
     training = await repository.get(request.name)
     training.require_etag(request.etag)
-    await repository.soft_delete(training, call.clock.now())
+    now = call.clock.now()
+    await repository.soft_delete(training, now)
+    if training.outside:
+        await TrainingRuns(call.uow).soft_delete_all(training.name, now)
     call.uow.emit("training.training.deleted", training)
     return training_message(training)
 
@@ -144,7 +155,10 @@ async def undelete_training(request: pb.UndeleteTrainingRequest, call: Call[App]
     repository = Trainings(call.uow)
     training = await repository.get(request.name, deleted=True)
     training.require_etag(request.etag)
-    await repository.undelete(training, call.clock.now())
+    deleted, now = training.delete_time, call.clock.now()
+    await repository.undelete(training, now)
+    if training.outside and deleted is not None:
+        await TrainingRuns(call.uow).undelete_all(training.name, deleted, now)
     call.uow.emit("training.training.undeleted", training)
     return training_message(training)
 
@@ -179,16 +193,21 @@ async def list_training_runs(request: pb.ListTrainingRunsRequest, call: Call[App
     if training != ANY_TRAINING:
         await Trainings(call.uow).get(request.parent, deleted=True)
     if training != ANY_TRAINING and not conditions and ordering == Ordering():
-        found, position = await TrainingRuns(call.uow).list(request.parent, size, after, request.show_deleted)
+        found = TrainingRuns(call.uow).newest(request.parent, size + 1, after, request.show_deleted)
     else:
         if training != ANY_TRAINING:
             conditions = [Comparison("training", "=", training), *conditions]
-        found, position = await TrainingRuns(call.uow).search(
-            org, conditions, ordering, size, after, request.show_deleted
-        )
-    return pb.ListTrainingRunsResponse(
-        training_runs=[run_message(run) for run in found], next_page_token=PageToken.encode(request, position)
-    )
+        found = TrainingRuns(call.uow).search(org, conditions, ordering, size + 1, after, request.show_deleted)
+    answer, last, size_bytes = pb.ListTrainingRunsResponse(), "", 0
+    async for run, here in found:
+        message = run_message(run)
+        size_bytes += message.ByteSize()
+        if len(answer.training_runs) == size or (last and size_bytes > PAGE_BYTES):
+            answer.next_page_token = PageToken.encode(request, last)
+            break
+        answer.training_runs.append(message)
+        last = here
+    return answer
 
 
 async def preflight_training(request: pb.PreflightTrainingRequest, call: Call[App]) -> pb.PreflightTrainingResponse:

@@ -12,9 +12,10 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from sqlalchemy import RowMapping, delete, insert, select, text, update
+from sqlalchemy import RowMapping, delete, func, insert, select, text, update
 
 from libs.common.db.uow import ANY_ORG, UnitOfWork
+from libs.common.domain import DomainError
 from services.training.store import tables
 from services.training.store.metric_columns import Points, join, pack, unpack
 
@@ -22,6 +23,10 @@ from services.training.store.metric_columns import Points, join, pack, unpack
 FULL_SEGMENT = 16_384
 # So many small segments are joined; a curve then reads at most that many beside the full ones.
 OPEN_SEGMENTS = 32
+# Of one run, as far as anybody can choose them: the newest points of all are one message.
+MOST_METRICS = 10_000
+# From so many points on, columns are made beside the event loop; fewer take less than the way there.
+MANY_POINTS = 2_000
 
 # Arrays instead of rows of parameters: one statement, parsed once, however many metrics there are.
 _ADD = text(
@@ -69,15 +74,26 @@ class RunMetrics:
     def __init__(self, uow: UnitOfWork) -> None:
         self._uow = uow
 
-    async def add(self, run_uid: str, org: str, series: Mapping[str, Points]) -> None:
-        """Adds points to metrics of a run.
+    async def report(self, run_uid: str, org: str, series: Mapping[str, Points]) -> None:
+        """As `add`, for what callers send. Raises TOO_LARGE above the limit of metrics."""
+        if not await self.add(run_uid, org, series):
+            return
+        columns = tables.run_metrics.c
+        query = select(func.count()).where(columns.run_uid == run_uid, *self._tenant(columns.org))
+        count = (await (await self._uow.connection()).execute(query)).scalar_one()
+        if count > MOST_METRICS:
+            message = f"The run would have {count:,} metrics; {MOST_METRICS:,} at most."
+            raise DomainError("TOO_LARGE", message, limit=str(MOST_METRICS))
+
+    async def add(self, run_uid: str, org: str, series: Mapping[str, Points]) -> bool:
+        """Adds points to metrics of a run; whether one of these is new.
 
         Args:
             series: by key; none of them empty. Steps in any order, of the same step the last one counts.
         """
+        many = sum(len(points) for points in series.values()) >= MANY_POINTS
+        parts, columns = await asyncio.to_thread(_packed, series) if many else _packed(series)
         connection = await self._uow.connection()
-        # By key, so that two calls lock the same rows in the same order.
-        parts = {key: join([series[key]]) for key in sorted(series)}
         extremes = [_extremes(part.values) for part in parts.values()]
         first_steps = [int(part.steps[0]) for part in parts.values()]
         last_steps = [int(part.steps[-1]) for part in parts.values()]
@@ -94,7 +110,6 @@ class RunMetrics:
             "last_times": [int(part.times[-1]) for part in parts.values()],
         }
         found = {row.key: row for row in await connection.execute(_ADD, values)}
-        columns = [_columns(part) for part in parts.values()]
         segments = {
             "run_uid": run_uid,
             "org": org,
@@ -109,6 +124,7 @@ class RunMetrics:
         for key in parts:
             if found[key].open_count >= OPEN_SEGMENTS:
                 await self._join_open(run_uid, org, key, found[key].segment_count, found[key].open_count)
+        return any(row.segment_count == 1 for row in found.values())
 
     async def _join_open(self, run_uid: str, org: str, key: str, last: int, count: int) -> None:
         """Makes one segment of the last `count`; it stays open while it is small."""
@@ -201,6 +217,12 @@ def curve_of(rows: Rows, *, times: bool = False) -> Points:
         rows: what `RunMetrics.rows` gave, with the same `times`.
     """
     return join([_points(row, times=times) for row in rows])
+
+
+def _packed(series: Mapping[str, Points]) -> tuple[dict[str, Points], list[dict[str, bytes]]]:
+    """Points by step, and their columns; by key, so that two calls lock the same rows in the same order."""
+    parts = {key: join([series[key]]) for key in sorted(series)}
+    return parts, [_columns(part) for part in parts.values()]
 
 
 def _whole(rows: Rows) -> tuple[Points, dict[str, bytes]]:

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
 from dataclasses import asdict
 from datetime import UTC, datetime
 from typing import Any
 
-from sqlalchemy import RowMapping, func, insert, select
+from sqlalchemy import ColumnElement, RowMapping, func, insert, select, update
 from sqlalchemy.dialects.postgresql import insert as insert_or
 
-from libs.common.db.repository import Repository
+from libs.common.db.repository import Repository, position
 from libs.common.db.uow import ANY_ORG
 from libs.common.domain import DomainError
 from services.training.domain.life_cycle import DEFAULT, LifeCycle
@@ -19,6 +19,9 @@ from services.training.domain.run_filter import Comparison, Ordering
 from services.training.domain.spec import TrainingSpec
 from services.training.domain.trainings import Checkpoint, Training, TrainingRun
 from services.training.store import run_search, tables
+
+# So many runs, of some MB each where they are large, are read at once for a page.
+RUNS_AT_ONCE = 50
 
 
 class Trainings(Repository[Training]):
@@ -29,6 +32,11 @@ class Trainings(Repository[Training]):
         training = super().from_row(row)
         training.spec = TrainingSpec.from_json(row["spec"])
         return training
+
+    def labelled(self, name: str, valued: str, value: str) -> ColumnElement[bool]:
+        """Having a label, with a value if there is one, as `str.partition` cuts `name=value`."""
+        labels = self.table.c.labels
+        return labels.contains({name: value}) if valued else labels.has_key(name)
 
 
 class TrainingRuns(Repository[TrainingRun]):
@@ -57,15 +65,49 @@ class TrainingRuns(Repository[TrainingRun]):
         await run_search.remember(self.uow, stored)
         return stored
 
+    async def newest(
+        self, training: str, size: int, after: str, show_deleted: bool
+    ) -> AsyncIterator[tuple[TrainingRun, str]]:
+        """At most `size` runs of a training behind a position, newest first, each with its own position."""
+        while size > 0:
+            found, after = await self.list(training, min(size, RUNS_AT_ONCE), after, show_deleted)
+            for run in found:
+                yield run, position(run)
+            size = size - len(found) if after else 0
+
     async def search(
         self, org: str, conditions: Sequence[Comparison], ordering: Ordering, size: int, after: str, show_deleted: bool
-    ) -> tuple[list[TrainingRun], str]:
-        """One page of the runs that meet all conditions, and the position for the next one, empty at the end."""
-        found = await run_search.search(self.uow, org, conditions, ordering, size + 1, after)
-        uids = [uid for uid, _ in found[:size]]
+    ) -> AsyncIterator[tuple[TrainingRun, str]]:
+        """The runs that meet all conditions, behind a position, each with its own; looked for by the `size`."""
+        while True:
+            found = await run_search.search(self.uow, org, conditions, ordering, size, after)
+            for start in range(0, len(found), RUNS_AT_ONCE):
+                places = dict(found[start : start + RUNS_AT_ONCE])
+                for run in await self.of(list(places)):
+                    if show_deleted or run.delete_time is None:
+                        yield run, run_search.position((run.uid, places[run.uid]))
+            if len(found) < size:
+                return
+            after = run_search.position(found[-1])
+
+    async def of(self, uids: Sequence[str]) -> list[TrainingRun]:
+        """The runs with these uids, in their order; those of other organizations are left out."""
         runs = {run.uid: run for run in await self.fetch(self.query().where(self.table.c.uid.in_(uids)))}
-        page = [runs[uid] for uid in uids if uid in runs and (show_deleted or runs[uid].delete_time is None)]
-        return page, run_search.position(found[size - 1]) if len(found) > size else ""
+        return [runs[uid] for uid in uids if uid in runs]
+
+    async def soft_delete_all(self, training: str, now: datetime) -> None:
+        """Deletes the runs of a training, all at the moment by which `undelete_all` knows them."""
+        columns = self.table.c
+        change = update(self.table).where(columns.parent == training, columns.delete_time.is_(None), *self._tenant())
+        change = change.values(delete_time=now, update_time=now, version=columns.version + 1)
+        await (await self.uow.connection()).execute(change)
+
+    async def undelete_all(self, training: str, deleted: datetime, now: datetime) -> None:
+        """Brings back the runs of a training that were deleted with it."""
+        columns = self.table.c
+        change = update(self.table).where(columns.parent == training, columns.delete_time == deleted, *self._tenant())
+        change = change.values(delete_time=None, update_time=now, version=columns.version + 1)
+        await (await self.uow.connection()).execute(change)
 
     async def named(self, names: Sequence[str]) -> list[TrainingRun]:
         """The runs with these names, in their order. Raises NOT_FOUND for the first that is not there."""

@@ -36,6 +36,16 @@ class Artifact:
     create_time: datetime
 
 
+@dataclass(frozen=True)
+class Child:
+    """What lies right in a folder: a file, or a folder, whose size and time mean nothing."""
+
+    name: str
+    folder: bool
+    size: int
+    create_time: datetime
+
+
 class RunArtifacts:
     """Files of one run.
 
@@ -91,6 +101,22 @@ class RunArtifacts:
         query = select(tables.run_artifacts).where(*self._own(), columns.complete, columns.path > after)
         query = query.where(*self._below(path)).order_by(columns.path).limit(size)
         return [_artifact(row) for row in (await connection.execute(query)).mappings()]
+
+    async def children(self, folder: str, size: int, after: str) -> Sequence[Child]:
+        """At most `size` files and folders right in a folder by name, behind one; empty: in none."""
+        connection, columns = await self._uow.connection(), tables.run_artifacts.c
+        # Places in a text begin with 1.
+        rest = func.substr(columns.path, len(folder) + 2 if folder else 1)
+        name = func.split_part(rest, "/", 1).label("name")
+        within = (columns.path.startswith(f"{folder}/", autoescape=True),) if folder else ()
+        query = select(
+            name,
+            func.bool_or(func.strpos(rest, "/") > 0).label("folder"),
+            func.max(columns.size).label("size"),
+            func.max(columns.create_time).label("create_time"),
+        ).where(*self._own(), columns.complete, *within, name > after)
+        rows = await connection.execute(query.group_by(name).order_by(name).limit(size))
+        return [Child(row.name, row.folder, row.size, row.create_time.astimezone(UTC)) for row in rows]
 
     async def get(self, path: str) -> Artifact:
         """A complete file. Raises NOT_FOUND."""

@@ -32,7 +32,6 @@ from sqlalchemy.dialects.postgresql import ARRAY
 from libs.common.domain import DomainError
 from services.training.domain.run_filter import Comparison
 from services.training.domain.run_query import Condition, Field, Order
-from services.training.domain.trainings import TrainingRun
 from services.training.store import tables
 from services.training.store.repositories import TrainingRuns
 from services.training.store.run_search import rows_of
@@ -60,19 +59,20 @@ async def query_runs(
     life: Life,
     size: int,
     skipped: int,
-) -> list[TrainingRun]:
-    """At most `size` runs behind the first `skipped` ones.
+) -> list[str]:
+    """The uids of at most `size` runs behind the first `skipped` ones.
 
     Args:
         trainings: names.
     """
     alive = {Life.ACTIVE: _RUNS.delete_time.is_(None), Life.DELETED: _RUNS.delete_time.is_not(None), Life.ALL: true()}
-    query = runs.query().select_from(tables.training_runs.outerjoin(tables.run_records, _RECORDS.run_uid == _RUNS.uid))
+    query = runs.query().with_only_columns(_RUNS.uid)
+    query = query.select_from(tables.training_runs.outerjoin(tables.run_records, _RECORDS.run_uid == _RUNS.uid))
     query = query.where(_RUNS.parent == any_(literal(list(trainings), ARRAY(Text))), alive[life])
     query = query.where(*(_meets(org, condition) for condition in conditions))
     keys = [_sorting(org, order) for order in orders]
     query = query.order_by(*keys, _RUNS.create_time.desc(), _RUNS.uid.desc())
-    return await runs.fetch(query.limit(size).offset(skipped))
+    return list((await (await runs.uow.connection()).execute(query.limit(size).offset(skipped))).scalars())
 
 
 def skipped_of(position: str) -> int:

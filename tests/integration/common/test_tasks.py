@@ -208,6 +208,12 @@ async def test_success_with_progress_logs_metrics_and_outputs(
     second = await ask(database, "list_task_logs", request)
     assert [log.body for log in (*first.logs, *second.logs)] == [f"step {step}" for step in range(6)]
     assert not second.next_page_token
+    newest = task_service_pb2.ListTaskLogsRequest(parent=name, page_size=3, before_sequence=second.logs[1].sequence)
+    first = await ask(database, "list_task_logs", newest)
+    newest.page_token = first.next_page_token
+    second = await ask(database, "list_task_logs", newest)
+    assert [log.body for log in (*first.logs, *second.logs)] == [f"step {step}" for step in (4, 3, 2, 1, 0)]
+    assert not second.next_page_token
     metrics = await ask(database, "list_task_metrics", task_service_pb2.ListTaskMetricsRequest(parent=name))
     assert [point.step for point in metrics.metrics] == [*range(6)]
 

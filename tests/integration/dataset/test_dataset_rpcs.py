@@ -201,6 +201,34 @@ async def test_datasets_are_found_by_what_they_are(client: Client) -> None:
         assert {dataset.name.rsplit("/", 1)[1] for dataset in found.datasets} == names, wanted
 
 
+async def test_a_list_goes_on_behind_a_dataset(client: Client) -> None:
+    for number in range(4):
+        await client.dataset(f"d{number}", labels={"team": "ab"[number % 2]})
+
+    async def behind(name: str, who: Client = client, **fields: Any) -> list[str]:
+        after = f"orgs/acme/datasets/{name}"
+        request = pb.ListDatasetsRequest(parent="orgs/acme", after=after, page_size=2, **fields)
+        found: list[str] = []
+        while True:
+            page = await who.ListDatasets(request)
+            found += [dataset.name.rsplit("/", 1)[1] for dataset in page.datasets]
+            request.page_token = page.next_page_token
+            if not page.next_page_token:
+                return found
+
+    assert await behind("d3") == ["d2", "d1", "d0"]
+    assert await behind("d0", oldest_first=True) == ["d1", "d2", "d3"]
+    assert await behind("d2", labels=["team=a"]) == ["d0"]
+    # One that was deleted meanwhile still has its place.
+    await client.DeleteDataset(pb.DeleteDatasetRequest(name="orgs/acme/datasets/d1"))
+    assert await behind("d1") == ["d0"]
+    assert (await refusal(behind("nothing"))).reason == "NOT_FOUND"
+    await client.dataset("mine", visibility=dataset_pb2.VISIBILITY_USER)
+    colleague = client.other(subject="users/bob", role=options_pb2.ROLE_EDITOR)
+    assert (await refusal(behind("mine", colleague))).reason == "NOT_FOUND"
+    await colleague.close()
+
+
 async def test_a_data_product_lets_others_read_its_version_and_no_other(client: Client) -> None:
     await client.dataset("docs", visibility=dataset_pb2.VISIBILITY_USER)
     first, second = await publish(client, [{"text": "a"}]), await publish(client, [{"text": "b"}])

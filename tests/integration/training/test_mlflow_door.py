@@ -5,6 +5,7 @@ The real client is asked in `tests/bench/mlflow_door.py`, in an environment of i
 
 from __future__ import annotations
 
+import asyncio
 import math
 from collections.abc import AsyncIterator
 from typing import Any
@@ -12,12 +13,14 @@ from typing import Any
 import httpx
 import pytest
 import pytest_asyncio
+from argosy.common.v1 import task_pb2, task_service_pb2
 from argosy.training.v1 import outside_run_service_pb2 as pb
 from argosy.training.v1 import run_service_pb2, training_pb2
 
 from deploy.local import postgres
 from libs.common.clock import SYSTEM_CLOCK
 from libs.common.ids import uuid7
+from libs.common.tasks import store as task_store
 from services.training.domain.trainings import Training, TrainingRun
 from services.training.store.repositories import TrainingRuns, Trainings
 from tests.integration.training.mlflow_door import mlflow_door
@@ -41,6 +44,9 @@ class Client:
 
     async def post(self, path: str, /, **body: Any) -> Any:
         return self.read(await self.http.post(API + path, json=body))
+
+    async def send(self, method: str, path: str, /, **body: Any) -> Any:
+        return self.read(await self.http.request(method, API + path, json=body))
 
     async def get(self, path: str, /, **query: Any) -> Any:
         return self.read(await self.http.get(API + path, params=query))
@@ -122,10 +128,17 @@ async def test_experiments_are_trainings_of_outside_runs(door: tuple[Client, Cal
     await client.post("experiments/update", experiment_id=made, new_name="Vision")
     found = await client.post("experiments/search", filter="name ILIKE 'vis%' AND tags.c = 'd'", max_results=1)
     assert [one["name"] for one in found["experiments"]] == ["Vision"]
+    kept, before = await client.run(made), await client.run(made)
+    await client.post("runs/delete", run_id=before)
     await client.post("experiments/delete", experiment_id=made)
     assert (await client.get("experiments/get", experiment_id=made))["experiment"]["lifecycle_stage"] == "deleted"
     assert (await client.post("experiments/search", filter="name = 'Vision'"))["experiments"] == []
+    # Its runs go with it, and come back with it; one that went before stays away.
+    assert (await client.post("runs/search", experiment_ids=[made]))["runs"] == []
+    assert (await refused(client.post("runs/log-metric", run_id=kept, **metric("a", 1.0)))).status == 404
     await client.post("experiments/restore", experiment_id=made)
+    found = (await client.post("runs/search", experiment_ids=[made]))["runs"]
+    assert [one["info"]["run_id"] for one in found] == [kept]
     # Where nobody chose one.
     assert (await client.get("experiments/get", experiment_id="0"))["experiment"]["name"] == "Default"
     run = await client.run("0")
@@ -337,6 +350,8 @@ async def test_files_go_through_the_proxy(door: tuple[Client, Caller]) -> None:
     for path in ("a/%2e%2e/b", "%2fetc/passwd", "a%5cb", "a%00b", "%ff"):
         answer = await client.http.put(f"{root}/{path}", content=b"x")
         assert (answer.status_code, answer.json()["error_code"]) == (400, "INVALID_PARAMETER_VALUE"), path
+    answer = await client.http.put(f"{root}/what?.txt", content=b"x")
+    assert "must be written as %3F" in answer.json()["message"]
     answer = await client.http.put(f"{root}/huge", content=b"x" * 20_000_001)
     assert answer.json()["error_code"] == "INVALID_PARAMETER_VALUE"
     assert "20,000,000 bytes" in answer.json()["message"]
@@ -345,6 +360,105 @@ async def test_files_go_through_the_proxy(door: tuple[Client, Caller]) -> None:
     # A run of ours keeps its own files.
     answer = await client.http.put(f"{PROXY}/packages/packages_1/artifacts/a", content=b"x")
     assert answer.json()["error_code"] in ("INVALID_STATE", "RESOURCE_DOES_NOT_EXIST")
+
+
+async def test_a_folder_is_listed_page_by_page(door: tuple[Client, Caller], monkeypatch: pytest.MonkeyPatch) -> None:
+    client, _ = door
+    monkeypatch.setattr("services.gateway.clients.outside_runs._PAGE", 2)
+    run = await client.run("0")
+    root = f"{PROXY}/0/{run}/artifacts"
+    names = ["a", "b/deep/1", "b/deep/2", "c", "d", "folder/x", "folders/y"]
+    for name in names:
+        assert (await client.http.put(f"{root}/{name}", content=b"12")).status_code == 200
+    pages: list[list[dict[str, Any]]] = []
+    token = ""
+    while not pages or token:
+        page = await client.get("artifacts/list", run_id=run, page_token=token)
+        pages.append(page["files"])
+        token = page.get("next_page_token", "")
+    assert [len(page) for page in pages] == [2, 2, 2]
+    assert [(one["path"], one["is_dir"]) for page in pages for one in page] == [
+        ("a", False),
+        ("b", True),
+        ("c", False),
+        ("d", False),
+        ("folder", True),
+        ("folders", True),
+    ]
+    # Word for word the proxy has no pages: all of a folder, and nothing of one whose name begins like it.
+    for path, found in (
+        ("", ["a", "b", "c", "d", "folder", "folders"]),
+        ("/folder", ["x"]),
+        ("/b", ["deep"]),
+        ("/a", []),
+    ):
+        answer = await client.http.get(PROXY, params={"path": f"0/{run}/artifacts{path}"})
+        assert [one["path"] for one in answer.json()["files"]] == found
+
+
+async def test_a_body_that_drips_is_given_up(door: tuple[Client, Caller], monkeypatch: pytest.MonkeyPatch) -> None:
+    client, _ = door
+    monkeypatch.setattr("services.gateway.http.exchange.BODY_SECONDS", 0.5)
+    monkeypatch.setattr("services.gateway.http.exchange._DISCARD_SECONDS", 0.2)
+    run = await client.run("0")
+
+    async def put(piece: bytes, count: int) -> tuple[bytes, int]:
+        """The status line of the answer to a body that comes in pieces, and how many were sent before it."""
+        reader, writer = await asyncio.open_connection(client.http.base_url.host, client.http.base_url.port)
+        head = f"PUT {PROXY}/0/{run}/artifacts/slow HTTP/1.1\r\nhost: x\r\nauthorization: Bearer ak_acme\r\n"
+        writer.write(f"{head}content-length: {len(piece) * count}\r\n\r\n".encode())
+        answer, sent = asyncio.ensure_future(reader.readline()), 0
+        while sent < count and not answer.done():
+            writer.write(piece)
+            sent += 1
+            await asyncio.sleep(0.05)
+        line = await answer
+        writer.close()
+        return line, sent
+
+    # Faster than the least rate, it may take as long as it likes.
+    assert await put(b"x" * 1000, 20) == (b"HTTP/1.1 200 OK\r\n", 20)
+    line, sent = await put(b"x", 100)
+    assert line.startswith(b"HTTP/1.1 408")
+    assert sent < 50
+
+
+async def test_a_version_is_made_once(door: tuple[Client, Caller], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nobody carries the imports here; that each ends in one version is tested with the models."""
+    client, caller = door
+    monkeypatch.setattr("services.gateway.http.mlflow.models._IMPORT_SECONDS", 0.3)
+    await client.post("registered-models/create", name="once")
+    run = await client.run("0")
+    root = f"{PROXY}/0/{run}/artifacts/model"
+    await client.http.put(f"{root}/model.safetensors", content=b"weights")
+    asked = {"name": "once", "source": f"runs:/{run}/model", "run_id": run}
+
+    async def tasks() -> list[task_pb2.Task]:
+        request = task_service_pb2.ListTasksRequest(parent="orgs/acme/training", target="orgs/acme/modelProjects/once")
+        return list((await caller.ListTasks(request)).tasks)
+
+    errors = await asyncio.gather(*(refused(client.post("model-versions/create", **asked)) for _ in range(2)))
+    assert {error.code for error in errors} == {"INVALID_STATE"}
+    (task,) = await tasks()
+    assert all(task.name in error.message for error in errors)
+
+    async def end(state: str) -> None:
+        assert caller.service is not None
+        app: Any = caller.service.app
+        async with app.database.system() as uow:
+            found = await task_store.get(uow, task.name, for_update=True)
+            await task_store.change(uow, found, state=state, error={"reason": "INTERNAL", "message": "no Ray"})
+
+    # One that has failed is tried again, when it is asked for again.
+    await end("FAILED")
+    await refused(client.post("model-versions/create", **asked))
+    (again,) = await tasks()
+    assert (again.name, again.state) == (task.name, task_pb2.Task.STATE_QUEUED)
+    # Other files, or other words, are another version.
+    await client.http.put(f"{root}/model.safetensors", content=b"other weights")
+    await refused(client.post("model-versions/create", **asked))
+    await refused(client.post("model-versions/create", **asked, description="The second."))
+    assert len(await tasks()) == 3
 
 
 async def test_models_and_their_aliases(door: tuple[Client, Caller]) -> None:
@@ -357,6 +471,18 @@ async def test_models_and_their_aliases(door: tuple[Client, Caller]) -> None:
     shown = (await client.get("registered-models/get", name="names"))["registered_model"]
     assert (shown["description"], shown["latest_versions"], shown["aliases"]) == ("What names mean", [], [])
     assert (await client.get("model-versions/search", filter="name='names'"))["model_versions"] == []
+    await client.send("PATCH", "registered-models/update", name="names", description="Names")
+    await client.post("registered-models/set-tag", name="names", key="team", value="nlp")
+    shown = (await client.get("registered-models/get", name="names"))["registered_model"]
+    assert (shown["description"], shown["tags"]) == ("Names", [{"key": "team", "value": "nlp"}])
+    await client.send("DELETE", "registered-models/delete-tag", name="names", key="team")
+    assert (await client.get("registered-models/get", name="names"))["registered_model"]["tags"] == []
+    for method, path in (("PATCH", "update"), ("DELETE", "delete"), ("POST", "set-tag"), ("DELETE", "delete-tag")):
+        named = {"name": "names", "version": "1", "key": "k", "value": "v", "description": "x"}
+        assert (await refused(client.send(method, f"model-versions/{path}", **named))).status == 404
+    await client.post("registered-models/create", name="gone")
+    await client.send("DELETE", "registered-models/delete", name="gone")
+    assert (await refused(client.get("registered-models/get", name="gone"))).code == "RESOURCE_DOES_NOT_EXIST"
     assert (await refused(client.get("registered-models/get", name="none"))).code == "RESOURCE_DOES_NOT_EXIST"
     assert (await refused(client.get("model-versions/get", name="names", version="1"))).status == 404
     error = await refused(client.get("registered-models/alias", name="names", alias="champion"))

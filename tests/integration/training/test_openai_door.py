@@ -26,6 +26,7 @@ from libs.common.testing.ray import RunningRay
 from libs.common.testing.service import running_service
 from services.dataset.app import DEFINITION as DATASET
 from services.gateway.app import DEFINITION as GATEWAY
+from services.gateway.domain import openai_names as names
 from tests.integration.app.stubs import Add, Identity, served
 from tests.integration.training.conftest import training_service
 from tests.integration.training.peers import PROJECT, Caller
@@ -208,6 +209,9 @@ async def test_a_model_is_fine_tuned_by_the_official_client(door: tuple[str, Cal
     assert events.has_more
     everything = [event async for event in client.fine_tuning.jobs.list_events(job.id, limit=3)]
     assert everything[-1].message == f"Created the job {job.id}."
+    assert len({event.id for event in everything}) == len(everything) > 6
+    at_once = await client.fine_tuning.jobs.list_events(job.id, limit=1000)
+    assert [event.id for event in at_once.data] == [event.id for event in everything]
     assert {event.type for event in everything} == {"message", "metrics"}
     (checkpoint,) = (await client.fine_tuning.jobs.checkpoints.list(job.id)).data
     assert (checkpoint.step_number, checkpoint.fine_tuned_model_checkpoint) == (30, name)
@@ -239,7 +243,22 @@ async def test_a_model_is_fine_tuned_by_the_official_client(door: tuple[str, Cal
     assert (await refused(client.fine_tuning.jobs.pause(job.id)))["code"] == "job_cannot_be_paused"
 
     assert [file.id async for file in client.files.list(limit=1, order="asc")] == [training.id, validation.id]
+    assert [file.id async for file in client.files.list(limit=1)] == [validation.id, training.id]
     assert (await client.files.delete(validation.id)).deleted
+    # Who deletes while going through a list goes on behind what is gone.
+    assert [file.id for file in (await client.files.list(after=validation.id)).data] == [training.id]
+    absent = names.new_id("file", "", ""), names.new_id("ftjob", "", "")
+    for listing in (
+        client.files.list(after=absent[0]),
+        client.fine_tuning.jobs.list(after=absent[1]),
+        client.fine_tuning.jobs.list(after="x"),
+        client.fine_tuning.jobs.list_events(job.id, after=f"ftevent-{absent[1]}-1"),
+        client.fine_tuning.jobs.checkpoints.list(job.id, after="x"),
+    ):
+        assert (await refused(listing))["param"] == "after"
+    assert not (await client.fine_tuning.jobs.checkpoints.list(job.id, after=checkpoint.id)).data
+    last = everything[-1].id
+    assert not (await client.fine_tuning.jobs.list_events(job.id, after=last)).data
     assert [file.id for file in (await client.files.list()).data] == [training.id]
     await refused(client.files.retrieve(validation.id), openai.NotFoundError)
 

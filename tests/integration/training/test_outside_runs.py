@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import io
 import math
+import threading
 import zipfile
 from collections.abc import AsyncIterator
 from datetime import timedelta
@@ -197,6 +199,32 @@ async def test_a_deleted_run_takes_nothing_and_comes_back(editor: Caller) -> Non
     assert await search(editor) == ["first", "1"]
 
 
+async def test_a_list_of_trainings_goes_on_behind_one(editor: Caller) -> None:
+    for number in range(4):
+        labels = {"kind": "ab"[number % 2]} if number else {}
+        given = training_pb2.Training(outside=True, labels=labels)
+        await editor.CreateTraining(
+            training_service.CreateTrainingRequest(parent=ORG, training_id=f"t{number}", training=given)
+        )
+
+    async def listed(**fields: Any) -> list[str]:
+        request = training_service.ListTrainingsRequest(parent=ORG, page_size=2, **fields)
+        found: list[str] = []
+        while True:
+            page = await editor.ListTrainings(request)
+            found += [training.name.rpartition("/")[2] for training in page.trainings]
+            request.page_token = page.next_page_token
+            if not page.next_page_token:
+                return found
+
+    assert await listed(labels=["kind"]) == ["t3", "t2", "t1"]
+    assert await listed(labels=["kind=b"]) == ["t3", "t1"]
+    assert await listed(after=f"{ORG}/trainings/t3", labels=["kind"]) == ["t2", "t1"]
+    await editor.DeleteTraining(training_service.DeleteTrainingRequest(name=f"{ORG}/trainings/t2"))
+    assert await listed(after=f"{ORG}/trainings/t2") == ["t1", "t0", "elsewhere", "packages"]
+    assert (await refusal(listed(after=f"{ORG}/trainings/nothing"))).reason == "NOT_FOUND"
+
+
 async def test_points_come_in_pages(editor: Caller) -> None:
     name = (await begin(editor)).run.name
     await report(editor, name, series=[series("loss", [float(step) for step in range(10)])])
@@ -209,6 +237,82 @@ async def test_points_come_in_pages(editor: Caller) -> None:
         if not page.next_page_token:
             break
     assert found == [float(step) for step in range(1, 10)]
+
+
+async def test_what_runs_have_fits_into_messages(editor: Caller, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With records of 3 MB; a message has at most 9 MiB."""
+    texts = {f"p{number}": "ä" * 2900 for number in range(160)}
+    names = [
+        (await begin(editor, f"r{number}", parameters=texts, tags=texts)).run.name.rpartition("/")[2]
+        for number in range(8)
+    ]
+    for field in ("parameters", "tags"):
+        error = await refusal(
+            report(editor, f"{TRAINING}/runs/r0", **{field: {f"q{at}": "x" * 5999 for at in range(13)}})
+        )
+        assert (error.reason, error.metadata["field"]) == ("INVALID_FIELD", field)
+        assert "at most 1,000,000" in error.message
+    search_request = pb.SearchRunsRequest(parent=ORG, trainings=[TRAINING], page_size=1000)
+    list_request = training_service.ListTrainingRunsRequest(parent=TRAINING, page_size=1000)
+    every = training_service.ListTrainingRunsRequest(parent=f"{ORG}/trainings/-", filter="training = elsewhere")
+    for request, call, field in (
+        (search_request, editor.SearchRuns, "run_records"),
+        (list_request, editor.ListTrainingRuns, "training_runs"),
+        (every, editor.ListTrainingRuns, "training_runs"),
+    ):
+        pages: list[list[str]] = []
+        while not pages or request.page_token:
+            page = await call(request)
+            runs = [getattr(one, "run", one) for one in getattr(page, field)]
+            pages.append([run.name.rpartition("/")[2] for run in runs])
+            request.page_token = page.next_page_token
+        assert len(pages) > 1
+        assert [name for page in pages for name in page] == names[::-1]
+
+    monkeypatch.setattr("services.training.handlers.runs.PAGE_BYTES", 1_000)
+    first, second = (f"{TRAINING}/runs/r{number}" for number in range(2))
+    await report(editor, first, parameters={f"only{number}": "here" for number in range(50)})
+    error = await refusal(editor.CompareRuns(run_service_pb2.CompareRunsRequest(parent=ORG, runs=[first, second])))
+    assert error.reason == "TOO_LARGE"
+
+    monkeypatch.setattr("services.training.store.metrics.MOST_METRICS", 3)
+    await report(editor, first, series=[series(key, [1.0]) for key in "abc"])
+    assert (await refusal(report(editor, first, series=[series("d", [1.0])]))).reason == "TOO_LARGE"
+    await report(editor, first, series=[series("a", [2.0], 1)])
+
+
+async def test_no_connection_is_held_while_an_event_file_is_read(
+    editor: Caller, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    name = (await begin(editor)).run.name
+    reading, go_on = threading.Event(), threading.Event()
+
+    def read_part(*_: Any) -> event_files.Part:
+        reading.set()
+        go_on.wait(10)
+        return event_files.Part(7)
+
+    assert editor.service is not None
+    app: Any = editor.service.app
+    pool = app.database.engine.pool
+
+    async def held() -> int:
+        """Connections in use all the time; what the service does beside it takes one now and then."""
+        seen = []
+        for _ in range(20):
+            seen.append(pool.checkedout())
+            await asyncio.sleep(0.01)
+        return min(seen)
+
+    before = await held()
+    monkeypatch.setattr("services.training.handlers.event_files.event_files.read_part", read_part)
+    request = pb.ImportEventFileRequest(name=name, data=b"x", request_id="one")
+    call = asyncio.ensure_future(editor.ImportEventFile(request))
+    assert await asyncio.to_thread(reading.wait, 10)
+    during = await held()
+    go_on.set()
+    assert (await call).next_offset == 7
+    assert during == before
 
 
 async def test_event_files_go_out_and_come_in(editor: Caller) -> None:
@@ -259,9 +363,15 @@ async def test_files_of_a_run(editor: Caller, monkeypatch: pytest.MonkeyPatch) -
             )
         )
 
-    async def listed(path: str = "") -> list[str]:
-        found = await editor.ListRunArtifacts(artifacts.ListRunArtifactsRequest(parent=name, path=path))
-        return [artifact.path for artifact in found.run_artifacts]
+    async def listed(path: str = "", **fields: Any) -> list[str]:
+        request = artifacts.ListRunArtifactsRequest(parent=name, path=path, page_size=1, **fields)
+        found: list[str] = []
+        while True:
+            page = await editor.ListRunArtifacts(request)
+            found += [f"{artifact.path}/" if artifact.folder else artifact.path for artifact in page.run_artifacts]
+            request.page_token = page.next_page_token
+            if not page.next_page_token:
+                return found
 
     async def content(path: str) -> bytes:
         request = artifacts.DownloadRunArtifactRequest(name=name, path=path)
@@ -272,9 +382,16 @@ async def test_files_of_a_run(editor: Caller, monkeypatch: pytest.MonkeyPatch) -
     assert (await refusal(part("model/a.bin", "one", 1, b"x", False))).reason == "OFFSET_MISMATCH"
     await part("model/a.bin", "one", 3, b"def", True)
     await part("model/empty", "two", 0, b"", True)
+    # A token holds the last path, however long it is.
+    deep = "/".join(["model", *(letter * 180 for letter in "abcde"), '"' * 60])
+    await part(deep, "deep", 0, b"", True)
     await part("notes.txt", "three", 0, b"hi", True)
-    assert await listed() == ["model/a.bin", "model/empty", "notes.txt"]
-    assert await listed("model") == ["model/a.bin", "model/empty"]
+    await part("models/b.bin", "other", 0, b"b", True)
+    assert await listed() == ["model/a.bin", deep, "model/empty", "models/b.bin", "notes.txt"]
+    assert await listed("model") == ["model/a.bin", deep, "model/empty"]
+    assert await listed(children=True) == ["model/", "models/", "notes.txt"]
+    assert await listed("model", children=True) == ["model/a.bin", f"model/{'a' * 180}/", "model/empty"]
+    assert await listed("notes.txt", children=True) == []
     assert await content("model/a.bin") == b"abcdef"
     # The newest upload of a path is the file.
     await part("model/a.bin", "four", 0, b"new", True)
@@ -291,5 +408,5 @@ async def test_files_of_a_run(editor: Caller, monkeypatch: pytest.MonkeyPatch) -
     assert await sweep(app.database, app.blobs, app.clock) == 3
     assert await content("notes.txt") == b"hi"
     removed = await editor.RemoveRunArtifacts(artifacts.RemoveRunArtifactsRequest(name=name, path="model"))
-    assert removed.removed_count == 2
-    assert await listed() == ["notes.txt"]
+    assert removed.removed_count == 3
+    assert await listed() == ["models/b.bin", "notes.txt"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
@@ -13,9 +14,15 @@ from services.gateway.clients.trainings import Job
 from services.gateway.domain import openai_names as names
 from services.gateway.domain.fine_tuning import Hyperparameters, plan, usual_rate
 from services.gateway.http.openai.errors import ParameterError
-from services.gateway.http.openai.job_answers import checkpoint_objects, event_objects, job_object, results_csv
+from services.gateway.http.openai.job_answers import (
+    checkpoint_object,
+    event_objects,
+    event_sequence,
+    job_object,
+    results_csv,
+)
 from services.gateway.http.openai.job_parameters import parse_job
-from services.gateway.http.openai.listing import parse_listing
+from services.gateway.http.openai.listing import Listing, parse_listing
 
 JOB = "ftjob-0123456789abcdef01234567"
 ASKED = {"model": "m", "training_file": "file-0123456789abcdef01234567"}
@@ -132,10 +139,9 @@ def test_a_wrong_parameter_is_named(more: dict[str, Any], param: str, code: str)
     assert (refused.value.openai_code or refused.value.reason.lower()) == code
 
 
-def test_a_list_goes_on_behind_the_last_object() -> None:
-    first = parse_listing(b"limit=2", usual=20, most=100)
-    assert first.page("abcde") == ("ab", True)
-    assert parse_listing(b"limit=2&after=c", usual=20, most=100).page("abcde") == ("de", False)
+def test_what_a_list_is_asked_for() -> None:
+    assert parse_listing(b"", usual=20, most=100) == Listing("", 20)
+    assert parse_listing(b"limit=2&after=c", usual=20, most=100) == Listing("c", 2)
     for query in (
         b"limit=0",
         b"limit=x",
@@ -148,8 +154,6 @@ def test_a_list_goes_on_behind_the_last_object() -> None:
     ):
         with pytest.raises(ParameterError):
             parse_listing(query, usual=20, most=100)
-    with pytest.raises(ParameterError):
-        parse_listing(b"after=z", usual=20, most=100).page("abc")
     assert parse_listing(b"metadata%5Ba%5D=b", usual=1, most=1, metadata=True).others == {"metadata[a]": "b"}
 
 
@@ -234,24 +238,40 @@ def test_a_failure_names_the_file_at_fault(error: dict[str, Any], code: str, par
 
 def test_events_come_newest_first() -> None:
     logs = [task_pb2.TaskLog(severity="WARNING", body="one was cut", sequence=2)]
-    events = event_objects(job(task_pb2.Task.STATE_SUCCEEDED), logs, points(), 1200)
+    done = job(task_pb2.Task.STATE_SUCCEEDED)
+    events = event_objects(done, logs, points(), True, 1200)
     assert [event["level"] for event in events] == ["info", "info", "info", "warn", "info"]
     assert [event["type"] for event in events] == ["message", "metrics", "metrics", "message", "message"]
     assert events[1]["data"] == {"step": 20, "total_steps": 20, "train_loss": 3.0}
     assert len({event["id"] for event in events}) == 5
     assert "New fine-tuned model: ft:packages" in events[0]["message"]
+    # A page further down does not begin with the end.
+    assert event_objects(done, logs, points(), False, 1200) == events[1:]
+    assert [event_sequence(done, event["id"]) for event in events] == [6, 5, 3, 2, 0]
+    for wrong in ("", "ftevent-", "ftevent-x-1", events[0]["id"] + "x", events[0]["id"].replace("-6", "--1")):
+        assert event_sequence(done, wrong) is None
 
 
-def test_results_are_a_table() -> None:
+async def test_results_are_a_table() -> None:
     done = job(task_pb2.Task.STATE_SUCCEEDED)
     assert results_csv(done, points()).decode().splitlines() == [
         "step,train_loss,train_accuracy,valid_loss,valid_mean_token_accuracy",
         "10,4.00000,,,",
         "20,3.00000,,2.50000,",
     ]
-    assert checkpoint_objects(done, points()) == []
+    read: list[int] = []
+
+    async def newest() -> AsyncIterator[task_pb2.TaskMetrics]:
+        for point in reversed(points()):
+            read.append(point.step)
+            yield point
+
+    assert await checkpoint_object(done, newest()) is None
     assert done.run is not None
     done.run.checkpoint.phase = "sft"
-    (checkpoint,) = checkpoint_objects(done, points())
+    checkpoint = await checkpoint_object(done, newest())
+    assert checkpoint is not None
+    # No more than the one that counts.
+    assert read == [20]
     assert (checkpoint["step_number"], checkpoint["metrics"]["full_valid_loss"]) == (20, 2.5)
     assert checkpoint["fine_tuned_model_checkpoint"] == str(done.model)

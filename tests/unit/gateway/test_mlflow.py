@@ -4,11 +4,18 @@ from __future__ import annotations
 
 import math
 import time
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
+from libs.common.clock import SYSTEM_CLOCK
 from libs.common.errors import ArgosyError
 from services.gateway.domain import mlflow_names as names
+from services.gateway.domain.buckets import Bucket, Budget
+from services.gateway.http.caller import Caller
+from services.gateway.http.exchange import Exchange
+from services.gateway.http.mlflow.artifacts import Artifacts
 from services.gateway.http.mlflow.errors import ParameterError
 from services.gateway.http.mlflow.filters import Comparison, parse_filter, parse_order
 from services.gateway.http.mlflow.given import Given, number_json
@@ -123,3 +130,42 @@ def test_values_have_their_types() -> None:
         "Infinity",
         "-Infinity",
     ]
+
+
+class Renewed:
+    """An authenticator whose every caller has another token."""
+
+    def __init__(self) -> None:
+        self.count = 0
+
+    async def authenticate(self, authorization: bytes | None) -> Caller:
+        self.count += 1
+        budget = Budget(Bucket(100, 0.0), Bucket(100, 0.0))
+        token = f"token-{self.count}"
+        return Caller("acme", "users/a", 3, token, "", 0.0, 0.0, budget, ("authorization", token))
+
+
+async def test_each_part_of_a_file_has_a_token_that_still_holds(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("services.gateway.http.mlflow.artifacts.PART_BYTES", 10)
+    used: list[str] = []
+
+    async def append(request: Any, metadata: Any, timeout: float) -> None:
+        used.append(dict(metadata)["authorization"])
+
+    pieces = [{"type": "http.request", "body": b"x" * 10, "more_body": number < 2} for number in range(3)]
+    sent: list[Any] = []
+
+    async def receive() -> Any:
+        return pieces.pop(0)
+
+    async def send(message: Any) -> None:
+        sent.append(message)
+
+    path = b"/api/2.0/mlflow-artifacts/artifacts/t/t_r/artifacts/file"
+    scope = {"method": "PUT", "raw_path": path, "query_string": b"", "headers": [(b"authorization", b"Bearer ak_x")]}
+    backend: Any = SimpleNamespace(artifacts=SimpleNamespace(AppendRunArtifact=append))
+    by_method = Artifacts(Renewed(), backend).prefixed()["/api/2.0/mlflow-artifacts/artifacts/"]
+    await by_method["PUT"](Exchange(scope, receive, send, SYSTEM_CLOCK))
+    assert sent[0]["status"] == 200
+    # The first one was asked for before the first byte.
+    assert used == ["token-2", "token-3", "token-4"]

@@ -6,7 +6,7 @@ They are kept and given back as they came; nothing of them is opened or run here
 from __future__ import annotations
 
 import secrets
-from collections.abc import Sequence
+from dataclasses import replace
 from urllib.parse import unquote
 
 import orjson
@@ -53,13 +53,16 @@ class Artifacts:
         return {f"{PROXY}/": {method: self._handler(work) for method, work in by_method.items()}}
 
     async def listed(self, visit: Visit) -> Json:
-        """What lies in a folder of a run."""
+        """A page of what lies right in a folder of a run."""
         given = visit.given.run_id()
         run = names.run(visit.org, given)
         if run is None:
             raise MissingError("run", given)
         folder = visit.given.text("path", most=1000).strip("/")
-        return {"root_uri": names.artifact_root(run), "files": await self._children(run, folder, folder, visit)}
+        page = await self._backend.children(run, folder, visit.given.text("page_token", most=1024), visit.call)
+        files = [_child(one, one.path) for one in page.run_artifacts]
+        found: Json = {"root_uri": names.artifact_root(run), "files": files}
+        return found | ({"next_page_token": page.next_page_token} if page.next_page_token else {})
 
     def _handler(self, work: Handler) -> Handler:
         async def handler(exchange: Exchange) -> None:
@@ -71,8 +74,15 @@ class Artifacts:
     async def _list(self, exchange: Exchange) -> None:
         visit = await admit(exchange, self._authenticator)
         run, folder = _placed(visit.given.text("path", most=2000, needed=True), visit)
-        # The client puts its folder before what it gets.
-        await exchange.respond(200, orjson.dumps({"files": await self._children(run, folder, "", visit)}))
+        # The client puts its folder before what it gets, and asks for no second page.
+        files, token = list[Json](), ""
+        while True:
+            page = await self._backend.children(run, folder.strip("/"), token, visit.call)
+            files += [_child(one, one.path.rpartition("/")[2]) for one in page.run_artifacts]
+            token = page.next_page_token
+            if not token:
+                break
+        await exchange.respond(200, orjson.dumps({"files": files}))
 
     async def _get(self, exchange: Exchange) -> None:
         visit = await admit(exchange, self._authenticator)
@@ -89,6 +99,9 @@ class Artifacts:
     async def _put(self, exchange: Exchange) -> None:
         visit = await admit(exchange, self._authenticator)
         run, path = _asked(exchange, visit)
+        if exchange.query:
+            # The client writes the names of files as they are.
+            raise ParameterError("path", "a `?` in a name must be written as %3F")
         upload_id, offset, held = secrets.token_hex(16), 0, b""
 
         async def append(data: bytes, last: bool) -> None:
@@ -101,7 +114,9 @@ class Artifacts:
                 last=last,
                 request_id=f"{upload_id}-{offset}",
             )
-            await self._backend.artifacts.AppendRunArtifact(request, **visit.call)
+            # An upload may take longer than a token lives.
+            caller = await self._authenticator.authenticate(exchange.headers.get(b"authorization"))
+            await self._backend.artifacts.AppendRunArtifact(request, **replace(visit, caller=caller).call)
 
         async for part in cut(exchange.stream(), PART_BYTES):
             if held:
@@ -118,22 +133,9 @@ class Artifacts:
         await self._backend.artifacts.RemoveRunArtifacts(request, **visit.call)
         await exchange.respond(200, b"{}")
 
-    async def _children(self, run: str, folder: str, shown: str, visit: Visit) -> Sequence[Json]:
-        """Files and folders right below a folder, or the file of this path itself.
 
-        Args:
-            shown: what stands before each name in the answer; empty: nothing.
-        """
-        before, found = f"{shown}/" if shown else "", dict[str, Json]()
-        for artifact in await self._backend.files(run, folder, visit.call):
-            below = artifact.path[len(folder) :].lstrip("/") if folder else artifact.path
-            if not below:
-                name = folder.rpartition("/")[2]
-                return [{"path": shown or name, "is_dir": False, "file_size": artifact.size}]
-            name, slash, _ = below.partition("/")
-            child: Json = {"path": before + name, "is_dir": bool(slash)}
-            found.setdefault(name, child if slash else child | {"file_size": artifact.size})
-        return list(found.values())
+def _child(artifact: pb.RunArtifact, path: str) -> Json:
+    return {"path": path, "is_dir": artifact.folder} | ({} if artifact.folder else {"file_size": artifact.size})
 
 
 def _asked(exchange: Exchange, visit: Visit) -> tuple[str, str]:

@@ -10,6 +10,7 @@ from services.gateway.http.mlflow.artifacts import Artifacts
 from services.gateway.http.mlflow.errors import UnsupportedError
 from services.gateway.http.mlflow.experiments import Experiments
 from services.gateway.http.mlflow.guard import Answer, admit, endpoint, guarded
+from services.gateway.http.mlflow.model_changes import ModelChanges
 from services.gateway.http.mlflow.models import Models
 from services.gateway.http.mlflow.runs import Runs
 
@@ -33,7 +34,8 @@ class Mlflow:
         self._artifacts = Artifacts(authenticator, backend)
         experiments = Experiments(backend)
         self._runs = Runs(backend, experiments)
-        parts = (experiments, self._runs, Models(backend), self._artifacts)
+        models = Models(backend)
+        parts = (experiments, self._runs, models, ModelChanges(backend, models), self._artifacts)
         self._answers: dict[str, dict[str, Answer]] = {
             path: one for part in parts for path, one in part.answers().items()
         }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
 
 from argosy.common.v1 import task_pb2
@@ -51,7 +52,7 @@ class Models:
             "model-versions/create": {"POST": self.create_version},
             "model-versions/get": {"GET": self.get_version},
             "model-versions/search": {"GET": self.search_versions},
-            "model-versions/get-download-uri": {"GET": self.download_uri},
+            "model-versions/get-download-uri": {"GET": self.refuse_download},
             "model-versions/transition-stage": {"POST": self.refuse_stage},
         }
 
@@ -72,8 +73,8 @@ class Models:
 
     async def get(self, visit: Visit) -> Json:
         """One with its aliases and its newest version."""
-        project = await self._project(visit)
-        return {"registered_model": await self._shown(project, visit)}
+        project = await self.project(visit)
+        return {"registered_model": await self.shown(project, visit)}
 
     async def search(self, visit: Visit) -> Json:
         """Those that meet a filter on their name."""
@@ -97,21 +98,21 @@ class Models:
                 raise ParameterError("order_by", f"{key[:100]!r} is not one of {', '.join(keys)}")
             found.sort(key=lambda one, key=keys[key]: one[key], reverse=descending)
         page, token = page_of(found, given, _USUAL_MODELS)
-        shown = [await self._shown(projects[one["name"]], visit) for one in page]
+        shown = [await self.shown(projects[one["name"]], visit) for one in page]
         return {"registered_models": shown, **({"next_page_token": token} if token else {})}
 
     async def latest(self, visit: Visit) -> Json:
         """The newest version; there are no stages of MLflow."""
-        project = await self._project(visit)
-        return {"model_versions": (await self._shown(project, visit))["latest_versions"]}
+        project = await self.project(visit)
+        return {"model_versions": (await self.shown(project, visit))["latest_versions"]}
 
     async def create_version(self, visit: Visit) -> Json:
         """Takes a model among the files of a run into the registry, checked as every model from outside."""
-        given, project = visit.given, await self._project(visit)
+        given, project = visit.given, await self.project(visit)
         run, path = self._source(visit)
-        files = [file.path for file in await self._backend.files(run, path, visit.call)]
-        if not any(file.endswith(_WEIGHTS) for file in files):
-            pickled = next((file for file in files if file.endswith(_PICKLED)), "")
+        files = await self._backend.files(run, path, visit.call)
+        if not any(file.path.endswith(_WEIGHTS) for file in files):
+            pickled = next((file.path for file in files if file.path.endswith(_PICKLED)), "")
             raise UnsupportedError(f"{pickled or path or 'This run'} has no weights as safetensors. {ADVICE}")
         request = model_registry_service_pb2.ImportModelRequest(
             parent=project.name,
@@ -120,8 +121,12 @@ class Models:
             labels=given.pairs("tags", 64, 255),
             description=given.text("description", most=60_000),
         )
-        task = await self._backend.registry.ImportModel(request, **visit.call)
-        task = await self._backend.ended(task, _IMPORT_SECONDS, visit.call)
+        # The client sends again what was not answered. The same files asked for in the same words are the same version.
+        told = hashlib.sha256(request.SerializeToString(deterministic=True))
+        for file in files:
+            told.update(file.SerializeToString(deterministic=True))
+        request.request_id = told.hexdigest()
+        task = await self._backend.imported(request, _IMPORT_SECONDS, visit.call)
         if task.state == task_pb2.Task.STATE_FAILED:
             raise ParameterError("source", task.error.message)
         if task.state != task_pb2.Task.STATE_SUCCEEDED:
@@ -141,7 +146,7 @@ class Models:
 
     async def get_version(self, visit: Visit) -> Json:
         """One version."""
-        version = await self._version(visit)
+        version = await self.version(visit)
         aliases = await self._backend.aliases(version.name.rpartition("/versions/")[0], visit.call)
         return {"model_version": version_json(version, aliases)}
 
@@ -168,7 +173,7 @@ class Models:
 
     async def version_by_alias(self, visit: Visit) -> Json:
         """The version that an alias stands for."""
-        project, alias = await self._project(visit), visit.given.text("alias", most=255, needed=True)
+        project, alias = await self.project(visit), visit.given.text("alias", most=255, needed=True)
         aliases = await self._backend.aliases(project.name, visit.call)
         if alias not in aliases:
             raise MissingError("alias", alias)
@@ -178,7 +183,7 @@ class Models:
 
     async def set_alias(self, visit: Visit) -> Json:
         """Makes or moves an alias."""
-        version = await self._version(visit)
+        version = await self.version(visit)
         request = model_registry_service_pb2.SetModelAliasRequest(
             name=_alias_name(version.name.rpartition("/versions/")[0], visit), model_version=version.name
         )
@@ -187,14 +192,18 @@ class Models:
 
     async def delete_alias(self, visit: Visit) -> Json:
         """Deletes an alias."""
-        name = _alias_name((await self._project(visit)).name, visit)
+        name = _alias_name((await self.project(visit)).name, visit)
         request = model_registry_service_pb2.DeleteModelAliasRequest(name=name)
         await self._backend.registry.DeleteModelAlias(request, **visit.call)
         return {}
 
-    async def download_uri(self, visit: Visit) -> Json:
-        """Where the files of a version are."""
-        return {"artifact_uri": version_json(await self._version(visit), {})["source"]}
+    async def refuse_download(self, visit: Visit) -> Json:
+        """The files of a version are not where they came from: those may have changed since."""
+        version = await self.version(visit)
+        raise UnsupportedError(
+            f"The files of {version.name} are downloaded with their digests checked, by DownloadModelFile: GET "
+            f"/v1/{version.name}:download?path=config.json. They came from {version.origin or version.training_run}."
+        )
 
     async def refuse_stage(self, visit: Visit) -> Json:
         """Stages of MLflow."""
@@ -202,13 +211,15 @@ class Models:
             "Stages are those of the model project's life-cycle, with gates: use TransitionModelVersion, or an alias."
         )
 
-    async def _shown(self, project: training_pb2.ModelProject, visit: Visit) -> Json:
+    async def shown(self, project: training_pb2.ModelProject, visit: Visit) -> Json:
+        """A project with its aliases and its newest version."""
         aliases = await self._backend.aliases(project.name, visit.call)
         request = model_service_pb2.ListModelVersionsRequest(parent=project.name, page_size=1)
         page = await self._backend.models.ListModelVersions(request, **visit.call)
         return _model(project, aliases, [version_json(version, aliases) for version in page.model_versions])
 
-    async def _project(self, visit: Visit) -> training_pb2.ModelProject:
+    async def project(self, visit: Visit) -> training_pb2.ModelProject:
+        """The project that `name` names."""
         name = visit.given.text("name", needed=True)
         found = await self._found(name, visit)
         if found is None:
@@ -227,7 +238,8 @@ class Models:
                 return None
             raise
 
-    async def _version(self, visit: Visit) -> training_pb2.ModelVersion:
+    async def version(self, visit: Visit) -> training_pb2.ModelVersion:
+        """The version that `name` and `version` name."""
         project = names.project(visit.org, visit.given.text("name", needed=True))
         number = visit.given.text("version", most=63, needed=True)
         name = names.project(visit.org, number)

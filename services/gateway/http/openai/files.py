@@ -6,7 +6,8 @@ A file is a dataset of texts whose id is the file's, so that it has versions, li
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable
+from dataclasses import replace
 from typing import Any
 
 import orjson
@@ -101,7 +102,7 @@ class Files:
         purpose, received = "", None
         async for part in Form(_limited(exchange.stream()), boundary_of(exchange)).parts():
             if part.name == "file":
-                received = (part.file_name, *await self._upload(part, file_id, caller, metadata))
+                received = (part.file_name, *await self._upload(part, file_id, exchange))
             elif part.name == "purpose":
                 purpose = _purpose(await part.text())
             else:
@@ -116,16 +117,22 @@ class Files:
             raise ParameterError("file", "file: it is empty.", "invalid_file")
         labels = {PURPOSE_LABEL: purpose, BYTES_LABEL: str(size), NAME_LABEL: file_name}
         name = names.dataset(caller.org, file_id)
+        caller = await self._authenticator.authenticate(exchange.headers.get(b"authorization"))
         stored = await self._datasets.keep(
             name, labels, upload, "dpo" if _PREFERENCE in head else "openai", caller, metadata
         )
         return await self._datasets.read(name, _IMPORT_SECONDS, caller, metadata) or stored
 
-    async def _upload(self, part: Part, file_id: str, caller: Caller, metadata: Metadata) -> tuple[str, int, bytes]:
+    async def _upload(self, part: Part, file_id: str, exchange: Exchange) -> tuple[str, int, bytes]:
         file_name = part.file_name
         if not file_name or len(file_name) > 255 or any(letter in file_name for letter in "/\\\0"):
             raise ParameterError("file", "file: it needs a name of at most 255 characters without slashes.")
-        return await self._datasets.upload(cut(part.data, PART_BYTES), file_name, file_id, caller, metadata)
+
+        def authenticate() -> Awaitable[Caller]:
+            return self._authenticator.authenticate(exchange.headers.get(b"authorization"))
+
+        parts = cut(part.data, PART_BYTES)
+        return await self._datasets.upload(parts, file_name, file_id, authenticate, exchange.call_metadata())
 
     async def _list(self, exchange: Exchange) -> None:
         caller = await admit(exchange, self._authenticator)
@@ -133,22 +140,24 @@ class Files:
         order = listing.others.get("order", "desc")
         if order not in ("asc", "desc"):
             raise ParameterError("order", "order: must be asc or desc.")
-        purpose = listing.others.get("purpose", PURPOSE)
-        metadata = exchange.call_metadata()
-        found = await self._datasets.files(PURPOSE, caller, metadata) if purpose == PURPOSE else []
-        if order == "asc":
-            found.reverse()
-        by_id = {_file_id(dataset): dataset for dataset in found}
-        ids, more = listing.page([*by_id])
-        shown = ids[:_PAGE]
+        if listing.others.get("purpose", PURPOSE) != PURPOSE:
+            await exchange.respond(200, list_body([], False))
+            return
+        if listing.after and not names.is_file(listing.after):
+            raise listing.unknown()
+        metadata, page = exchange.call_metadata(), replace(listing, limit=min(listing.limit, _PAGE))
+        after = names.dataset(caller.org, listing.after) if listing.after else ""
+        found, more = await page.page(
+            self._datasets.files(PURPOSE, after, order == "asc", page.limit + 1, caller, metadata)
+        )
         slots = asyncio.Semaphore(_AT_ONCE)
 
         async def state(dataset: dataset_pb2.Dataset) -> Json:
             async with slots:
                 return file_object(await self._datasets.state(dataset, caller, metadata))
 
-        data = await asyncio.gather(*(state(by_id[file_id]) for file_id in shown))
-        await exchange.respond(200, list_body(data, more or len(shown) < len(ids)))
+        data = await asyncio.gather(*(state(dataset) for dataset in found))
+        await exchange.respond(200, list_body(data, more))
 
     async def _get(self, exchange: Exchange) -> None:
         caller = await admit(exchange, self._authenticator)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Iterable
+import re
+from collections.abc import AsyncIterator, Iterable
 from typing import Any
 
 import orjson
@@ -37,6 +38,7 @@ ENDED = ("succeeded", "failed", "cancelled")
 # A gateway that ends between the two calls that begin a job leaves a training without a run.
 _BEGIN_SECONDS = 60
 _HELDOUT_LOSS = ".heldout_loss_after"
+_SEQUENCE = re.compile(r"[0-9]{1,18}\Z")
 _LEVELS = {"DEBUG": "info", "INFO": "info", "WARNING": "warn", "ERROR": "error"}
 # As in OpenAI's results files: https://platform.openai.com/docs/guides/supervised-fine-tuning
 _RESULT_COLUMNS = ("step", "train_loss", "train_accuracy", "valid_loss", "valid_mean_token_accuracy")
@@ -114,18 +116,32 @@ def _error(job: Job, current: str) -> Json | None:
 
 
 def event_objects(
-    job: Job, logs: Iterable[task_pb2.TaskLog], metrics: Iterable[task_pb2.TaskMetrics], now: float
+    job: Job, logs: Iterable[task_pb2.TaskLog], metrics: Iterable[task_pb2.TaskMetrics], newest: bool, now: float
 ) -> list[Json]:
-    """The events of a job, newest first."""
+    """Events of a job, newest first, down to its creation.
+
+    Args:
+        newest: whether no event stands before these, so that its end does.
+        now: UNIX time.
+    """
     found: list[tuple[int, Json]] = [(0, _event(job.training.create_time.seconds, f"Created the job {job.id}."))]
     found += [(log.sequence, _event(log.time.seconds, log.body, _LEVELS.get(log.severity, "info"))) for log in logs]
     found += [(point.sequence, _metrics_event(job, point)) for point in metrics]
     found.sort(key=lambda event: event[0])
-    last = _last_event(job, now)
+    last = _last_event(job, now) if newest else None
     if last is not None:
         found.append((found[-1][0] + 1, last))
-    prefix = f"ftevent-{job.id.removeprefix('ftjob-')}"
-    return [event | {"id": f"{prefix}-{sequence}"} for sequence, event in reversed(found)]
+    return [event | {"id": f"{_event_prefix(job)}{sequence}"} for sequence, event in reversed(found)]
+
+
+def event_sequence(job: Job, event_id: str) -> int | None:
+    """The place of an event among those of a job; None for an id that is of none of them."""
+    number = event_id.removeprefix(_event_prefix(job))
+    return int(number) if number != event_id and _SEQUENCE.match(number) else None
+
+
+def _event_prefix(job: Job) -> str:
+    return f"ftevent-{job.id.removeprefix('ftjob-')}-"
 
 
 def _metrics_event(job: Job, point: task_pb2.TaskMetrics) -> Json:
@@ -158,31 +174,34 @@ def _event(created: int, message: str, level: str = "info") -> Json:
     }
 
 
-def checkpoint_objects(job: Job, metrics: list[task_pb2.TaskMetrics]) -> list[Json]:
-    """The newest complete checkpoint of a job. That of a job that has succeeded is its model; no other can be asked."""
+async def checkpoint_object(job: Job, newest: AsyncIterator[task_pb2.TaskMetrics]) -> Json | None:
+    """The newest complete checkpoint of a job. That of a job that has succeeded is its model; no other can be asked.
+
+    Args:
+        newest: points of the job, newest first; no more are taken than are needed.
+    """
     if job.run is None or not job.run.HasField("checkpoint"):
-        return []
+        return None
     done = bool(job.run.model_version)
     # After the last step of a phase a checkpoint counts from the beginning of the next.
     step = job.run.checkpoint.step or job.training.spec.phases[0].steps
-    before = [point for point in metrics if point.step <= step]
     figures: dict[str, Any] = {"step": step}
-    if before:
-        figures["train_loss"] = before[-1].values["loss"]
+    async for point in newest:
+        if point.step <= step:
+            figures["train_loss"] = point.values["loss"]
+            break
     heldout = _heldout_loss(job.run)
     if done and heldout is not None:
         figures["full_valid_loss"] = heldout
-    return [
-        {
-            "id": f"ftckpt-{job.id.removeprefix('ftjob-')}-{step}",
-            "object": "fine_tuning.job.checkpoint",
-            "created_at": job.run.checkpoint.time.seconds,
-            "fine_tuned_model_checkpoint": str(job.model) + ("" if done else f":ckpt-step-{step}"),
-            "fine_tuning_job_id": job.id,
-            "metrics": figures,
-            "step_number": step,
-        }
-    ]
+    return {
+        "id": f"ftckpt-{job.id.removeprefix('ftjob-')}-{step}",
+        "object": "fine_tuning.job.checkpoint",
+        "created_at": job.run.checkpoint.time.seconds,
+        "fine_tuned_model_checkpoint": str(job.model) + ("" if done else f":ckpt-step-{step}"),
+        "fine_tuning_job_id": job.id,
+        "metrics": figures,
+        "step_number": step,
+    }
 
 
 def results_csv(job: Job, metrics: Iterable[task_pb2.TaskMetrics]) -> bytes:

@@ -28,14 +28,15 @@ from services.gateway.http.openai.errors import MissingError, ParameterError
 from services.gateway.http.openai.guard import admit, guarded
 from services.gateway.http.openai.job_answers import (
     ENDED,
-    checkpoint_objects,
+    checkpoint_object,
     event_objects,
+    event_sequence,
     job_object,
     metadata_of,
     status,
 )
 from services.gateway.http.openai.job_parameters import DPO, HYPERPARAMETERS, SUPERVISED, JobRequest, parse_job
-from services.gateway.http.openai.listing import list_body, parse_listing
+from services.gateway.http.openai.listing import first, list_body, parse_listing
 from services.gateway.http.transcode import parse_json
 
 _BODY_BYTES = 256 * 1024
@@ -45,6 +46,8 @@ _ASKED = {None: "GET", "events": "GET", "checkpoints": "GET", "cancel": "POST", 
 _PAGE = 20
 _MOST_LISTED = 100
 _MOST_EVENTS = 1000
+# Behind every sequence.
+_NEWEST = (1 << 63) - 1
 # A job may be asked for in the moment after its files were uploaded.
 _FILE_SECONDS = 60.0
 _METHODS = {SUPERVISED: training_pb2.Phase.METHOD_SFT, DPO: training_pb2.Phase.METHOD_DPO}
@@ -152,13 +155,12 @@ class Jobs:
         listing = parse_listing(exchange.query, usual=_PAGE, most=_MOST_LISTED, metadata=True)
         metadata = exchange.call_metadata()
         wanted = {name[len("metadata[") : -1]: value for name, value in listing.others.items()}
-        by_id = {
-            training.name.rpartition("/")[2]: training
-            for training in await self._trainings.jobs(caller, metadata)
-            if wanted.items() <= metadata_of(training).items()
-        }
-        ids, more = listing.page([*by_id])
-        found = await asyncio.gather(*(self._trainings.state(by_id[job], caller, metadata) for job in ids))
+        if listing.after and not names.is_job(listing.after):
+            raise listing.unknown()
+        after = names.training(caller.org, listing.after) if listing.after else ""
+        jobs = self._trainings.jobs(after, listing.limit + 1, caller, metadata)
+        page, more = await listing.page(job async for job in jobs if wanted.items() <= metadata_of(job).items())
+        found = await asyncio.gather(*(self._trainings.state(job, caller, metadata) for job in page))
         await exchange.respond(200, list_body([job_object(job, _now(exchange)) for job in found], more))
 
     async def _one(self, exchange: Exchange) -> None:
@@ -215,28 +217,29 @@ class Jobs:
 
     async def _events(self, exchange: Exchange, job: Job, caller: Caller) -> bytes:
         listing = parse_listing(exchange.query, usual=_PAGE, most=_MOST_EVENTS)
-        logs, metrics = await self._history(job, caller, exchange.call_metadata())
-        events = {event["id"]: event for event in event_objects(job, logs, metrics, _now(exchange))}
-        ids, more = listing.page([*events])
-        return list_body([events[event] for event in ids], more)
+        before = event_sequence(job, listing.after) if listing.after else _NEWEST
+        if before is None:
+            raise listing.unknown()
+        if before == 0:
+            # Behind the first event there is none.
+            return list_body([], False)
+        # As many of both: the page is among them.
+        wanted, logs, metrics = listing.limit + 1, list[task_pb2.TaskLog](), list[task_pb2.TaskMetrics]()
+        if job.run is not None:
+            call = (job.run.task, before, wanted, caller, exchange.call_metadata())
+            logs = await first(wanted, self._trainings.newest_logs(*call))
+            metrics = await first(wanted, self._trainings.newest_metrics(*call))
+        events = event_objects(job, logs, metrics, not listing.after, _now(exchange))
+        return list_body(events[: listing.limit], len(events) > listing.limit)
 
     async def _checkpoints(self, exchange: Exchange, job: Job, caller: Caller) -> bytes:
         listing = parse_listing(exchange.query, usual=_PAGE, most=_MOST_LISTED)
-        _, metrics = await self._history(job, caller, exchange.call_metadata())
-        found = {one["id"]: one for one in checkpoint_objects(job, metrics)}
-        ids, more = listing.page([*found])
-        return list_body([found[one] for one in ids], more)
-
-    async def _history(
-        self, job: Job, caller: Caller, metadata: Metadata
-    ) -> tuple[list[task_pb2.TaskLog], list[task_pb2.TaskMetrics]]:
-        """Log lines and curves of a job."""
-        if job.run is None:
-            return [], []
-        return await asyncio.gather(
-            self._trainings.logs(job.run.task, caller, metadata),
-            self._trainings.metrics(job.run.task, caller, metadata),
-        )
+        task = job.run.task if job.run is not None else ""
+        metrics = self._trainings.newest_metrics(task, _NEWEST, _PAGE, caller, exchange.call_metadata())
+        found = await checkpoint_object(job, metrics)
+        if listing.after and (found is None or found["id"] != listing.after):
+            raise listing.unknown()
+        return list_body([found] if found is not None and not listing.after else [], False)
 
 
 def _labels(request: JobRequest, job_id: str, base: str, chosen: Plan) -> dict[str, str]:

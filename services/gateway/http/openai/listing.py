@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeVar
 
 import orjson
 
+from libs.common.errors import ArgosyError
 from services.gateway.http.json_message import Faults
 from services.gateway.http.openai.errors import ParameterError
 from services.gateway.http.transcode import parse_query
 
 Json = dict[str, Any]
+T = TypeVar("T")
 
 _NUMBER = re.compile(r"[0-9]{1,6}\Z")
 
@@ -32,14 +34,30 @@ class Listing:
     limit: int
     others: Mapping[str, str] = field(default_factory=dict)
 
-    def page(self, ids: Sequence[str]) -> tuple[Sequence[str], bool]:
-        """The ids of the page, and whether more come after it. Raises ParameterError if `after` is none of them."""
-        start = 0
-        if self.after:
-            if self.after not in ids:
-                raise ParameterError("after", f"after: there is no {self.after[:128]!r} in this list.")
-            start = ids.index(self.after) + 1
-        return ids[start : start + self.limit], len(ids) > start + self.limit
+    async def page(self, found: AsyncIterator[T]) -> tuple[list[T], bool]:
+        """The objects of the page, and whether more come after it.
+
+        Args:
+            found: the objects behind `after`; no more are taken than are needed. NOT_FOUND: there is no such object.
+
+        Raises:
+            ParameterError: `after` is not in the list.
+        """
+        page: list[T] = []
+        try:
+            async for one in found:
+                if len(page) == self.limit:
+                    return page, True
+                page.append(one)
+        except ArgosyError as error:
+            if self.after and error.is_reason("NOT_FOUND"):
+                raise self.unknown() from error
+            raise
+        return page, False
+
+    def unknown(self) -> ParameterError:
+        """What is said of an `after` that is not in the list."""
+        return ParameterError("after", f"after: there is no {self.after[:128]!r} in this list.")
 
 
 def parse_listing(
@@ -72,6 +90,16 @@ def parse_listing(
     if not _NUMBER.match(limit) or not 1 <= int(limit) <= most:
         raise ParameterError("limit", f"limit: must be a whole number between 1 and {most}.")
     return Listing(values.pop("after", ""), int(limit), values)
+
+
+async def first(count: int, found: AsyncIterator[T]) -> list[T]:
+    """At most so many of what comes; no more are taken."""
+    taken: list[T] = []
+    async for one in found:
+        taken.append(one)
+        if len(taken) == count:
+            break
+    return taken
 
 
 def list_body(data: Sequence[Json], has_more: bool) -> bytes:
