@@ -190,8 +190,8 @@ class _Report:
             self._ctx.progress(fraction, shown, cpu_seconds=self.cpu_seconds)
         elif "checkpoint" in message:
             step = _step({"step": message["checkpoint"]})
-            digest = keep_folder(self._ctx.blobs_write, self._folder / "checkpoint", step=step)
-            self._ctx.checkpoint({"phase": _PHASE, "step": step, "manifest_digest": digest})
+            digest, size = keep_folder(self._ctx.blobs_write, self._folder / "checkpoint", step=step)
+            self._ctx.checkpoint({"phase": _PHASE, "step": step, "manifest_digest": digest, "bytes": size})
             self._ctx.pause_if_asked()
         else:
             raise ScriptFailed("it sent a message that argosy_run does not send")

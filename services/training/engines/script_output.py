@@ -51,8 +51,8 @@ def model_entries(store: BlobStore, folder: Path) -> tuple[list[Json], int]:
     return _stored(store, folder, files), parameters
 
 
-def keep_folder(store: BlobStore, folder: Path, **beside: Any) -> str:
-    """Stores all files of a folder under one manifest, whatever is in them; its digest.
+def keep_folder(store: BlobStore, folder: Path, **beside: Any) -> tuple[str, int]:
+    """Stores all files of a folder under one manifest, whatever is in them; its digest, and the bytes of the files.
 
     Raises:
         ScriptFailed: A name is not UTF-8.
@@ -61,7 +61,9 @@ def keep_folder(store: BlobStore, folder: Path, **beside: Any) -> str:
     for name in (str(path.relative_to(folder)) for path in files):
         if printable(name) != name:
             raise ScriptFailed(f"{folder.name}/{printable(name)[:200]}: names of files are UTF-8")
-    return store.commit_sync({"kind": "training.checkpoint", "blobs": _stored(store, folder, files), **beside})
+    blobs = _stored(store, folder, files)
+    digest = store.commit_sync({"kind": "training.checkpoint", "blobs": blobs, **beside})
+    return digest, sum(blob["size"] for blob in blobs)
 
 
 def bring_folder(store: BlobStore, digest: str, folder: Path) -> None:
