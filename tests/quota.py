@@ -4,15 +4,16 @@ from __future__ import annotations
 
 from typing import Any
 
-from argosy.identity.v1 import quota_pb2, quota_service_pb2_grpc
 from argosy.identity.v1 import quota_service_pb2 as pb
+from argosy.identity.v1 import quota_service_pb2_grpc
 
 from libs.common.errors import ArgosyError
 from tests.integration.app.stubs import fail
 
 
 class RoomForAll(quota_service_pb2_grpc.QuotaServiceServicer):
-    """Grants what is asked, and remembers it: `held` by reservation, and the ids that were `settled`.
+    """Grants what is asked, and remembers it: `held` by reservation, and the ids that were `settled`, with the bytes
+    that are `kept` of each.
 
     Attributes:
         impossible, waiting_for: what the pre-flight is told.
@@ -22,6 +23,7 @@ class RoomForAll(quota_service_pb2_grpc.QuotaServiceServicer):
     def __init__(self) -> None:
         self.held: dict[str, pb.ReserveQuotaRequest] = {}
         self.settled: list[str] = []
+        self.kept: dict[str, int] = {}
         self.impossible = self.waiting_for = ""
         self.away = False
 
@@ -34,6 +36,7 @@ class RoomForAll(quota_service_pb2_grpc.QuotaServiceServicer):
         self.held[request.reservation_id] = request
         return pb.ReserveQuotaResponse(granted=True)
 
-    async def SettleQuota(self, request: Any, context: Any) -> quota_pb2.QuotaReservation:
+    async def SettleQuota(self, request: Any, context: Any) -> pb.SettleQuotaResponse:
         self.settled.append(request.reservation_id)
-        return quota_pb2.QuotaReservation(reservation_id=request.reservation_id)
+        self.kept[request.reservation_id] = request.kept_bytes
+        return pb.SettleQuotaResponse()

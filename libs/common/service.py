@@ -384,7 +384,8 @@ class RunningService(Generic[App]):
             from libs.common.tasks import TaskServiceHandlers
 
             tasks = task_service_pb2.DESCRIPTOR.services_by_name["TaskService"]
-            server.mount([tasks], [TaskServiceHandlers(runtime.database, definition.name, self.clock)])
+            kinds = definition.task_kinds(app)
+            server.mount([tasks], [TaskServiceHandlers(runtime.database, definition.name, self.clock, kinds)])
         if definition.servicers is not None:
             definition.servicers(app, server.raw)
         await server.start()

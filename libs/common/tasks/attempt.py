@@ -18,7 +18,7 @@ from libs.common.domain import DomainError
 from libs.common.errors import ArgosyError, reason_of
 from libs.common.ids import uuid7
 from libs.common.obs import extract, traceparent, tracer
-from libs.common.tasks import store
+from libs.common.tasks import left_rooms, store
 from libs.common.tasks.kinds import DEFAULT_MAX_ATTEMPTS, Driver, Report, TaskKind
 from libs.common.tasks.quota import NoRoom, QuotaLedger
 from libs.common.tasks.room import Room
@@ -171,6 +171,8 @@ class Attempt:
         await self._take_room()
         spec = await self._patiently("load", lambda: self._kind.load(self._task, self._runtime))
         grant = await self._patiently("grant", self._grant)
+        # Loading may have taken so long, with identity away, that somebody else has got the room.
+        await self._take_room()
         carrier = f"argosy-{self._database.service}-{self._task.uid}-{number}"
         await self._write(
             self._kind.on_start,
@@ -195,25 +197,16 @@ class Attempt:
             _End: The task needs more than a limit.
         """
         room = self._room
-        if room is None or self._task.state == "RUNNING":
+        if room is None or self._task.state == "RUNNING" or room.is_sure:
             return
         if not await self._patiently("needs", lambda: room.needs(self._task)):
             return
-        while True:
-            if self._task.reservation is None:
-                # Stored first: whatever happens from here on, the room is given back when the task has ended.
-                await self._write(None, reservation=uuid7())
-            try:
-                missing = await self._patiently("reserve", lambda: room.reserve(self._task))
-            except _End as end:
-                if end.error.reason != "STATE_CONFLICT":
-                    raise
-                # Retried or resumed while the room of its last time was given back.
-                await self._write(None, reservation=None)
-                continue
-            if missing is not None:
-                raise _PutOff(missing)
-            return
+        if self._task.reservation is None:
+            # Stored first: whatever happens from here on, the room is given back when the task has ended.
+            await self._write(None, reservation=uuid7())
+        missing = await self._patiently("reserve", lambda: room.reserve(self._task))
+        if missing is not None:
+            raise _PutOff(missing)
 
     async def _put_off(self, room: NoRoom) -> None:
         """Waits in the queue, in nobody's hands."""
@@ -331,8 +324,7 @@ class Attempt:
                 task = await store.lock(uow, self._lease)
                 result = await self._kind.apply(task, report.result or {}, uow)
                 values = {"state": "SUCCEEDED", "progress": 1.0, "message": "", "result": result}
-                self._task = await store.record(uow, self._lease, task, (), 0.0, **values, **store.FINISHED)
-                await store.release(uow, self._lease)
+                await self._end(task, uow, **values, **store.FINISHED)
 
         await self._patiently("apply", apply)
         await self._dismiss()
@@ -352,8 +344,7 @@ class Attempt:
                     values = {"error": None if ending is _CANCELLED else ending.error.to_row(), **store.FINISHED}
                     if self._kind.on_failure is not None:
                         await self._kind.on_failure(task, ending.error, uow)
-                self._task = await store.record(uow, self._lease, task, (), 0.0, state=ending.state, **values)
-                await store.release(uow, self._lease)
+                await self._end(task, uow, state=ending.state, **values)
 
         faults = 0
         while True:
@@ -371,6 +362,15 @@ class Attempt:
                         raise LeaseLost from error
             await self._clock.sleep(_AWAY_SECONDS)
         await self._dismiss()
+
+    async def _end(self, task: Task, uow: UnitOfWork, **values: Any) -> None:
+        """Writes the end of the task, or its pause, and that its room is left: both or neither."""
+        changed = await store.record(uow, self._lease, task, (), 0.0, reservation=None, **values)
+        if task.reservation is not None:
+            kept = self._kind.kept_of(changed)
+            await left_rooms.leave(uow, task.org, task.reservation, task.name, task.creator, *kept)
+        self._task = changed
+        await store.release(uow, self._lease)
 
     async def _lost(self, report: Report) -> None:
         """The carrier, or something below it, is gone: waits a little, longer each time, before the next attempt."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from datetime import datetime
 from typing import Any
 
@@ -16,6 +16,7 @@ from libs.common.domain import DomainError
 from libs.common.rpc.call import Call
 from libs.common.rpc.pagination import PageToken, page_size
 from libs.common.tasks import store
+from libs.common.tasks.kinds import TaskKind
 from libs.common.tasks.task import Task, event_to_proto, log_to_proto, metrics_to_proto
 from libs.common.tasks.tasks import Tasks
 
@@ -30,9 +31,13 @@ class TaskServiceHandlers:
     Args:
         database: The service's own.
         service: Its name.
+        kinds: Of its tasks.
     """
 
-    def __init__(self, database: Database, service: str, clock: Clock = SYSTEM_CLOCK) -> None:
+    def __init__(
+        self, database: Database, service: str, clock: Clock = SYSTEM_CLOCK, kinds: Sequence[TaskKind] = ()
+    ) -> None:
+        self._kinds = {kind.name: kind for kind in kinds}
         self._database = database
         self._tasks = Tasks(service)
         self._clock = clock
@@ -78,7 +83,11 @@ class TaskServiceHandlers:
         return await self._tasks.cancel(call.uow, request.name)
 
     async def retry_task(self, request: task_service_pb2.RetryTaskRequest, call: Call[Any]) -> task_pb2.Task:
-        return await self._tasks.retry(call.uow, request.name)
+        retried = await self._tasks.retry(call.uow, request.name)
+        kind = self._kinds.get(retried.kind)
+        if kind is not None and kind.on_retry is not None:
+            await kind.on_retry(await store.get(call.uow, request.name), call.principal.subject, call.uow)
+        return retried
 
     async def watch_task(
         self, request: task_service_pb2.WatchTaskRequest, call: Call[Any]

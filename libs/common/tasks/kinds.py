@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 from libs.common.db.uow import UnitOfWork
 from libs.common.tasks.quota import Needs
@@ -13,6 +13,13 @@ from libs.common.tasks.task import Json, Task, TaskError
 DEFAULT_MAX_ATTEMPTS = 5
 # A training may take a day; the worker makes a new grant for each attempt.
 _GRANT_SECONDS = 24 * 3600.0
+
+
+class Kept(NamedTuple):
+    """What a task leaves behind of storage: what keeps it, by its name, and how many bytes."""
+
+    holder: str
+    kept_bytes: int
 
 
 @dataclass(frozen=True)
@@ -32,6 +39,7 @@ class TaskKind:
         resources: For Ray: `num_cpus`, `num_gpus`, `memory`, ...
         needs: (task, runtime) -> what it holds of quotas while it runs, for kinds whose engine books more than
             `resources` says; None: those.
+        keeps: task -> what it leaves behind, of a task that has just ended or paused; None: nothing.
         on_start: (task, uow): an attempt begins.
         checkpoint: (task, checkpoint, uow): the engine has a new checkpoint.
         metrics: (task, events, uow): the engine reported numbers; each event has `phase`, `step`, `values` and `time`.
@@ -39,6 +47,7 @@ class TaskKind:
         on_failure: (task, error, uow): the task failed for good or was cancelled (reason CANCELLED).
         on_pause: (task, uow): the engine stopped at a checkpoint as it was asked to, or had not begun.
         on_interruption: (task, why, uow): an attempt was lost; the next one follows.
+        on_retry: (task, actor, uow): somebody asked for a failed or cancelled task again; in his transaction.
         grant_seconds: Life of the write grant of one attempt.
         driver: What carries it; None: Ray. A roll-out, for example, is carried by rows that a reconciler works on.
     """
@@ -54,9 +63,11 @@ class TaskKind:
     metrics: Callable[[Task, Sequence[Json], UnitOfWork], Awaitable[TaskError | None]] | None = None
     on_pause: Callable[[Task, UnitOfWork], Awaitable[None]] | None = None
     on_interruption: Callable[[Task, str, UnitOfWork], Awaitable[None]] | None = None
+    on_retry: Callable[[Task, str, UnitOfWork], Awaitable[None]] | None = None
     grant_seconds: float = _GRANT_SECONDS
     driver: Driver | None = None
     needs: Callable[[Task, Any], Awaitable[Needs]] | None = None
+    keeps: Callable[[Task], Kept] | None = None
 
     async def needs_of(self, task: Task, runtime: Any) -> Needs:
         """What a task of this kind holds of quotas while it runs."""
@@ -64,6 +75,10 @@ class TaskKind:
             return await self.needs(task, runtime)
         booked = self.resources
         return Needs(booked.get("num_cpus", 0.0), booked.get("num_gpus", 0.0), round(booked.get("memory", 0.0)))
+
+    def kept_of(self, task: Task) -> Kept:
+        """What a task of this kind leaves behind."""
+        return Kept(task.name, 0) if self.keeps is None else self.keeps(task)
 
 
 class Report(Protocol):

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from datetime import datetime
 
 from argosy.identity.v1 import quota_pb2, quota_service_pb2, quota_service_pb2_grpc
 
 from libs.common.db.mapping import timestamp
 from libs.common.rpc.client import Channels
+from libs.common.tasks.left_rooms import LeftRoom
 
 # Thirty years: whoever guesses more needs no better number.
 _MOST_SECONDS = 1e9
@@ -22,15 +22,17 @@ class Needs:
         cpus, gpus: at once.
         memory_bytes: at once.
         seconds: for how long, as far as it is known; 0: unknown.
+        storage_bytes: that it will write and keep.
     """
 
     cpus: float = 0.0
     gpus: float = 0.0
     memory_bytes: int = 0
     seconds: float = 0.0
+    storage_bytes: int = 0
 
     def __bool__(self) -> bool:
-        return bool(self.cpus or self.gpus or self.memory_bytes)
+        return bool(self.cpus or self.gpus or self.memory_bytes or self.storage_bytes)
 
 
 @dataclass(frozen=True)
@@ -97,18 +99,29 @@ class QuotaLedger:
         answer = await self._stub().ReserveQuota(request)
         return None if answer.granted else NoRoom(answer.waiting_for, answer.retry_seconds)
 
-    async def settle(self, org: str, reservation: str, end_time: datetime | None) -> None:
-        """Gives the room back and books what was used. May be repeated.
+    async def settle(self, room: LeftRoom) -> list[str]:
+        """Gives a room back and books what was used. May be repeated.
 
-        Args:
-            end_time: when the task ended; None: now.
+        Returns:
+            Reservations that waited and fit now.
         """
-        request = quota_service_pb2.SettleQuotaRequest(parent=f"orgs/{org}", reservation_id=reservation)
-        if end_time is not None:
-            request.end_time.CopyFrom(timestamp(end_time))
-        await self._stub().SettleQuota(request)
+        request = quota_service_pb2.SettleQuotaRequest(
+            parent=f"orgs/{room.org}",
+            reservation_id=room.reservation,
+            end_time=timestamp(room.end_time),
+            kept_bytes=room.kept_bytes,
+            subject=room.subject,
+            target=room.holder,
+        )
+        return list((await self._stub().SettleQuota(request)).may_start)
 
 
 def _message(needs: Needs) -> quota_pb2.QuotaNeeds:
     seconds = min(needs.seconds, _MOST_SECONDS)
-    return quota_pb2.QuotaNeeds(cpus=needs.cpus, gpus=needs.gpus, memory_bytes=needs.memory_bytes, seconds=seconds)
+    return quota_pb2.QuotaNeeds(
+        cpus=needs.cpus,
+        gpus=needs.gpus,
+        memory_bytes=needs.memory_bytes,
+        seconds=seconds,
+        storage_bytes=needs.storage_bytes,
+    )

@@ -4,19 +4,24 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 from libs.common.clock import Clock
 from libs.common.db.uow import Database
 from libs.common.domain import DomainError
 from libs.common.errors import ArgosyError
-from libs.common.tasks import store
+from libs.common.tasks import left_rooms, store
 from libs.common.tasks.kinds import TaskKind
 from libs.common.tasks.quota import Needs, NoRoom, QuotaLedger
 from libs.common.tasks.task import Task
 
 # Well within the time after which identity takes what was reserved to be free: fifteen minutes.
 _BEAT_SECONDS = 60.0
+# So long after it was granted or kept, a room is sure to be there.
+_SURE_SECONDS = 600.0
+# Its last one, and those that kept its checkpoints before.
+_MOST_LEFT = 16
 _WORKS = ("QUEUED", "RUNNING")
 
 _log = logging.getLogger(__name__)
@@ -40,19 +45,30 @@ class Room:
         self._runtime = runtime
         self._clock = clock
         self._needs: Needs | None = None
+        self._sure_until: float | None = None
+
+    @property
+    def is_sure(self) -> bool:
+        """Whether the room was granted, and so lately that nobody can have got it since."""
+        return self._sure_until is not None and self._clock.monotonic() < self._sure_until
 
     async def needs(self, task: Task) -> Needs:
-        """What the task holds while it runs."""
+        """What the task holds while it runs, beside what it keeps since an earlier end."""
         if self._needs is None:
-            self._needs = await self._kind.needs_of(task, self._runtime)
+            needs = await self._kind.needs_of(task, self._runtime)
+            if needs.storage_bytes:
+                async with self._database.system(read_only=True) as uow:
+                    kept = await left_rooms.kept_by(uow, task.name)
+                needs = replace(needs, storage_bytes=max(0, needs.storage_bytes - kept))
+            self._needs = needs
         return self._needs
 
     async def reserve(self, task: Task, *, running: bool = False) -> NoRoom | None:
         """Takes the room of a task whose row has the id of its reservation. Raises as `QuotaLedger.reserve`."""
         assert task.reservation is not None
-        needs = await self.needs(task)
+        needs, asked = await self.needs(task), self._clock.monotonic()
         try:
-            return await self._quota.reserve(
+            missing = await self._quota.reserve(
                 task.org, task.reservation, task.creator, task.name, task.target, needs, running=running
             )
         except ArgosyError as error:
@@ -60,9 +76,11 @@ class Room:
                 raise
             # A ledger that is slow is one that is away for now: the same room is asked for again.
             raise DomainError("PEER_UNAVAILABLE", "identity did not answer in time", service="identity") from error
+        self._sure_until = asked + _SURE_SECONDS if missing is None else None
+        return missing
 
     async def hold(self, current: Callable[[], Task]) -> None:
-        """Says now and then that the task runs, until it is cancelled.
+        """Says now and then that the task needs its room still, from the grant on, until it is cancelled.
 
         Args:
             current: the task as it is now.
@@ -70,27 +88,36 @@ class Room:
         while True:
             await self._clock.sleep(_BEAT_SECONDS)
             task = current()
-            if task.reservation is None or task.state != "RUNNING":
+            runs = task.state == "RUNNING"
+            if task.reservation is None or not (runs or self._sure_until is not None):
                 continue
             try:
-                await self.reserve(task, running=True)
+                await self.reserve(task, running=runs)
             except (DomainError, ArgosyError) as error:
-                _log.warning("cannot say that %s runs: %s", task.name, error.message)
+                _log.warning("cannot keep the room of %s: %s", task.name, error.message)
 
     async def give_back(self, task: Task) -> None:
-        """Settles what a task held that has ended or pauses; where that cannot be now, the worker's tidying does it."""
-        if task.reservation is None or task.state in _WORKS:
+        """Tells identity what a task has left that has ended or pauses; where that cannot be now, the worker does it
+        later."""
+        if task.state in _WORKS:
             return
         try:
-            await settle(self._database, self._quota, task)
+            await settle(self._database, self._quota, _MOST_LEFT, task.name)
         except (DomainError, ArgosyError) as error:
             _log.warning("the room of %s is given back later: %s", task.name, error.message)
 
 
-async def settle(database: Database, quota: QuotaLedger, task: Task) -> None:
-    """Gives the room of a task back that has ended or pauses, and lets those look that wait for it."""
-    # A paused task has no end; it holds nothing from its last change on.
-    await quota.settle(task.org, task.reservation or "", task.end_time or task.update_time)
-    async with database.system() as uow:
-        await store.settled(uow, task)
-        await store.hurry(uow, task.org)
+async def settle(database: Database, quota: QuotaLedger, limit: int, task: str = "") -> int:
+    """Tells identity which rooms are left, of one task or of all, and lets those look that can start now.
+
+    Returns:
+        How many there were, `limit` at most.
+    """
+    async with database.system(read_only=True) as uow:
+        rooms = await left_rooms.untold(uow, limit, task)
+    for room in rooms:
+        may_start = await quota.settle(room)
+        async with database.system() as uow:
+            await left_rooms.tell(uow, room)
+            await store.hurry(uow, room.org, may_start)
+    return len(rooms)

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from datetime import datetime
 from typing import Any, NamedTuple
 
-from sqlalchemy import ColumnElement, RowMapping, and_, case, func, insert, literal, or_, select, update
+from sqlalchemy import ColumnElement, RowMapping, and_, case, func, insert, literal, literal_column, or_, select, update
 
 from libs.common.db import lease as leases
 from libs.common.db.lease import Lease
@@ -115,9 +115,10 @@ def _tenant(uow: UnitOfWork) -> tuple[ColumnElement[bool], ...]:
 async def claim(
     uow: UnitOfWork, owner: str, kinds: Sequence[str], seconds: float, limit: int
 ) -> list[tuple[Lease, Task]]:
-    """Takes tasks that wait, or whose worker is gone; the oldest first, those that were put off after the others."""
+    """Takes tasks that wait, or whose worker is gone: in the order in which they became due, which is when they were
+    created or, of one that was put off, when it was to be looked at again. So neither keeps the other waiting."""
     where = [tasks.c.state.in_(("QUEUED", "RUNNING")), tasks.c.kind.in_(kinds)]
-    order = [tasks.c.lease_owner.is_(None) & tasks.c.lease_expires_at.is_not(None), tasks.c.create_time]
+    order = [func.coalesce(tasks.c.lease_expires_at, tasks.c.create_time)]
     connection = await uow.connection()
     claimed = await leases.claim(connection, tasks, owner, seconds, where=where, order_by=order, limit=limit)
     return [(lease, Task.from_row(row)) for lease, row in claimed]
@@ -202,32 +203,21 @@ async def postpone(uow: UnitOfWork, lease: Lease, seconds: float) -> None:
     await leases.postpone(await uow.connection(), tasks, lease, seconds)
 
 
-async def hurry(uow: UnitOfWork, org: str) -> None:
-    """Tasks of an organization that were put off are looked at at once: there may be room for them."""
+async def hurry(uow: UnitOfWork, org: str, reservations: Sequence[str]) -> None:
+    """Tasks that were put off are looked at at once: there is room for them now."""
+    if not reservations:
+        return
     put_off = select(tasks.c.uid).where(
         tasks.c.org == org,
-        tasks.c.state == "QUEUED",
+        tasks.c.state == literal_column("'QUEUED'"),
+        tasks.c.reservation.in_(reservations),
         tasks.c.lease_owner.is_(None),
-        tasks.c.lease_expires_at.is_not(None),
     )
     # Two workers that do this at once must not wait for each other.
     free = put_off.with_for_update(skip_locked=True)
     connection = await uow.connection()
     await connection.execute(update(tasks).where(tasks.c.uid.in_(free)).values(lease_expires_at=None))
     await connection.execute(_NOTIFY)
-
-
-async def unsettled(uow: UnitOfWork, limit: int) -> list[Task]:
-    """Tasks that have ended, or pause, and have not given their room back. Their worker may be about to."""
-    query = select(tasks).where(tasks.c.reservation.is_not(None), tasks.c.state.not_in(("QUEUED", "RUNNING")))
-    rows = await (await uow.connection()).execute(query.limit(limit))
-    return [Task.from_row(row) for row in rows.mappings()]
-
-
-async def settled(uow: UnitOfWork, task: Task) -> None:
-    """The room of the task is given back; it may have got another one meanwhile."""
-    same = (tasks.c.uid == task.uid, tasks.c.reservation == task.reservation)
-    await (await uow.connection()).execute(update(tasks).where(*same).values(reservation=None))
 
 
 async def carriers(uow: UnitOfWork) -> set[str]:

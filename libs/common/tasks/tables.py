@@ -44,7 +44,7 @@ tasks = Table(
     Column("result", JSONB),
     # The newest checkpoint of any attempt.
     Column("checkpoint", JSONB),
-    # Id of its room in identity's ledger, stored before it is asked for and until it is given back.
+    # Id of its room in identity's ledger, stored before it is asked for and until it is left.
     Column("reservation", Text),
     # Name of the Ray actor of this attempt, stored before it exists; whoever adopts the task looks it up.
     Column("carrier", Text, nullable=False, server_default=""),
@@ -56,11 +56,7 @@ tasks = Table(
 )
 Index("ix_tasks_org_create_time_uid", tasks.c.org, tasks.c.create_time.desc(), tasks.c.uid)
 Index("ix_tasks_target", tasks.c.org, tasks.c.target)
-Index(
-    "ix_tasks_reservation",
-    tasks.c.reservation,
-    postgresql_where=tasks.c.reservation.is_not(None) & tasks.c.state.not_in(("QUEUED", "RUNNING")),
-)
+Index("ix_tasks_waiting", tasks.c.reservation, postgresql_where=tasks.c.state == "QUEUED")
 Index("ix_tasks_work", tasks.c.create_time, postgresql_where=tasks.c.state.in_(("QUEUED", "RUNNING")))
 
 # Log lines and metrics. The states of a task need no rows: a watcher is told the current one.
@@ -75,6 +71,22 @@ task_events = Table(
     Column("attempt", Integer, nullable=False),
     Column("payload", JSONB, nullable=False),
 )
+
+# Rooms that tasks have left; see left_rooms.py.
+left_rooms = Table(
+    "left_rooms",
+    metadata,
+    Column("reservation", Text, primary_key=True),
+    Column("org", Text, nullable=False),
+    Column("task", Text, nullable=False),
+    Column("subject", Text, nullable=False),
+    Column("holder", Text, nullable=False),
+    Column("end_time", time_type(), nullable=False),
+    Column("kept_bytes", BigInteger, nullable=False),
+    Column("told", Boolean, nullable=False),
+)
+Index("ix_left_rooms_holder", left_rooms.c.holder)
+Index("ix_left_rooms_untold", left_rooms.c.task, postgresql_where=~left_rooms.c.told)
 
 _STATEMENTS = (
     """
@@ -150,3 +162,38 @@ def add_quota_to_tasks(op: Operations) -> None:
         "CREATE INDEX ix_tasks_reservation ON tasks (reservation) "
         "WHERE reservation IS NOT NULL AND state NOT IN ('QUEUED', 'RUNNING')"
     )
+
+
+def add_left_rooms(op: Operations) -> None:
+    """The end of a task and that of its room are written at once. For a migration of each service that has task kinds.
+    Frozen."""
+    op.execute(
+        """
+        CREATE TABLE left_rooms (
+            reservation text CONSTRAINT pk_left_rooms PRIMARY KEY,
+            org text NOT NULL,
+            task text NOT NULL,
+            subject text NOT NULL,
+            holder text NOT NULL,
+            end_time timestamptz NOT NULL,
+            kept_bytes bigint NOT NULL,
+            told boolean NOT NULL
+        )
+        """
+    )
+    op.execute("CREATE INDEX ix_left_rooms_holder ON left_rooms (holder)")
+    op.execute("CREATE INDEX ix_left_rooms_untold ON left_rooms (task) WHERE NOT told")
+    op.execute(
+        """
+        WITH ended AS (
+            UPDATE tasks SET reservation = NULL
+            FROM (SELECT uid, reservation AS left_room FROM tasks) AS before
+            WHERE tasks.uid = before.uid AND reservation IS NOT NULL AND state NOT IN ('QUEUED', 'RUNNING')
+            RETURNING left_room, org, name, creator, coalesce(end_time, update_time) AS time
+        )
+        INSERT INTO left_rooms SELECT left_room, org, name, creator, name, time, 0, false FROM ended
+        """
+    )
+    op.execute("DROP INDEX ix_tasks_reservation")
+    op.execute("CREATE INDEX ix_tasks_waiting ON tasks (reservation) WHERE state = 'QUEUED'")
+    enable_row_level_security(op, "left_rooms")

@@ -147,15 +147,16 @@ class TaskWorker:
             return  # the lease runs out by itself
 
     async def _settle(self) -> None:
-        """Gives back the room of tasks that have ended, where their worker could not: killed, or identity was away."""
+        """Gives back what tasks have left, where their worker could not, killed or identity away, and what was deleted
+        since."""
         if self._quota is None or self._clock.monotonic() < self._settle_at:
             return
         self._settle_at = self._clock.monotonic() + _TIDY_SECONDS
         try:
-            async with self._database.system(read_only=True) as uow:
-                ended = await store.unsettled(uow, _MOST_TASKS)
-            for task in ended:
-                await settle(self._database, self._quota, task)
+            if await settle(self._database, self._quota, _MOST_TASKS) == _MOST_TASKS:
+                # There may be more.
+                self._settle_at = 0.0
+                self._wake.ring()
         except (DomainError, ArgosyError) as error:
             _log.info("room is given back later: %s", error.message)
 

@@ -21,6 +21,7 @@ from libs.common.tasks import (
     TaskError,
     TaskKind,
     TaskWorker,
+    add_left_rooms,
     add_pause_to_tasks,
     add_quota_to_tasks,
     create_task_tables,
@@ -38,6 +39,7 @@ def migrate(op: Operations) -> None:
     create_task_tables(op)
     add_pause_to_tasks(op)
     add_quota_to_tasks(op)
+    add_left_rooms(op)
     op.execute("CREATE TABLE effects (task uuid, effect text, detail text)")
 
 

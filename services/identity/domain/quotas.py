@@ -17,25 +17,29 @@ UNITS = {
     "gpus": "GPUs",
     "gpu_hours": "GPU-hours of this month",
     "memory_bytes": "GiB of memory",
+    "storage_bytes": "GiB of storage",
 }
 # The service that carries a job says that it runs every minute, and is back after a restart within seconds. One that is
 # away for so long has lost its machine; what it held is free then, and counts again as soon as it is back.
 HOLD_LEASE = timedelta(minutes=15)
-# A task that waits asks every few seconds, up to a minute where the queue is long.
+# A task that waits asks every few seconds, up to a minute where the queue is long; who does not ask lets others pass.
 WAIT_LEASE = timedelta(minutes=2)
 # Sums of fractions of cores.
 _TOLERANCE = 1e-9
 _NAMED_HOLDERS = 3
+# Stands among them for what jobs have left behind.
+_KEPT = "what is kept"
 
 
 @dataclass(frozen=True)
 class Needs:
-    """What a job holds while it runs: cores, GPUs, bytes; and for how many seconds, 0 if nobody knows."""
+    """What a job holds while it runs: cores, GPUs, bytes; for how many seconds, 0 if nobody knows; what it writes."""
 
     cpus: float = 0.0
     gpus: float = 0.0
     memory_bytes: int = 0
     seconds: float = 0.0
+    storage_bytes: int = 0
 
     def amount(self, resource: str) -> float:
         """How much of what `UNITS` names."""
@@ -64,6 +68,7 @@ class Quota(Resource):
     gpus: float | None = None
     gpu_hours: float | None = None
     memory_bytes: int | None = None
+    storage_bytes: int | None = None
 
     def limits(self) -> dict[str, float]:
         """Those that bind."""
@@ -95,6 +100,7 @@ class Reservation:
         renew_time: when somebody last asked for it.
         booked_time: until when its use is in the ledger, from its start on; None: it has not started.
         cpu_seconds, gpu_seconds: used, once it was settled or has expired.
+        kept_bytes: of storage, that are kept after its end.
     """
 
     id: str
@@ -114,9 +120,10 @@ class Reservation:
     end_time: datetime | None = None
     cpu_seconds: float = 0.0
     gpu_seconds: float = 0.0
+    kept_bytes: int = 0
 
     def hold(self, now: datetime) -> None:
-        """The job may start, or runs. One that had expired counts as if it had not."""
+        """The job may start, or runs. One that had expired and runs counts as if it had not."""
         if self.state is not State.EXPIRED:
             self.booked_time = now
         self.start_time = self.start_time or now
@@ -182,7 +189,7 @@ class Shortage:
 
 
 def _figure(resource: str, value: float) -> str:
-    return f"{value / 2**30 if resource == 'memory_bytes' else value:.4g}"
+    return f"{value / 2**30 if resource.endswith('_bytes') else value:.4g}"
 
 
 def impossible(needs: Needs, scopes: Sequence[str], quotas: Sequence[Quota]) -> Shortage | None:
@@ -206,6 +213,7 @@ class Room:
         spent: by scope, of this month.
         held: reservations that hold.
         waiting: those that wait, in their order, up to the job in question and without it.
+        kept: bytes of storage by scope, of jobs that have ended.
     """
 
     def __init__(
@@ -214,6 +222,7 @@ class Room:
         spent: Mapping[str, Spent],
         held: Sequence[Reservation],
         waiting: Sequence[Reservation] = (),
+        kept: Mapping[str, int] | None = None,
     ) -> None:
         self._quotas = quotas
         self._used: dict[tuple[str, str], float] = defaultdict(float)
@@ -222,10 +231,13 @@ class Room:
         for scope, hours in spent.items():
             self._used[scope, "cpu_hours"] += hours.cpu_hours
             self._used[scope, "gpu_hours"] += hours.gpu_hours
+        for scope, size in (kept or {}).items():
+            self._used[scope, "storage_bytes"] += size
+            self._holders[scope, "storage_bytes"].append(_KEPT)
         for one in held:
             self._take(one)
         for one in waiting:
-            self._queue(one)
+            self.admit(one)
 
     def shortages(self, needs: Needs, scopes: Sequence[str]) -> list[Shortage]:
         """The limits that keep a job with these needs waiting; empty: it fits now."""
@@ -245,22 +257,24 @@ class Room:
         """How much of a resource a scope uses."""
         return self._used[scope, resource]
 
+    def admit(self, one: Reservation) -> bool:
+        """Whether the next one that waits fits; it takes its room then, or closes the limits that it waits at."""
+        # One that no longer can be served at all must not keep the others waiting.
+        if impossible(one.needs, one.scopes, self._quotas) is not None:
+            return False
+        short = self.shortages(one.needs, one.scopes)
+        if not short:
+            self._take(one)
+        for shortage in short:
+            self._closed.setdefault((shortage.quota.scope, shortage.resource), one.target or one.task)
+        return not short
+
     def _take(self, one: Reservation) -> None:
         for scope in one.scopes:
             for resource in UNITS:
                 if one.needs.touches(resource):
                     self._used[scope, resource] += one.needs.amount(resource)
                     self._holders[scope, resource].append(one.target or one.task)
-
-    def _queue(self, one: Reservation) -> None:
-        # One that no longer can be served at all must not keep the others waiting.
-        if impossible(one.needs, one.scopes, self._quotas) is not None:
-            return
-        short = self.shortages(one.needs, one.scopes)
-        if not short:
-            self._take(one)
-        for shortage in short:
-            self._closed.setdefault((shortage.quota.scope, shortage.resource), one.target or one.task)
 
 
 def _limits(scopes: Sequence[str], quotas: Sequence[Quota]) -> Iterator[tuple[Quota, str, float]]:

@@ -33,11 +33,16 @@ def message(reservation: Reservation) -> quota_pb2.QuotaReservation:
         subject=reservation.subject,
         scopes=reservation.scopes,
         needs=quota_pb2.QuotaNeeds(
-            cpus=needs.cpus, gpus=needs.gpus, memory_bytes=needs.memory_bytes, seconds=needs.seconds
+            cpus=needs.cpus,
+            gpus=needs.gpus,
+            memory_bytes=needs.memory_bytes,
+            seconds=needs.seconds,
+            storage_bytes=needs.storage_bytes,
         ),
         waiting_for=reservation.waiting_for,
         cpu_hours=reservation.cpu_seconds / 3600,
         gpu_hours=reservation.gpu_seconds / 3600,
+        kept_bytes=reservation.kept_bytes,
     )
     for name in ("ask_time", "start_time", "end_time"):
         moment: datetime | None = getattr(reservation, name)
@@ -84,8 +89,10 @@ async def reserve_quota(request: pb.ReserveQuotaRequest, call: Call[App]) -> pb.
         name = known.id
         raise DomainError("STATE_CONFLICT", f"{name} was settled.", name=name, state=known.state, wanted=State.HELD)
     asked = known or await _new(request, ledger, now)
-    # One that expired was not given up by its job, whoever asks for it.
-    if not quotas or request.running or asked.state in (State.HELD, State.EXPIRED):
+    if asked.state is State.EXPIRED and not request.running:
+        # Its job has not begun, and others may have the room: it waits as they do.
+        asked.state = State.WAITING
+    if not quotas or request.running or asked.state is State.HELD:
         return await _hold(asked, known, ledger, now)
     never = impossible(asked.needs, asked.scopes, quotas)
     if never is not None:
@@ -100,22 +107,53 @@ async def reserve_quota(request: pb.ReserveQuotaRequest, call: Call[App]) -> pb.
     return await _wait(asked, known, short[0], sum(one.state is State.WAITING for one in ahead), ledger, now)
 
 
-async def settle_quota(request: pb.SettleQuotaRequest, call: Call[App]) -> quota_pb2.QuotaReservation:
+async def settle_quota(request: pb.SettleQuotaRequest, call: Call[App]) -> pb.SettleQuotaResponse:
     ledger, now = Ledger(call.uow, org_of(request.parent)), call.clock.now()
     await ledger.lock()
     known = await ledger.find(request.reservation_id)
     if known is None:
-        # Whoever asks for it later comes too late: his task has ended.
-        known = Reservation(id=request.reservation_id, org=org_of(request.parent), ask_time=now, renew_time=now)
-        known.stop(State.SETTLED, now)
-        await ledger.add(known)
+        known = await _late(request, ledger, now)
     elif known.state is not State.SETTLED:
         until = min(now, request.end_time.ToDatetime(tzinfo=UTC)) if request.HasField("end_time") else now
         await ledger.book(known.scopes, known.stop(State.SETTLED, until), until)
-        known.renew_time = now
-        await ledger.save(known)
+        await _keep(known, request.kept_bytes, ledger, now)
+    elif request.kept_bytes < known.kept_bytes:
+        await _keep(known, request.kept_bytes, ledger, now)
     await ledger.purge(now)
-    return message(known)
+    return pb.SettleQuotaResponse(quota_reservation=message(known), may_start=await _may_start(known, ledger, call))
+
+
+async def _late(request: pb.SettleQuotaRequest, ledger: Ledger, now: datetime) -> Reservation:
+    """One that nobody has asked for: whoever does later comes too late, as his task has ended."""
+    late = Reservation(
+        id=request.reservation_id,
+        org=org_of(request.parent),
+        target=request.target,
+        subject=request.subject,
+        scopes=await ledger.scopes_of(request.subject) if request.kept_bytes else [],
+        ask_time=now,
+        renew_time=now,
+    )
+    late.stop(State.SETTLED, now)
+    await ledger.add(late)
+    await _keep(late, request.kept_bytes, ledger, now)
+    return late
+
+
+async def _keep(reservation: Reservation, kept_bytes: int, ledger: Ledger, now: datetime) -> None:
+    await ledger.keep(reservation.scopes, kept_bytes - reservation.kept_bytes)
+    reservation.kept_bytes, reservation.renew_time = kept_bytes, now
+    await ledger.save(reservation)
+
+
+async def _may_start(ended: Reservation, ledger: Ledger, call: Call[App]) -> list[str]:
+    """Those that wait and fit now: whoever else waited would ask in vain."""
+    quotas, now = await Quotas(call.uow).binding(), call.clock.now()
+    if not quotas:
+        return []
+    queue = await _living(ledger, now, ended)
+    room = await _room(ledger, quotas, [one for one in queue if one.state is State.HELD], now)
+    return [one.id for one in queue if one.state is State.WAITING and room.admit(one)]
 
 
 async def _new(request: pb.ReserveQuotaRequest, ledger: Ledger, now: datetime) -> Reservation:
@@ -153,16 +191,15 @@ async def _wait(
 
 
 async def _living(ledger: Ledger, now: datetime, asked: Reservation) -> list[Reservation]:
-    """All that hold or wait but the one that asks. What nobody asks for any more gives up its room, or its place."""
+    """All that hold or wait but the one that asks. What nobody asks for any more gives up its room; one that waits lets
+    others pass, and has its place again as soon as it asks."""
     living: list[Reservation] = []
     for one in await ledger.live():
         if one.id == asked.id:
             continue
         if not one.lapsed(now):
             living.append(one)
-        elif one.state is State.WAITING:
-            await ledger.remove(one)
-        else:
+        elif one.state is State.HELD:
             seen = one.renew_time
             await ledger.book(one.scopes, one.stop(State.EXPIRED, seen), seen)
             await ledger.save(one)
@@ -171,8 +208,9 @@ async def _living(ledger: Ledger, now: datetime, asked: Reservation) -> list[Res
 
 async def _room(ledger: Ledger, quotas: list[Quota], queue: list[Reservation], now: datetime) -> Room:
     held = [one for one in queue if one.state is State.HELD]
-    return Room(quotas, await ledger.spent(now), held, [one for one in queue if one.state is State.WAITING])
+    waiting = [one for one in queue if one.state is State.WAITING]
+    return Room(quotas, await ledger.spent(now), held, waiting, await ledger.kept())
 
 
 def _needs(given: quota_pb2.QuotaNeeds) -> Needs:
-    return Needs(given.cpus, given.gpus, given.memory_bytes, given.seconds)
+    return Needs(given.cpus, given.gpus, given.memory_bytes, given.seconds, given.storage_bytes)

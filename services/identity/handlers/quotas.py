@@ -35,7 +35,7 @@ async def _used(org: str, call: Call[App]) -> tuple[Room, list[str]]:
     live = [one for one in await ledger.live() if not one.lapsed(now)]
     held = [one for one in live if one.state is State.HELD]
     marks = [f"{one.state}/{scope}" for one in live for scope in one.scopes]
-    return Room([], await ledger.spent(now), held), marks
+    return Room([], await ledger.spent(now), held, kept=await ledger.kept()), marks
 
 
 def _use(scope: str, room: Room, marks: list[str]) -> quota_pb2.QuotaUse:
@@ -45,6 +45,7 @@ def _use(scope: str, room: Room, marks: list[str]) -> quota_pb2.QuotaUse:
         gpus=room.used(scope, "gpus"),
         gpu_hours=room.used(scope, "gpu_hours"),
         memory_bytes=round(room.used(scope, "memory_bytes")),
+        storage_bytes=round(room.used(scope, "storage_bytes")),
         held_count=marks.count(f"{State.HELD}/{scope}"),
         waiting_count=marks.count(f"{State.WAITING}/{scope}"),
     )

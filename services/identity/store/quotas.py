@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from sqlalchemy import RowMapping, delete, func, select, update
+from sqlalchemy import RowMapping, delete, func, literal_column, select, update
 from sqlalchemy.dialects.postgresql import insert
 
 from libs.common.db.repository import Repository
@@ -19,9 +19,10 @@ from services.identity.store.repositories import Departments, Users
 
 # Any constant number that no other advisory lock of this database has, with the organization behind it.
 _LEDGER_LOCK = 7_101_003
-# A settled reservation refuses a late asker for so long, and is shown in lists.
+# A settled reservation refuses a late asker for so long, and is shown in lists; one that waits keeps its place.
 _KEPT = timedelta(days=30)
 _LIVE = (State.WAITING, State.HELD)
+_SAME = ("id", "org", "task", "target", "subject", "waiting_for", "cpu_seconds", "gpu_seconds", "kept_bytes")
 _TIMES = ("ask_time", "renew_time", "start_time", "booked_time", "end_time")
 
 
@@ -99,12 +100,6 @@ class Ledger:
         change = update(table).where(table.c.org == self._org, table.c.id == reservation.id)
         await (await self._uow.connection()).execute(change.values(_row(reservation)))
 
-    async def remove(self, reservation: Reservation) -> None:
-        """Forgets one that waited and lost its place."""
-        table = tables.quota_reservations
-        statement = delete(table).where(table.c.org == self._org, table.c.id == reservation.id)
-        await (await self._uow.connection()).execute(statement)
-
     async def book(self, scopes: Sequence[str], used: tuple[float, float], moment: datetime) -> None:
         """Adds core-seconds and GPU-seconds to the month of the moment."""
         table = tables.quota_months
@@ -133,11 +128,30 @@ class Ledger:
         rows = await (await self._uow.connection()).execute(query)
         return {row.scope: Spent(row.cpu_seconds / 3600, row.gpu_seconds / 3600) for row in rows}
 
+    async def keep(self, scopes: Sequence[str], more: int) -> None:
+        """Adds bytes to what each scope keeps of storage; below 0: takes them away."""
+        table = tables.quota_storage
+        if not more or not scopes:
+            return
+        rows = [{"org": self._org, "scope": scope, "kept_bytes": more} for scope in sorted(scopes)]
+        statement = insert(table).values(rows)
+        sums = {"kept_bytes": table.c.kept_bytes + statement.excluded["kept_bytes"]}
+        merged = statement.on_conflict_do_update(index_elements=["org", "scope"], set_=sums)
+        await (await self._uow.connection()).execute(merged)
+
+    async def kept(self) -> dict[str, int]:
+        """Bytes of storage that each scope keeps."""
+        table = tables.quota_storage
+        query = select(table).where(table.c.org == self._org, table.c.kept_bytes > 0)
+        return {row.scope: row.kept_bytes for row in await (await self._uow.connection()).execute(query)}
+
     async def purge(self, now: datetime) -> None:
-        """Forgets what was settled long ago."""
-        table = tables.quota_reservations
-        old = (table.c.org == self._org, table.c.state == State.SETTLED, table.c.renew_time < now - _KEPT)
-        await (await self._uow.connection()).execute(delete(table).where(*old))
+        """Forgets what was settled long ago and keeps nothing, and what nobody has asked for since."""
+        columns = tables.quota_reservations.c
+        old = (columns.org == self._org, columns.renew_time < now - _KEPT)
+        # Written out, as in the predicate of the index.
+        done = (columns.state != literal_column("'HELD'"), columns.kept_bytes == literal_column("0"))
+        await (await self._uow.connection()).execute(delete(tables.quota_reservations).where(*old, *done))
 
     def _query(self) -> Any:
         return select(tables.quota_reservations).where(tables.quota_reservations.c.org == self._org)
@@ -148,11 +162,10 @@ class Ledger:
 
 
 def _reservation(row: RowMapping) -> Reservation:
-    needs = Needs(row["cpus"], row["gpus"], row["memory_bytes"], row["seconds"])
+    needs = Needs(row["cpus"], row["gpus"], row["memory_bytes"], row["seconds"], row["storage_bytes"])
     times = {name: row[name] and row[name].astimezone(UTC) for name in _TIMES}
-    same = ("id", "org", "task", "target", "subject", "waiting_for", "number", "cpu_seconds", "gpu_seconds")
     return Reservation(
-        **{name: row[name] for name in same},
+        **{name: row[name] for name in (*_SAME, "number")},
         **times,
         scopes=list(row["scopes"]),
         needs=needs,
@@ -162,12 +175,12 @@ def _reservation(row: RowMapping) -> Reservation:
 
 def _row(reservation: Reservation) -> dict[str, Any]:
     needs = reservation.needs
-    same = ("id", "org", "task", "target", "subject", "scopes", "waiting_for", *_TIMES, "cpu_seconds", "gpu_seconds")
     return {
-        **{name: getattr(reservation, name) for name in same},
+        **{name: getattr(reservation, name) for name in (*_SAME, *_TIMES, "scopes")},
         "state": str(reservation.state),
         "cpus": needs.cpus,
         "gpus": needs.gpus,
         "memory_bytes": needs.memory_bytes,
         "seconds": needs.seconds,
+        "storage_bytes": needs.storage_bytes,
     }

@@ -14,6 +14,7 @@ from sqlalchemy import (
     SmallInteger,
     Table,
     Text,
+    text,
 )
 from sqlalchemy.dialects.postgresql import ARRAY
 
@@ -130,6 +131,7 @@ quotas = resource_table(
     Column("gpus", Float),
     Column("gpu_hours", Float),
     Column("memory_bytes", BigInteger),
+    Column("storage_bytes", BigInteger),
 )
 Index("uq_quotas_scope", quotas.c.scope, unique=True, postgresql_where=quotas.c.delete_time.is_(None))
 
@@ -157,6 +159,8 @@ quota_reservations = Table(
     Column("end_time", time_type()),
     Column("cpu_seconds", Float, nullable=False),
     Column("gpu_seconds", Float, nullable=False),
+    Column("storage_bytes", BigInteger, nullable=False, server_default=text("0")),
+    Column("kept_bytes", BigInteger, nullable=False, server_default=text("0")),
 )
 Index(
     "ix_quota_reservations_live",
@@ -165,6 +169,22 @@ Index(
     postgresql_where=quota_reservations.c.state.in_(("WAITING", "HELD")),
 )
 Index("ix_quota_reservations_org_number", quota_reservations.c.org, quota_reservations.c.number.desc())
+# Every settlement looks for those that are old enough to be forgotten.
+Index(
+    "ix_quota_reservations_done",
+    quota_reservations.c.org,
+    quota_reservations.c.renew_time,
+    postgresql_where=(quota_reservations.c.state != "HELD") & (quota_reservations.c.kept_bytes == 0),
+)
+
+# Bytes of storage that are kept of jobs that have ended, by everything that they count for.
+quota_storage = Table(
+    "quota_storage",
+    metadata,
+    Column("org", Text, primary_key=True),
+    Column("scope", Text, primary_key=True),
+    Column("kept_bytes", BigInteger, nullable=False),
+)
 
 # What was used in a month, by everything that it counts for.
 quota_months = Table(

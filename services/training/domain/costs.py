@@ -19,6 +19,7 @@ class Cost:
         memory_bytes: most that the workers held at once, all together.
         cpu_hours, gpu_hours: booked cores and GPUs for this time.
         tokens: read over all phases.
+        storage_bytes: of the model, and in an estimate of the checkpoints that are kept at once.
     """
 
     seconds: float = 0.0
@@ -26,6 +27,7 @@ class Cost:
     cpu_hours: float = 0.0
     gpu_hours: float = 0.0
     tokens: int = 0
+    storage_bytes: int = 0
 
     def to_json(self) -> dict[str, Any]:
         """For the row of a run."""
@@ -37,15 +39,15 @@ def booked(spec: TrainingSpec) -> tuple[float, float]:
     return float(spec.workers * max(1, spec.threads_per_worker)), float(spec.workers * spec.gpus_per_worker)
 
 
-def cost_of(spec: TrainingSpec, seconds: float, memory_bytes: int, tokens: int) -> Cost:
+def cost_of(spec: TrainingSpec, seconds: float, memory_bytes: int, tokens: int, storage_bytes: int) -> Cost:
     """What workers cost that take so long and so much."""
     cpus, gpus = booked(spec)
-    return Cost(seconds, memory_bytes, cpus * seconds / 3600, gpus * seconds / 3600, tokens)
+    return Cost(seconds, memory_bytes, cpus * seconds / 3600, gpus * seconds / 3600, tokens, storage_bytes)
 
 
 def expected(spec: TrainingSpec, guess: Estimate) -> Cost:
     """What a run is expected to cost."""
-    return cost_of(spec, guess.seconds, guess.memory_bytes, guess.tokens)
+    return cost_of(spec, guess.seconds, guess.memory_bytes, guess.tokens, guess.storage_bytes)
 
 
 def ratio(run: TrainingRun, name: str) -> float:

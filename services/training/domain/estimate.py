@@ -34,6 +34,10 @@ _PROBE_STEPS, _PROBE_SHARE, _PROBE_MODELS = 40, 0.1, 2
 _TOKENIZER_RATE, _ENCODE_RATE = 1.5e6, 2.0e6
 # A checkpoint has weights and two moments: made into bytes, hashed, and written to the disk.
 _CHECKPOINT_BYTES, _WRITE_RATE = 12, 150e6
+# The newest one stays until the next is complete.
+_CHECKPOINTS = 2
+# Of the files of a tokenizer, a piece of its vocabulary.
+_TOKENIZER_BYTES = 80
 
 # Weights, gradients and two moments of AdamW in single precision. A checkpoint makes bytes of all but the gradients.
 _BYTES_A_PARAMETER = 16
@@ -61,6 +65,7 @@ class Estimate:
         parameter_count: of the model.
         trained_parameter_count: those that learn.
         tokens: read over all phases.
+        storage_bytes: of the model and of the checkpoints that are kept at once.
     """
 
     seconds: float
@@ -68,6 +73,7 @@ class Estimate:
     parameter_count: int
     trained_parameter_count: int
     tokens: int
+    storage_bytes: int = 0
 
 
 def estimate(
@@ -90,7 +96,8 @@ def estimate(
     seconds = 0.0
     if not spec.gpus_per_worker:
         seconds = _seconds(spec, given, rates or Rates(), parameters, trained)
-    return Estimate(seconds, _memory(spec, given, parameters, trained), parameters, trained, round(tokens))
+    memory, storage = _memory(spec, given, parameters, trained), _storage(spec, parameters, trained)
+    return Estimate(seconds, memory, parameters, trained, round(tokens), storage)
 
 
 def _seconds(spec: TrainingSpec, work: Work, rates: Rates, parameters: int, trained: int) -> float:
@@ -146,6 +153,12 @@ def adapter_parameters(architecture: Architecture, adapter: Adapter) -> int:
     # A target with another name is some other cut of the same matrices: the largest is a guess from above.
     widths = [shapes.get(name, hidden + 2 * wide) for name in adapter.target_modules] or list(shapes.values())
     return architecture.layers * adapter.rank * sum(widths)
+
+
+def _storage(spec: TrainingSpec, parameters: int, trained: int) -> int:
+    apart = spec.adapter is not None and not spec.adapter.merge
+    model = (trained if apart else parameters) * _FLOAT + spec.architecture.vocabulary_size * _TOKENIZER_BYTES
+    return model + _CHECKPOINTS * trained * _CHECKPOINT_BYTES
 
 
 def _memory(spec: TrainingSpec, work: Work, parameters: int, trained: int) -> int:

@@ -135,6 +135,11 @@ class ModelVersion(Resource):
     new_transitions: list[Transition] = field(default_factory=list[Transition])
 
     @property
+    def size(self) -> int:
+        """Bytes of its files."""
+        return sum(file.size for file in self.files)
+
+    @property
     def is_adapter(self) -> bool:
         """Whether it is an adapter, which belongs on `base_model_version`, instead of a complete model."""
         return any(file.path == ADAPTER_CONFIG for file in self.files)

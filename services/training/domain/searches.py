@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from enum import StrEnum
 from typing import Any
 
@@ -255,6 +255,7 @@ class HyperparameterSearch(Resource):
         training_run, model_version: what the best trial became; empty until the search has succeeded.
         importances: path to share of the differences between trials.
         algorithm_version, parameters: of the catalogue, with all parameters; empty: a language model.
+        estimate: `memory_bytes` and `storage_bytes` that a trial needs at most; empty: not known.
     """
 
     display_name: str = ""
@@ -276,6 +277,17 @@ class HyperparameterSearch(Resource):
     importances: dict[str, float] = field(default_factory=dict[str, float])
     algorithm_version: str = ""
     parameters: Json = field(default_factory=dict[str, Any])
+    estimate: Json = field(default_factory=dict[str, Any])
+
+    @property
+    def largest_spec(self) -> TrainingSpec:
+        """The specification of a trial with every number as large as it may be: none needs more memory."""
+        largest = {
+            dimension.path: max(dimension.ends)
+            for dimension in self.plan.space.dimensions
+            if not any(isinstance(value, str | bool) for value in dimension.ends)
+        }
+        return replace(TrainingSpec.from_json(with_values(self.spec.to_json(), largest)), workers=1)
 
     def check(self) -> None:
         """Raises INVALID_FIELD for what does not fit the training."""

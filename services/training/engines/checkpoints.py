@@ -66,7 +66,8 @@ def write_snapshot(store: BlobStore, snapshot: Snapshot) -> Json:
     takes no memory beside the snapshot.
 
     Returns:
-        What to keep as the task's checkpoint: `manifest_digest`, `phase`, `step` (of that phase) and `progress`.
+        What to keep as the task's checkpoint: `manifest_digest`, `bytes`, `phase`, `step` (of that phase) and
+        `progress`.
     """
     with tempfile.TemporaryDirectory(prefix="argosy-checkpoint-") as name:
         folder = Path(name)
@@ -86,6 +87,7 @@ def write_snapshot(store: BlobStore, snapshot: Snapshot) -> Json:
     digest = store.commit_sync({"kind": "training.checkpoint", "blobs": blobs, "progress": progress})
     return {
         "manifest_digest": digest,
+        "bytes": sum(blob["size"] for blob in blobs),
         "phase": snapshot.phase,
         "step": snapshot.progress.step,
         "progress": progress,

@@ -212,7 +212,8 @@ class _Report:
         if self._kept > self._most_kept:
             limit = f"{self._most_kept >> 20:,} MiB, {_MOST_DISKS} times max_disk_bytes"
             raise ScriptFailed(f"its checkpoints have more bytes together than they may: {limit}")
-        self._ctx.checkpoint({"phase": _PHASE, "step": step, "manifest_digest": digest})
+        size = sum(entry["size"] for entry in entries)
+        self._ctx.checkpoint({"phase": _PHASE, "step": step, "manifest_digest": digest, "bytes": size})
         self._ctx.pause_if_asked()
 
     def _metrics(self, step: int, values: Any) -> None:

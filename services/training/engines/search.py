@@ -260,6 +260,7 @@ class Search:
                 "best": self._best,
                 "seconds": self._seconds(),
                 "manifests": manifests,
+                "bytes": sum(file["size"] for file in self._best["files"]) if self._best else 0,
                 # A trial that ends its process each time it is begun must not be begun for ever.
                 "advance": len(lasting(self._trials.values())),
             }

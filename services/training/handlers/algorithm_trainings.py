@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 Json = dict[str, Any]
 
 _WHERE = "training.parameters"
+# More than the model of any built-in algorithm has, with its checkpoint.
+_MODEL_BYTES = 64 << 20
 
 
 @dataclass(frozen=True)
@@ -108,7 +110,9 @@ async def plan(training: Training, data: Sequence[DataFacts], call: Call[App]) -
         return Plan(findings)
     found, memory = preflight_algorithm(entry, parameters, data, call.deps.memory_bytes)
     digest = entry.program.digest if entry.program is not None else ""
-    return Plan([*found, *findings], entry.name, given, parameters, Estimate(0.0, memory, 0, 0, 0), digest)
+    storage = _MODEL_BYTES if entry.program is None else entry.program.limits.max_disk_bytes
+    guess = Estimate(0.0, memory, 0, 0, 0, storage)
+    return Plan([*found, *findings], entry.name, given, parameters, guess, digest)
 
 
 def _choice(training: Training, facts: DataFacts | None) -> Choice | Finding:

@@ -13,6 +13,7 @@ from libs.common.db.mapping import timestamp
 from libs.common.domain import DomainError
 from libs.common.rpc.call import Call
 from libs.common.rpc.pagination import PageToken, page_size
+from libs.common.tasks import left_rooms
 from services.training.domain.life_cycle import Event
 from services.training.domain.models import Gate, decided
 from services.training.handlers.messages import transition_message, version_message
@@ -57,6 +58,7 @@ async def delete_model_version(request: pb.DeleteModelVersionRequest, call: Call
     now = call.clock.now()
     version.archive(call.principal.subject, now)
     await repository.soft_delete(version, now)
+    await left_rooms.give_back(call.uow, [version.name])
     call.uow.emit("training.model_version.deleted", version)
     return version_message(version)
 
@@ -70,6 +72,8 @@ async def undelete_model_version(request: pb.UndeleteModelVersionRequest, call: 
         project = await ModelProjects(call.uow).get(version.parent, deleted=True)
         version.restore(project.life_cycle, call.principal.subject, now)
     await repository.undelete(version, now)
+    if call.deps.quota is not None:
+        await left_rooms.keep(call.uow, version.org, version.creator, version.name, version.size)
     call.uow.emit("training.model_version.undeleted", version)
     return version_message(version)
 

@@ -15,6 +15,7 @@ from libs.common.rpc.call import Call
 from libs.common.rpc.pagination import PageToken, page_size
 from libs.common.tasks import store as task_store
 from libs.common.tasks.kinds import DEFAULT_MAX_ATTEMPTS
+from services.training.domain.estimate import Estimate, estimate
 from services.training.domain.searches import HyperparameterSearch
 from services.training.domain.spec import TrainingSpec, invalid
 from services.training.domain.spec_paths import with_values
@@ -80,6 +81,7 @@ async def create_search(request: pb.CreateSearchRequest, call: Call[App]) -> sea
     else:
         search.check()
         _check_values(search)
+    search.estimate = _estimate(search, looked_at.guess)
     task = await call.deps.tasks.create(
         call.uow,
         search.org,
@@ -136,6 +138,16 @@ async def render_search_report(request: pb.RenderSearchReportRequest, call: Call
     search = await Searches(call.uow).get(request.name, deleted=True)
     trials, _ = await Searches(call.uow).trials(search)
     return pb.RenderSearchReportResponse(svg=picture(search, report(search, trials)))
+
+
+def _estimate(search: HyperparameterSearch, guess: Estimate | None) -> dict[str, int]:
+    """What the largest trial needs. Of an algorithm the values change little."""
+    if guess is None:
+        return {}
+    if not search.algorithm_version:
+        based = guess.parameter_count if search.base_model_version else 0
+        guess = estimate(search.largest_spec, based)
+    return {"memory_bytes": guess.memory_bytes, "storage_bytes": guess.storage_bytes}
 
 
 async def _take_algorithm(search: HyperparameterSearch, looked_at: Plan, call: Call[App]) -> None:

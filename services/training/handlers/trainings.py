@@ -339,7 +339,7 @@ async def _quota(training: Training, looked_at: Plan, call: Call[App]) -> list[F
         return []
     guess = looked_at.guess or Estimate(0.0, 0, 0, 0, 0)
     cpus, gpus = booked(training.spec)
-    needs = Needs(cpus, gpus, guess.memory_bytes, guess.seconds)
+    needs = Needs(cpus, gpus, guess.memory_bytes, guess.seconds, guess.storage_bytes)
     try:
         impossible, waiting_for = await call.deps.quota.check(training.org, call.principal.subject, needs)
     except ArgosyError as error:

@@ -20,6 +20,7 @@ from services.training.domain.imported_card import imported_card
 from services.training.domain.life_cycle import Event
 from services.training.domain.model_files import IMPORT_KIND
 from services.training.domain.models import ModelFile, ModelVersion
+from services.training.jobs.run import kept, made
 from services.training.store.repositories import ModelProjects, ModelVersions, TrainingRuns
 from services.training.store.run_artifacts import RunArtifacts
 from services.training.store.signing import ModelSigner
@@ -61,7 +62,7 @@ class ImportTasks:
 
     def kind(self) -> TaskKind:
         """For the service's definition."""
-        return TaskKind(IMPORT_KIND, self._load, "services.training.engines.import_model:run", self._apply)
+        return TaskKind(IMPORT_KIND, self._load, "services.training.engines.import_model:run", self._apply, keeps=kept)
 
     async def _load(self, task: Task, _runtime: Runtime) -> Json:
         work, settings = task.input, self._settings
@@ -110,7 +111,7 @@ class ImportTasks:
         await ModelVersions(uow).insert(version)
         payload = training_events_pb2.ModelVersionCreated(version=version.name, manifest_digest=version.manifest_digest)
         uow.emit("training.model_version.created", version, payload)
-        return {"model_version": version.name, "manifest_digest": version.manifest_digest}
+        return made(version)
 
     def _version(self, task: Task, name: str, result: Json) -> ModelVersion:
         now, work = self._clock.now(), task.input

@@ -14,7 +14,7 @@ from libs.common.db.uow import Database, UnitOfWork
 from libs.common.domain import DomainError, Parent
 from libs.common.ids import uuid7
 from libs.common.service import Runtime
-from libs.common.tasks import Needs, Task, TaskKind
+from libs.common.tasks import Kept, Needs, Task, TaskKind
 from libs.compute.mesh import MeshAccess
 from services.training.clients.dataset import Datasets
 from services.training.domain.algorithm_card import algorithm_card
@@ -78,8 +78,10 @@ class RunTasks:
             on_pause=progress.paused,
             on_interruption=progress.interrupted,
             on_failure=progress.ended,
+            on_retry=progress.retried,
             grant_seconds=_WRITE_SECONDS,
             needs=self._needs,
+            keeps=kept,
         )
 
     async def _needs(self, task: Task, runtime: Runtime) -> Needs:
@@ -87,7 +89,8 @@ class RunTasks:
         async with self._database.system(read_only=True) as uow:
             run = await TrainingRuns(uow).get(task.target, deleted=True)
         cpus, gpus = booked(run.spec)
-        return Needs(cpus, gpus, round(run.estimate.get("memory_bytes", 0)), run.estimate.get("seconds", 0.0))
+        memory, storage = (round(run.estimate.get(name, 0)) for name in ("memory_bytes", "storage_bytes"))
+        return Needs(cpus, gpus, memory, run.estimate.get("seconds", 0.0), storage)
 
     async def _load(self, task: Task, runtime: Runtime) -> Json:
         async with self._database.system(read_only=True) as uow:
@@ -167,18 +170,18 @@ class RunTasks:
         run.results = result["results"]
         run.framework = result["framework"]
         if "usage" in result:
-            await self._keep_usage(run, result["usage"], uow)
+            await self._keep_usage(run, result["usage"], version.size, uow)
         run.state, run.update_time = RunState.SUCCEEDED, version.create_time
         await TrainingRuns(uow).save(run)
         event = RunEvent(EventKind.SUCCEEDED, run.update_time, f"made {version.name}", {"model_version": version.name})
         await RunEvents(uow).add(run, event)
         uow.emit("training.run.succeeded", run)
-        return {"model_version": version.name, "manifest_digest": version.manifest_digest, "results": run.results}
+        return {**made(version), "results": run.results}
 
-    async def _keep_usage(self, run: TrainingRun, usage: Json, uow: UnitOfWork) -> None:
+    async def _keep_usage(self, run: TrainingRun, usage: Json, storage: int, uow: UnitOfWork) -> None:
         """What the run has cost, and how fast it computed, for the estimates of the next ones."""
         tokens = round(run.results.get("tokens", 0.0))
-        run.actual = cost_of(run.spec, usage["seconds"], usage["memory_bytes"], tokens).to_json()
+        run.actual = cost_of(run.spec, usage["seconds"], usage["memory_bytes"], tokens, storage).to_json()
         if rates := usage.get("rates"):
             threads = max(1, run.spec.threads_per_worker)
             await MachineRates(uow).keep(threads, Rates(**rates), self._clock.now())
@@ -237,3 +240,19 @@ class RunTasks:
             context_length=result["context_length"],
             model_card=card,
         )
+
+
+def made(version: ModelVersion) -> Json:
+    """What the result of a task says of the version that it made; `kept` reads it."""
+    return {
+        "model_version": version.name,
+        "manifest_digest": version.manifest_digest,
+        "model_bytes": version.size,
+    }
+
+
+def kept(task: Task) -> Kept:
+    """A task that has succeeded leaves the files of its model version, any other one its newest checkpoint."""
+    if task.state == "SUCCEEDED" and task.result is not None:
+        return Kept(task.result["model_version"], task.result["model_bytes"])
+    return Kept(task.name, (task.checkpoint or {}).get("bytes", 0))

@@ -87,6 +87,11 @@ class RunProgress:
         message = f"attempt {task.attempt} was lost: {why}"
         await self._tell(uow, run, EventKind.WORKER_LOST, message, attempt=str(task.attempt))
 
+    async def retried(self, task: Task, actor: str, uow: UnitOfWork) -> None:
+        """Somebody asked for the task again, by `TaskService`: its run is at work again too."""
+        run = await self._follow(task, uow, RunState.QUEUED)
+        await self._tell(uow, run, EventKind.RETRIED, f"retried by {actor}", actor=actor)
+
     async def ended(self, task: Task, error: TaskError, uow: UnitOfWork) -> None:
         """The task failed for good, or was cancelled."""
         cancelled = error.reason == "CANCELLED"

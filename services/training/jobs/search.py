@@ -16,7 +16,7 @@ from services.training.domain.costs import booked
 from services.training.domain.runs import EventKind, RunEvent
 from services.training.domain.searches import HyperparameterSearch, Trial, trial_parameters, trial_spec
 from services.training.domain.trainings import TrainingRun
-from services.training.jobs.run import RunTasks
+from services.training.jobs.run import RunTasks, kept
 from services.training.jobs.run_progress import series_of
 from services.training.store.encodings import Encodings
 from services.training.store.metrics import RunMetrics
@@ -55,15 +55,17 @@ class SearchTasks:
             checkpoint=self._checkpoint,
             on_failure=self._failed,
             needs=self._needs,
+            keeps=kept,
         )
 
     async def _needs(self, task: Task, runtime: Runtime) -> Needs:
-        """All trials that may run beside each other: a search is one reservation."""
+        """All trials that may run beside each other, and the best model: a search is one reservation."""
         async with self._database.system(read_only=True) as uow:
             search = await Searches(uow).get(task.target, deleted=True)
         cpus, gpus = booked(replace(search.spec, workers=1))
         parallel = search.plan.max_parallel
-        return Needs(cpus * parallel, gpus * parallel, seconds=search.plan.max_seconds)
+        memory, storage = (search.estimate.get(name, 0) for name in ("memory_bytes", "storage_bytes"))
+        return Needs(cpus * parallel, gpus * parallel, memory * parallel, search.plan.max_seconds, storage)
 
     async def _load(self, task: Task, runtime: Runtime) -> Json:
         async with self._database.system(read_only=True) as uow:

@@ -11,7 +11,13 @@ from libs.common.clock import Clock
 from libs.common.db.uow import Database
 from libs.common.domain import DomainError
 from services.training.store.encodings import Encodings
-from services.training.store.manifests import artifact_parts, checkpoint_manifests, code_manifests, model_manifests
+from services.training.store.manifests import (
+    artifact_parts,
+    checkpoint_manifests,
+    code_manifests,
+    give_back_checkpoints,
+    model_manifests,
+)
 from services.training.store.run_artifacts import forget_broken_uploads
 
 _BEAT = timedelta(hours=1)
@@ -40,6 +46,7 @@ async def sweep_forever(database: Database, blobs: BlobStore, clock: Clock) -> N
 async def sweep(database: Database, blobs: BlobStore, clock: Clock) -> int:
     """One sweep. Returns how many blobs went."""
     async with database.system() as uow:
+        await give_back_checkpoints(uow, clock.now() - _RETRY)
         await Encodings(uow).forget(clock.now() - _UNUSED)
         await forget_broken_uploads(uow, clock.now() - _BROKEN_OFF)
     async with database.system(read_only=True) as uow:

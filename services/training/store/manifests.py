@@ -7,6 +7,7 @@ from datetime import datetime
 from sqlalchemy import and_, or_, select
 
 from libs.common.db.uow import UnitOfWork
+from libs.common.tasks import left_rooms
 from libs.common.tasks.tables import tasks
 from services.training.store import tables
 
@@ -32,6 +33,12 @@ async def artifact_parts(uow: UnitOfWork) -> set[str]:
     """Blobs of the files of outside runs, also of uploads that are not complete yet."""
     rows = await (await uow.connection()).execute(select(tables.run_artifacts.c.parts))
     return {part["sha256"] for row in rows for part in row.parts}
+
+
+async def give_back_checkpoints(uow: UnitOfWork, before: datetime) -> None:
+    """Tasks that failed or were cancelled before a time, of every organization, keep no storage any more."""
+    ended = tasks.c.state.in_(("FAILED", "CANCELLED"))
+    await left_rooms.give_back(uow, select(tasks.c.name).where(ended, tasks.c.update_time < before))
 
 
 async def checkpoint_manifests(uow: UnitOfWork, since: datetime) -> set[str]:

@@ -289,6 +289,8 @@ searches = resource_table(
     Column("importances", JSONB, nullable=False),
     Column("algorithm_version", Text, nullable=False),
     Column("parameters", JSONB, nullable=False),
+    # What a trial needs; empty: not known.
+    Column("estimate", JSONB, nullable=False, server_default=text("'{}'::jsonb")),
 )
 
 # A trial is written when it begins and when it ends.

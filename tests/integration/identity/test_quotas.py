@@ -17,10 +17,11 @@ from libs.common.config import CommonSettings
 from libs.common.errors import ArgosyError
 from libs.common.ids import uuid7
 from libs.common.rpc.client import Channels
-from services.identity.domain.quotas import HOLD_LEASE
+from services.identity.domain.quotas import HOLD_LEASE, WAIT_LEASE
 from tests.integration.identity.conftest import Rig
 
 ORG = "orgs/acme"
+GIB = 1 << 30
 
 
 class Books:
@@ -56,8 +57,12 @@ class Books:
             )
         )
 
-    async def settle(self, reservation: str) -> quota_pb2.QuotaReservation:
-        return await self.jobs.SettleQuota(pb.SettleQuotaRequest(parent=ORG, reservation_id=reservation))
+    async def settle(self, reservation: str, kept: int = 0, subject: str = "") -> quota_pb2.QuotaReservation:
+        return (await self.ended(reservation, kept, subject)).quota_reservation
+
+    async def ended(self, reservation: str, kept: int = 0, subject: str = "") -> pb.SettleQuotaResponse:
+        request = pb.SettleQuotaRequest(parent=ORG, reservation_id=reservation, kept_bytes=kept, subject=subject)
+        return await self.jobs.SettleQuota(request)
 
     async def listed(self, **fields: Any) -> list[quota_pb2.QuotaReservation]:
         request = pb.ListQuotaReservationsRequest(parent=ORG, **fields)
@@ -202,6 +207,101 @@ async def test_what_a_vanished_service_held_is_free_until_it_is_back(books: Book
     assert (await books.ask("a", running=True)).granted
     assert (await books.use(quota.name)).cpus == 2
     assert not (await books.ask("c")).granted
+
+
+async def test_a_job_that_had_not_begun_when_its_room_lapsed_queues_again(books: Books) -> None:
+    """Unlike one that runs; else two would start where there is room for one."""
+    quota = await books.limit(cpus=1)
+    await books.ask("a")
+    await books.age("a", HOLD_LEASE * 2)
+    assert (await books.ask("b")).granted
+    assert not (await books.ask("a")).granted
+    assert (await books.use(quota.name)).cpus == 1
+    await books.settle("b")
+    assert (await books.ask("a")).granted
+
+
+async def test_who_was_away_has_his_place_again(books: Books) -> None:
+    """He lets others pass meanwhile, and waits no longer than those who came after him."""
+    await books.limit(cpus=4)
+    await books.ask("a", 2)
+    assert not (await books.ask("big", 4)).granted
+    await books.age("big", WAIT_LEASE * 2)
+    assert (await books.ask("small", 1)).granted
+    assert not (await books.ask("next", 2)).granted
+    await books.ask("big", 4)
+    assert "runs/big waits longer" in (await books.ask("next", 2)).waiting_for
+    await books.settle("a")
+    assert not (await books.ask("next", 2)).granted
+
+
+async def test_an_end_names_those_that_fit_now(books: Books) -> None:
+    """In the order of the queue, as far as there is room, and nobody else."""
+    await books.limit(cpus=2)
+    await books.ask("a", 1)
+    await books.ask("other", 1)
+    for name in ("b", "c", "d"):
+        await books.ask(name, 1)
+    assert (await books.ended("a")).may_start == ["b"]
+    assert (await books.ended("other")).may_start == ["b", "c"]
+    # Of two that end one after the other, each fits for itself; who asks first is the first of the queue.
+    assert not (await books.ask("d", 1)).granted
+
+
+async def test_storage_is_used_until_it_is_deleted(books: Books) -> None:
+    quota = await books.limit("orgs/acme/users/bob", storage_bytes=10 * GIB)
+    assert (await books.ask("a", storage_bytes=6 * GIB)).granted
+    short = await books.ask("b", storage_bytes=6 * GIB)
+    assert short.waiting_for == "6 of 10 GiB of storage of orgs/acme/users/bob are used by runs/a"
+    assert (await books.ask("c", subject="users/ada", storage_bytes=6 * GIB)).granted
+    # It wrote more than it had reserved: what is kept counts.
+    settled = await books.settle("a", 7 * GIB)
+    assert settled.kept_bytes == 7 * GIB
+    use = await books.use(quota.name)
+    assert (use.storage_bytes, use.cpus, use.held_count) == (7 * GIB, 0, 0)
+    short = await books.ask("b", storage_bytes=6 * GIB)
+    assert short.waiting_for == "7 of 10 GiB of storage of orgs/acme/users/bob are used by what is kept"
+    # Deleted; and a teller who is late changes nothing.
+    assert (await books.ended("a")).may_start == ["b"]
+    await books.settle("a", 7 * GIB)
+    assert (await books.use(quota.name)).storage_bytes == 0
+    assert (await books.ask("b", storage_bytes=6 * GIB)).granted
+    never = await refused(books.ask("d", storage_bytes=11 * GIB))
+    assert "needs 11 GiB of storage, and orgs/acme/users/bob may use 10" in never.message
+
+
+async def test_what_is_undeleted_counts_again(books: Books) -> None:
+    """Under an id that nobody has asked for, whether there is room or not."""
+    quota = await books.limit("orgs/acme/users/bob", storage_bytes=GIB)
+    await books.settle("back", 3 * GIB, "users/bob")
+    assert (await books.use(quota.name)).storage_bytes == 3 * GIB
+    assert not (await books.ask("a", storage_bytes=1)).granted
+    await books.settle("back")
+    assert (await books.ask("a", storage_bytes=1)).granted
+
+
+async def test_what_is_kept_is_not_forgotten(books: Books) -> None:
+    """Settled reservations go after thirty days; those that keep storage stay, and can be given back."""
+    quota = await books.limit(storage_bytes=GIB)
+    await books.ask("a", storage_bytes=5)
+    await books.ask("b")
+    await books.settle("a", 5)
+    await books.settle("b")
+    for name in ("a", "b"):
+        await books.age(name, timedelta(days=31))
+    await books.settle("c")
+    assert [one.reservation_id for one in await books.listed(show_settled=True)] == ["c", "a"]
+    await books.settle("a")
+    assert (await books.use(quota.name)).storage_bytes == 0
+
+
+async def test_storage_is_exact_when_many_end_at_once(books: Books) -> None:
+    quota = await books.limit(storage_bytes=100)
+    await asyncio.gather(*(books.ask(f"job-{n}", storage_bytes=1) for n in range(24)))
+    await asyncio.gather(*(books.settle(f"job-{n}", n) for n in range(24)))
+    assert (await books.use(quota.name)).storage_bytes == sum(range(24))
+    await asyncio.gather(*(books.settle(f"job-{n}") for n in range(24)))
+    assert (await books.use(quota.name)).storage_bytes == 0
 
 
 async def test_hours_of_the_month_are_settled(books: Books) -> None:

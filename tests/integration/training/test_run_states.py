@@ -56,7 +56,7 @@ async def paused(caller: Caller, task: str) -> task_pb2.Task:
     raise AssertionError("the task was never paused")
 
 
-async def test_a_run_is_paused_resumed_cancelled_and_retried_without_a_seam(worker: Caller) -> None:
+async def test_a_run_is_paused_resumed_cancelled_and_retried_without_a_seam(worker: Caller, quota: RoomForAll) -> None:
     """That the values are those of a run left alone is tested without Ray, in test_engine.py."""
     await worker.project()
     await worker.training(spec=spec_of(**SPEC))
@@ -89,6 +89,24 @@ async def test_a_run_is_paused_resumed_cancelled_and_retried_without_a_seam(work
     again = ["STARTED", "PAUSED", "RESUMED", "STARTED", "CANCELLED", "RETRIED", "STARTED", "SUCCEEDED"]
     assert await events(worker, run.name) == ["CREATED", *again]
     await check_keys(worker, done.name)
+    await check_storage(worker, quota, run, done.model_version)
+
+
+async def check_storage(caller: Caller, quota: RoomForAll, run: training_pb2.TrainingRun, name: str) -> None:
+    """Of three rooms, the first two kept a checkpoint, each until the next one was left; the last keeps the model."""
+    version = await caller.GetModelVersion(model_service_pb2.GetModelVersionRequest(name=name))
+    rooms = list(quota.held.values())
+    size = sum(file.size for file in version.files)
+    async with asyncio.timeout(10):
+        while list(quota.kept.values()) != [0, 0, size]:
+            await asyncio.sleep(0.1)
+    assert list(quota.kept) == [room.reservation_id for room in rooms]
+    estimated = run.costs.estimate.storage_bytes
+    assert rooms[0].needs.storage_bytes == estimated
+    # What is kept already is not asked for again: weights and two moments in single precision.
+    checkpoint = estimated - rooms[1].needs.storage_bytes
+    assert checkpoint == pytest.approx(version.parameter_count * 12, rel=0.1)
+    assert estimated - rooms[2].needs.storage_bytes == pytest.approx(checkpoint, rel=0.01)
 
 
 async def check_keys(caller: Caller, run: str) -> None:

@@ -93,10 +93,14 @@ async def test_run_makes_a_model_version(
     (room,) = quota.held.values()
     assert (room.needs.cpus, room.task, room.target, room.subject) == (2, started.task, started.name, "users/alice")
     assert room.needs.memory_bytes == started.costs.estimate.memory_bytes
+    assert room.needs.storage_bytes == started.costs.estimate.storage_bytes
     async with asyncio.timeout(10):
         while not quota.settled:
             await asyncio.sleep(0.1)
     assert quota.settled == [room.reservation_id]
+    assert quota.kept == {room.reservation_id: sum(file.size for file in version.files)}
+    # Two checkpoints more than the model.
+    assert 1 < started.costs.estimate.storage_bytes / done.costs.actual.storage_bytes < 8
     assert done.costs.estimate == started.costs.estimate
     assert done.costs.actual.tokens == done.results["tokens"]
     # Two processes of half a gigabyte each at least.

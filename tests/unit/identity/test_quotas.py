@@ -96,6 +96,20 @@ def test_what_exceeds_a_limit_by_itself_is_impossible(limits: dict[str, Any], ne
     assert impossible(needs, [ORG], [quota(LAB, **limits)]) is None
 
 
+def test_what_is_kept_fills_the_storage() -> None:
+    limits, kept = [quota(LAB, storage_bytes=4 << 30)], {LAB: 3 << 30, ORG: 3 << 30}
+    room = Room(limits, {}, [], kept=kept)
+    assert room.shortages(Needs(storage_bytes=1 << 30), [ORG, LAB]) == []
+    (short,) = room.shortages(Needs(storage_bytes=2 << 30), [ORG, LAB])
+    assert short.now() == f"3 of 4 GiB of storage of {LAB} are used by what is kept"
+    assert room.shortages(Needs(cpus=1), [ORG, LAB]) == [], "who writes nothing passes"
+
+
+def test_those_that_fit_are_admitted_in_their_order() -> None:
+    room = Room([quota(LAB, cpus=2)], {}, [])
+    assert [room.admit(job(str(number), number, 1)) for number in range(1, 5)] == [True, True, False, False]
+
+
 def test_hours_of_a_month_are_counted_before_they_are_used() -> None:
     limits, spent = [quota(ORG, cpu_hours=10)], {ORG: Spent(cpu_hours=6)}
     running = job("a", 1, needs=Needs(cpus=1, seconds=3 * 3600))

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from services.training.domain.adapter import Adapter
 from services.training.domain.costs import Cost, booked, cost_of, ratio
 from services.training.domain.estimate import Rates, estimate, work_of
 from services.training.domain.preflight import DataFacts
@@ -85,7 +86,19 @@ def test_heldout_rows_checkpoints_and_the_probe_take_time() -> None:
 def test_costs_are_booked_cores_for_the_time() -> None:
     spec = tiny_spec(workers=2, threads_per_worker=3, gpus_per_worker=1)
     assert booked(spec) == (6, 2)
-    assert cost_of(spec, 1800, 7, 9) == Cost(1800, 7, cpu_hours=3, gpu_hours=1, tokens=9)
+    assert cost_of(spec, 1800, 7, 9, 5) == Cost(1800, 7, cpu_hours=3, gpu_hours=1, tokens=9, storage_bytes=5)
+
+
+def test_storage_is_the_model_and_two_checkpoints() -> None:
+    spec = tiny_spec()
+    whole = estimate(spec)
+    # Single precision; a checkpoint has two moments beside the weights.
+    weights = whole.parameter_count * 4
+    assert weights + 2 * weights * 3 < whole.storage_bytes < 8 * weights
+    tuned = estimate(replace(spec, adapter=Adapter(rank=2, target_modules=("q_proj",))), base_parameters=10**6)
+    assert tuned.storage_bytes < 10**6
+    merged = replace(spec, adapter=Adapter(rank=2, target_modules=("q_proj",), merge=True))
+    assert estimate(merged, base_parameters=10**6).storage_bytes > 4 * 10**6
 
 
 def test_a_ratio_needs_both_sides() -> None:

@@ -44,6 +44,17 @@ def plan(*dimensions: Dimension, **fields: Any) -> SearchPlan:
     return SearchPlan(space=Space(dimensions or (RATE,)), **{**usual, **fields})
 
 
+def test_the_largest_trial_has_the_largest_of_all_numbers() -> None:
+    wide = Dimension("architecture.hidden_size", Kind.CATEGORICAL, choices=(32, 64))
+    column = Dimension("phases[0].text_column", Kind.CATEGORICAL, choices=("a", "b"))
+    search = HyperparameterSearch(
+        **resource_fields("orgs/acme/searches/s"), plan=plan(RATE, BATCH, wide, column), spec=tiny_spec(workers=3)
+    )
+    largest = search.largest_spec
+    assert (largest.workers, largest.architecture.hidden_size, largest.phases[0].batch_size) == (1, 64, 24)
+    assert largest.phases[0].text_column == search.spec.phases[0].text_column
+
+
 @pytest.mark.parametrize(
     ("path", "value"),
     [("phases[1].learning_rate", 0.01), ("architecture.layers", 1), ("parameters.max_depth", 3), ("seed", 7)],

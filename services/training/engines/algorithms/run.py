@@ -99,9 +99,10 @@ class _Watch:
         return self._ctx.blobs_write.read_sync(digest)
 
     def keep(self, state: Json, digests: Sequence[str]) -> None:
-        blobs = [{"sha256": digest} for digest in digests]
-        manifest = self._ctx.blobs_write.commit_sync({"kind": "training.checkpoint", "blobs": blobs})
-        self._ctx.checkpoint({**state, "manifests": [manifest]})
+        store, blobs = self._ctx.blobs_write, [{"sha256": digest} for digest in digests]
+        manifest = store.commit_sync({"kind": "training.checkpoint", "blobs": blobs})
+        size = sum(store.stat_sync(digest).size for digest in digests)
+        self._ctx.checkpoint({**state, "manifests": [manifest], "bytes": size})
         self._ctx.pause_if_asked()
 
     def kept(self) -> Json | None:

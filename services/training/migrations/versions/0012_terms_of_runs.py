@@ -10,8 +10,8 @@ from services.training.domain.trainings import TrainingRun
 from services.training.store import tables
 from services.training.store.run_search import terms_of
 
-revision = "0011"
-down_revision = "0010"
+revision = "0012"
+down_revision = "0011"
 
 # All that a run is found by. Named one by one: a column that a later migration adds is not there yet.
 _COLUMNS = (
