@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import time
+from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 from types import SimpleNamespace
@@ -13,6 +14,7 @@ import pytest
 
 from libs.compute import process_usage, script_sandbox
 from libs.compute.context import EngineError
+from libs.compute.scratch import remove_tree
 from libs.compute.script_sandbox import CODE, ScriptFailed, ScriptLimits, run_script
 from tests.integration.training.scripts import (
     LIMITS,
@@ -125,9 +127,10 @@ EXHAUSTIONS = {
 
 
 @pytest.fixture
-def folder(tmp_path: Path) -> Path:
-    """Where a script runs."""
-    return run_folder(tmp_path)
+def folder(tmp_path: Path) -> Iterator[Path]:
+    """Where a script runs. What it left may be deeper than pytest can remove."""
+    yield run_folder(tmp_path)
+    remove_tree(tmp_path / "run")
 
 
 @pytest.mark.parametrize("name", EXHAUSTIONS)
