@@ -195,9 +195,9 @@ def test_a_file_that_is_in_memory_counts_whole(folder: Path) -> None:
     assert "took more than the 64 MiB of disk" in failure(folder, source)
 
 
-def test_what_is_kept_is_within_the_limits(folder: Path) -> None:
-    """Also where it is asked for before anybody has looked."""
-    for source, says in (
+@pytest.mark.parametrize(
+    ("source", "says"),
+    [
         (
             "open('checkpoint/x', 'wb').truncate(40 * 2**20)\nopen('output/x', 'wb').truncate(40 * 2**20)",
             "64 MiB of disk",
@@ -206,12 +206,15 @@ def test_what_is_kept_is_within_the_limits(folder: Path) -> None:
             "import os\nos.chdir('checkpoint')\nfor _ in range(2_000):\n    os.mkdir('d')\n    os.chdir('d')",
             "500 bytes",
         ),
-    ):
-        (folder / CODE / "main.py").write_text(f"import argosy_run as run\n{source}\nrun.save_checkpoint(1)")
-        heard = Heard()
-        with pytest.raises(ScriptFailed, match=says):
-            run_script(folder, "main.py", LIMITS, 7, 0, heard)
-        assert not heard.messages
+    ],
+)
+def test_what_is_kept_is_within_the_limits(source: str, says: str, folder: Path) -> None:
+    """Also where it is asked for before anybody has looked."""
+    (folder / CODE / "main.py").write_text(f"import argosy_run as run\n{source}\nrun.save_checkpoint(1)")
+    heard = Heard()
+    with pytest.raises(ScriptFailed, match=says):
+        run_script(folder, "main.py", LIMITS, 7, 0, heard)
+    assert not heard.messages
 
 
 def test_a_disk_that_is_nearly_full_ends_it(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
