@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import time
+from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 from types import SimpleNamespace
@@ -13,6 +14,7 @@ import pytest
 
 from libs.compute import process_usage, script_sandbox
 from libs.compute.context import EngineError
+from libs.compute.scratch import remove_tree
 from libs.compute.script_sandbox import CODE, ScriptFailed, ScriptLimits, run_script
 from tests.integration.training.scripts import (
     LIMITS,
@@ -125,9 +127,10 @@ EXHAUSTIONS = {
 
 
 @pytest.fixture
-def folder(tmp_path: Path) -> Path:
-    """Where a script runs."""
-    return run_folder(tmp_path)
+def folder(tmp_path: Path) -> Iterator[Path]:
+    """Where a script runs. What it left may be deeper than pytest can remove."""
+    yield run_folder(tmp_path)
+    remove_tree(tmp_path / "run")
 
 
 @pytest.mark.parametrize("name", EXHAUSTIONS)
@@ -192,9 +195,9 @@ def test_a_file_that_is_in_memory_counts_whole(folder: Path) -> None:
     assert "took more than the 64 MiB of disk" in failure(folder, source)
 
 
-def test_what_is_kept_is_within_the_limits(folder: Path) -> None:
-    """Also where it is asked for before anybody has looked."""
-    for source, says in (
+@pytest.mark.parametrize(
+    ("source", "says"),
+    [
         (
             "open('checkpoint/x', 'wb').truncate(40 * 2**20)\nopen('output/x', 'wb').truncate(40 * 2**20)",
             "64 MiB of disk",
@@ -203,12 +206,15 @@ def test_what_is_kept_is_within_the_limits(folder: Path) -> None:
             "import os\nos.chdir('checkpoint')\nfor _ in range(2_000):\n    os.mkdir('d')\n    os.chdir('d')",
             "500 bytes",
         ),
-    ):
-        (folder / CODE / "main.py").write_text(f"import argosy_run as run\n{source}\nrun.save_checkpoint(1)")
-        heard = Heard()
-        with pytest.raises(ScriptFailed, match=says):
-            run_script(folder, "main.py", LIMITS, 7, 0, heard)
-        assert not heard.messages
+    ],
+)
+def test_what_is_kept_is_within_the_limits(source: str, says: str, folder: Path) -> None:
+    """Also where it is asked for before anybody has looked."""
+    (folder / CODE / "main.py").write_text(f"import argosy_run as run\n{source}\nrun.save_checkpoint(1)")
+    heard = Heard()
+    with pytest.raises(ScriptFailed, match=says):
+        run_script(folder, "main.py", LIMITS, 7, 0, heard)
+    assert not heard.messages
 
 
 def test_a_disk_that_is_nearly_full_ends_it(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
