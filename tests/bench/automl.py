@@ -112,7 +112,6 @@ def compared(python: Path, folder: Path, table: str, number: int, seconds: int) 
     given = [str(path), str(seconds), str(number)]
     sides = {
         "ours": [sys.executable, "-m", "tests.bench.automl", "--one", *given],
-        # Not the folder of the script: a module of the standard library is called as one that lies there.
         "flaml": [str(python), "-P", str(ROOT / "tests" / "bench" / "automl_peer.py"), *given],
     }
     row: dict[str, Any] = {"table": table, "round": number}
