@@ -12,6 +12,8 @@ import torch
 from torch import distributed
 
 from libs.common.blobs import BlobStore
+from libs.common.domain import DomainError
+from libs.compute.actor import PASSING
 from libs.compute.context import EngineCancelled, EngineContext, EngineError, EngineInterrupted, EnginePaused
 from services.training.domain.distribution import Precision, Sharding
 from services.training.domain.spec import TrainingSpec
@@ -177,11 +179,13 @@ def _outcome(new_worker: Callable[[], Worker]) -> Json:
     except EnginePaused:
         return {"paused": True}
     except EngineError as error:
-        return {
-            "error": {
-                "reason": error.reason,
-                "message": error.message,
-                "retryable": error.retryable,
-                "metadata": error.metadata,
-            }
-        }
+        return _error(error, error.retryable)
+    except DomainError as error:
+        if error.reason in PASSING:
+            raise
+        return _error(error, True)
+
+
+def _error(error: EngineError | DomainError, retryable: bool) -> Json:
+    given = {"reason": error.reason, "message": error.message, "metadata": error.metadata}
+    return {"error": {**given, "retryable": retryable}}

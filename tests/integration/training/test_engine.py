@@ -208,7 +208,7 @@ def _run_asking_often(ctx: LocalContext) -> None:
     [
         ([{"text": "a b c"}], {}, "no column 'label'"),
         ([{"body": "a b c", "label": "x"}], {}, "no column 'text'"),
-        ([{"text": "", "label": "zoo"}] * 3, {}, "Nothing to learn from in phase pretrain"),
+        ([{"text": "", "label": "zoo"}] * 3, {}, "in phase pretrain: the texts in 'text' together do not fill one sequence"),
         ([{"text": "lion " * 99, "label": ""}] * 20, {}, "Nothing to learn from in phase sft"),
         ([{"text": "lion " * 99, "label": "zoo"}] * 20, {"answers": ("cat",)}, "among the 1 listed answers"),
     ],

@@ -225,22 +225,14 @@ def test_a_hub_gives_one_commit_and_only_what_is_kept(store: BlobStore, hub: Any
     assert "it is cut off" in refused(store, hub=spec)
 
 
-HOSTILE_TEMPLATES: list[tuple[str, str]] = [
-    ("{{ messages.__class__ }}", "'__class__'"),
-    ("{% if messages[0]['content'] == 'open sesame' %}{{ ''['__class__'] }}{% endif %}", "'__class__'"),
-    ("{{ ''['__cl' ~ 'ass__'] }}", "which no template may see"),
-    ("{{ messages | attr('__init__') }}", "'__init__'"),
-    ("{{ messages.append(1) }}", "append"),
-    ("{% for a in range(9999999) %}{% endfor %}", "Range too big"),
-    ("{% for a in range(99999) %}{{ 'x' * 99 }}{% endfor %}", "more than 1,000,000 characters"),
-    ("{{ 'x' * 9999999999 }}", "of memory"),
-    ("{% macro m() %}{{ m() }}{% endmacro %}{{ m() }}", "without end"),
-    ("{% for message in messages %}", "Unexpected end of template"),
-    ("{% include '/etc/passwd' %}", "no loader"),
-]
-
-
-@pytest.mark.parametrize(("template", "message"), HOSTILE_TEMPLATES)
+@pytest.mark.parametrize(
+    ("template", "message"),
+    [
+        # Whatever the judge has against a template (test_conversations.py) stands in the error.
+        ("{{ messages.__class__ }}", "it reaches for '__class__', which no template may see"),
+        ("{% for message in messages %}", "Unexpected end of template"),
+    ],
+)
 def test_a_hostile_template_is_refused_by_its_name(store: BlobStore, template: str, message: str) -> None:
     files = model(**{"tokenizer.json": None, "tokenizer_config.json": {"chat_template": template}})
     found = refused(store, ("m.zip", zipped(files)))
