@@ -86,10 +86,16 @@ def _schema(spec: TrainingSpec, facts: DataFacts) -> list[Finding]:
 def _template(spec: TrainingSpec, name: str, phase: Phase, facts: DataFacts) -> list[Finding]:
     if not phase.prompts or phase.messages_column:
         return []
+    if not set(phase.columns) <= facts.columns.keys():
+        # That was told already.
+        return []
     around = len(phase.prompt_template.replace(PLACEHOLDER, ""))
     room = spec.architecture.sequence_length * _CHARACTERS_A_TOKEN
     if around > room / 2:
-        message = f"The prompt template of {name} alone fills more than half of the context."
+        message = (
+            f"The prompt template of {name} alone fills more than half of the context: shorten it, or raise "
+            "spec.architecture.sequence_length."
+        )
         return [Finding("template", around > room, message)]
     missing = _unanswered(name, phase, facts)
     return [missing] if missing else []
@@ -102,6 +108,8 @@ def _unanswered(name: str, phase: Phase, facts: DataFacts) -> Finding | None:
         return None
     where = " and ".join(repr(column) for column in columns)
     answers = "two different answers" if phase.compares else "an answer"
+    if phase.has_answers and phase.answers:
+        answers += f" among the {len(phase.answers)} listed ones"
     whole = len(facts.sample) >= facts.row_count
     among = f"{facts.row_count} rows" if whole else f"first {len(facts.sample)} rows"
     return Finding("template", whole, f"None of the {among} of {facts.what} has {answers} for {name} in {where}.")
