@@ -143,7 +143,7 @@ bench-estimates: setup ## time and memory that the pre-flight predicts for ten r
 	$(BIN)/python -m tests.bench.estimates
 
 bench-tokenize: setup ## rows to token arrays beside datasets.map
-	$(BIN)/python -m tests.bench.tokenize
+	$(BIN)/python -m tests.bench.tokenize_rows
 
 fmt: setup ## format the code and repair what the linter can
 	$(BIN)/ruff check --fix --quiet . || true

@@ -26,7 +26,9 @@ def test_a_run_that_is_killed_ends_with_the_same_curve(ward: Ward, trial: Trial,
         hurt = trainings.train(work, kills(trial.seed, points), trial.limit)
     finally:
         trainings.close()
-    assert sorted(calm.losses) == list(range(10, work.steps + 1, 10))
+    assert sorted(calm.losses) == work.reported
+    apart = max(abs(loss / calm.losses[step] - 1) for step, loss in hurt.losses.items())
+    print(f"losses apart: {apart:.1e}")
     assert hurt.losses == pytest.approx(calm.losses, rel=CURVE)
     assert hurt.digest == calm.digest
     assert not calm.lost()

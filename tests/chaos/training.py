@@ -12,6 +12,7 @@ from typing import Any
 from argosy.client import Client
 
 from deploy.demo.access import ORG, POLICY, people
+from services.training.domain.spec import TrainingSpec
 from tests.chaos import books
 from tests.chaos.injuries import KILLS, Injury, NobodyThere
 from tests.chaos.plan import Plan, plan
@@ -34,11 +35,17 @@ class Work:
 
     Attributes:
         steps: of its only phase.
-        every: steps between checkpoints.
+        every: steps that a loss costs at most.
     """
 
     steps: int
     every: int
+
+    @property
+    def reported(self) -> list[int]:
+        """Steps of which a loss is reported: every tenth, and those of checkpoints."""
+        period = TrainingSpec((), checkpoint_every=self.every).checkpoint_period
+        return sorted({*range(EVERY_REPORT, self.steps + 1, EVERY_REPORT), *range(period, self.steps, period)})
 
     def spec(self) -> dict[str, Any]:
         phase = {

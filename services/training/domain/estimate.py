@@ -111,7 +111,7 @@ def _seconds(spec: TrainingSpec, work: Work, rates: Rates, parameters: int, trai
         characters += min(work.rows, phase.steps * phase.batch_size) * rows.characters / _ENCODE_RATE
     if not spec.adapter and parameters == shape.parameter_count and work.phases:
         characters += work.rows * work.phases[0].characters / _TOKENIZER_RATE
-    written = trained * _CHECKPOINT_BYTES * (spec.steps // spec.checkpoint_every)
+    written = trained * _CHECKPOINT_BYTES * (spec.steps // spec.checkpoint_period)
     written += (trained * len(spec.phases) + parameters) * _FLOAT
     group = _GROUP_SECONDS if spec.workers > 1 else 0.0
     return _FIXED_SECONDS + group + load.seconds(rates) + characters + written / _WRITE_RATE
@@ -159,9 +159,9 @@ def _memory(spec: TrainingSpec, work: Work, parameters: int, trained: int) -> in
     if spec.distribution.shards:
         # Divided; but every worker begins with the whole model.
         state = trained * _BYTES_A_PARAMETER + spec.workers * parameters * _FLOAT
-    # The leading worker writes checkpoints; nobody looks at held-out rows meanwhile.
-    written = trained * _CHECKPOINT_BYTES if spec.steps > spec.checkpoint_every else 0
-    return spec.workers * each + state + round(largest + max(spec.workers * looked_at, written))
+    # The leading worker keeps the memory that it copies checkpoints to.
+    written = trained * _CHECKPOINT_BYTES if spec.steps > spec.checkpoint_period else 0
+    return spec.workers * each + state + round(largest + spec.workers * looked_at + written)
 
 
 def _frozen_models(phase: Phase) -> int:

@@ -27,8 +27,8 @@ _LOGIT_MOVES = 12
 _SWEEPS = 10.0
 # A backward pass does twice the products of the forward pass, moves as much again and more, and calls as often.
 _BACKWARD_OPERATIONS, _BACKWARD_MOVES, _BACKWARD_CALLS = 2.0, 1.5, 1.5
-# AdamW reads and writes weights, gradients and both moments in several sweeps; clipping and clearing are sweeps too.
-_OPTIMISER_MOVES, _OPTIMISER_CALLS = 20, 16
+# AdamW reads gradients and reads and writes weights and both moments, in one sweep; clipping takes two.
+_OPTIMISER_MOVES, _OPTIMISER_CALLS = 10, 16
 # Matrices and vectors of a layer.
 _LAYER_TENSORS = 9
 _HELDOUT_BATCH = 32

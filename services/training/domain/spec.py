@@ -168,7 +168,7 @@ class TrainingSpec:
         threads_per_worker: CPU threads of each.
         gpus_per_worker: GPUs of each; 0 trains on the CPU.
         seed: of the first weights and of the order of the data.
-        checkpoint_every: steps between checkpoints.
+        checkpoint_every: steps that the loss of all workers costs at most.
         on_divergence: what happens when the loss has run away.
         heldout_at: shares of each phase's steps after which held-out rows are asked too; a search sets its rungs here.
         probe: whether the effect of pre-training is measured beside the run; a search turns it off.
@@ -193,6 +193,16 @@ class TrainingSpec:
     def steps(self) -> int:
         """Optimiser steps over all phases."""
         return sum(phase.steps for phase in self.phases)
+
+    @property
+    def writing_steps(self) -> int:
+        """Steps that may be taken while a checkpoint is being written: an eighth of `checkpoint_every`."""
+        return self.checkpoint_every // 8
+
+    @property
+    def checkpoint_period(self) -> int:
+        """Steps from one checkpoint to the next: each is complete before `checkpoint_every` steps hang on the last."""
+        return self.checkpoint_every - self.writing_steps
 
     @property
     def frozen_versions(self) -> tuple[str, ...]:

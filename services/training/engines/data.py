@@ -18,7 +18,7 @@ from services.training.domain.spec import Method, Phase
 Columns = dict[str, list[str]]
 
 # Rows that are text and tokens in memory at once: enough for the threads of the tokenizer, some MiB of prose.
-BATCH_ROWS = 1024
+BATCH_ROWS = 2048
 # Rows whose index is in memory: a segment of it.
 _WINDOW_ROWS = 65_536
 

@@ -205,7 +205,8 @@ class Worker:
             recent.append(step)
             window.append(step)
             done = progress.step == phase.steps
-            due = self._checkpoint_due(number) and not done
+            since = self._steps_since_due(number)
+            due = since == 0 and not done
             # At a checkpoint too: a run that goes on from there reports the same steps as one that was left alone.
             if progress.step % METRICS_EVERY == 0 or due or done:
                 check_loss(step.loss, worst, phase, progress.step - 1)
@@ -218,6 +219,9 @@ class Worker:
             if due:
                 self._writer.write(self._learner, loop.optimiser, progress, name, self._kept)
                 self._pause_if_asked()
+            if since == self._job.spec.writing_steps:
+                # What is done from here on would be more than may be lost.
+                self._writer.wait()
         self._measure(f"{name}.heldout", "after", work)
         results = progress.results
         fell = results[f"{name}.last_loss"] < results[f"{name}.first_loss"]
@@ -346,10 +350,11 @@ class Worker:
             return None
         return (1 - last_fraction) * (last_seconds - seconds) / (last_fraction - fraction)
 
-    def _checkpoint_due(self, number: int) -> bool:
+    def _steps_since_due(self, number: int) -> int:
+        """Steps since a checkpoint was due; they are counted over all phases."""
         spec = self._job.spec
         done = sum(phase.steps for phase in spec.phases[:number]) + self._progress.step
-        return done % spec.checkpoint_every == 0
+        return done % spec.checkpoint_period
 
     def _pause_if_asked(self) -> None:
         """Stops behind a checkpoint; the leading worker asks, and all stop at the same step."""

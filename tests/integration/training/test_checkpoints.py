@@ -124,6 +124,24 @@ def test_run_fails_with_what_went_wrong_in_the_writer(tmp_path: Path, monkeypatc
     assert written == [4, 8]
 
 
+def test_steps_wait_where_more_would_be_lost_than_may_be(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    store, seen = BlobStore(f"file://{tmp_path}/blobs"), []
+    ctx = context(store, tiny_spec(pretrain=60, sft=4, checkpoint_every=16), rows(60))
+
+    def late(store: BlobStore, snapshot: Snapshot) -> Json:
+        time.sleep(0.5)
+        seen.append((snapshot.phase, snapshot.progress.step, ctx.recorded.metrics[-1][1]))
+        return write_snapshot(store, snapshot)
+
+    monkeypatch.setattr(checkpoint_writer, "write_snapshot", late)
+    monkeypatch.setattr("services.training.engines.worker.METRICS_EVERY", 1)
+    run(ctx)
+    # Each at the fourteenth step; two more are taken while it is written, and sixteen hang on the one before.
+    assert [each for each in seen if each[0] == "pretrain"][:4] == [
+        ("pretrain", step, step + 2) for step in (14, 28, 42, 56)
+    ]
+
+
 def test_paused_run_has_reported_the_checkpoint_that_it_stopped_behind(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -79,9 +79,9 @@ def test_it_reports_curves_progress_and_cost(trained: tuple[dict[str, Any], Loca
     result, ctx = trained
     recorded = ctx.recorded
     assert {name for name, _, _ in recorded.metrics} == {"pretrain", "sft"}
-    # Every ten steps, and at checkpoints: every twelfth of both phases together, of which the first has fifteen.
+    # Every ten steps, and at checkpoints: every eleventh of both phases together, of which the first has fifteen.
     assert [step for name, step, _ in recorded.metrics if name == "sft"] == sorted(
-        {*range(10, 101, 10), *range(9, 100, 12)}
+        {*range(10, 101, 10), *range(7, 100, 11)}
     )
     for _, _, values in recorded.metrics:
         assert {"loss", "learning_rate", "tokens_per_second"} <= values.keys()

@@ -1,6 +1,6 @@
 """Rows of a dataset version to token arrays, beside `datasets.map` with the same tokenizer.
 
-    python -m tests.bench.tokenize            # writes build/bench/tokenize.json
+    python -m tests.bench.tokenize_rows            # writes build/bench/tokenize.json
 
 The rows are the docstrings of this environment, 100,000 of them, again and again where there are more; each row has a
 number of its own. Ours is what a run of pre-training does
@@ -165,7 +165,8 @@ class Start:
             "key": tokenizer_key(self.digests[count], spec),
         }
         answer = self.folder / "ours.json"
-        command = [sys.executable, "-m", "tests.bench.tokenize", "--one", json.dumps(given), "--answer", str(answer)]
+        program = [sys.executable, "-m", "tests.bench.tokenize_rows"]
+        command = [*program, "--one", json.dumps(given), "--answer", str(answer)]
         return started(command, dict(os.environ), answer)
 
     def peer(self, python: Path, count: int) -> dict[str, float]:
