@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import pickle
 import tempfile
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -128,9 +127,10 @@ def read_optimiser(store: BlobStore, checkpoint: Json, optimiser: torch.optim.Op
 
     Its options are its own: how it computes may differ between the machines.
     """
+    content = io.BytesIO(_read(store, checkpoint, "optimiser.pt"))
     try:
-        found = torch.load(io.BytesIO(_read(store, checkpoint, "optimiser.pt")), weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, LookupError) as error:
+        found = torch.load(content, weights_only=True)
+    except Exception as error:  # whatever its reader says of bytes that are none of ours
         raise _damaged(checkpoint, "optimiser.pt") from error
     parameters = [parameter for group in optimiser.param_groups for parameter in group["params"]]
     state = {
