@@ -163,7 +163,7 @@ class TaskCarrier:
         except EngineError as error:
             return _failed("failed", error.reason, error.message, error.retryable, error.metadata)
         except DomainError as error:
-            state = "interrupted" if error.reason in _PASSING else "failed"
+            state = "interrupted" if error.reason in PASSING else "failed"
             return _failed(state, error.reason, error.message, True, error.metadata)
         except Exception as error:  # the engine is foreign code to the carrier: whatever it raises is the task's end
             _log.exception("engine %s failed", self._job["kind"])
@@ -174,7 +174,7 @@ class TaskCarrier:
 
 
 # What goes away by itself: another attempt, from the checkpoint, may work.
-_PASSING = frozenset(
+PASSING = frozenset(
     {
         "STORAGE_FULL",
         "STORAGE_UNAVAILABLE",

@@ -41,6 +41,7 @@ from services.training.handlers import (
     model_registry,
     model_versions,
     outside_runs,
+    preflights,
     run_artifacts,
     run_metrics,
     runs,
@@ -130,6 +131,7 @@ DEFINITION: ServiceDefinition[App] = ServiceDefinition(
     ],
     handlers=[
         trainings,
+        preflights,
         runs,
         run_metrics,
         model_projects,

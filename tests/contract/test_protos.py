@@ -86,6 +86,7 @@ _OUTPUT_ONLY_OF = {
         "signature",
         "stage",
         "state",
+        "task",
         "training_run",
     },
     "Prompt": {"latest_version"},

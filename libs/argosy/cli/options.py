@@ -30,6 +30,8 @@ def follow_task(client: Client, started: Any, follow: bool, as_json: bool) -> An
 
 def upload_file(client: Client, file: Path) -> str:
     """Uploads with a bar, or goes on where an upload of this file broke; the name of the upload."""
+    if not file.stat().st_size:
+        raise session.Misuse(f"{file} is empty")
     columns = (BarColumn(), DownloadColumn(), TransferSpeedColumn(), TimeRemainingColumn())
     with Progress(*columns, console=session.errors_console, transient=True) as bar:
         row = bar.add_task("upload", total=file.stat().st_size)

@@ -54,4 +54,5 @@ def preflight(
             f"{lengths.cut_share:.1%} are cut at {lengths.context_length:,}"
         )
     for fault in sample.faults:
-        console.print(f"row {fault.row}, {escape(fault.column)}: {escape(fault.problem)} ({fault.phase})")
+        version = f" of the {fault.version}" if fault.version == "validation_version" else ""
+        console.print(f"row {fault.row}{version}, {escape(fault.column)}: {escape(fault.problem)} ({fault.phase})")

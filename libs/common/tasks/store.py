@@ -73,6 +73,22 @@ async def page(
     return [Task.from_row(row) for row in rows.mappings()]
 
 
+async def living(uow: UnitOfWork, kind: str, input: Json) -> Task | None:
+    """The oldest task of a kind with these values in its input that waits or runs and is not to stop; None: there is
+    none."""
+    columns = tasks.c
+    query = select(tasks).where(
+        columns.kind == kind,
+        columns.state.in_(("QUEUED", "RUNNING")),
+        ~columns.cancel_requested,
+        columns.input.contains(input),
+        *_tenant(uow),
+    )
+    found = await (await uow.connection()).execute(query.order_by(columns.create_time).limit(1))
+    row = found.mappings().first()
+    return None if row is None else Task.from_row(row)
+
+
 async def change(uow: UnitOfWork, task: Task, **values: Any) -> Task:
     """Changes a task that `get(..., for_update=True)` locked; one that was put off is looked at at once."""
     values["lease_expires_at"] = case((tasks.c.lease_owner.is_not(None), tasks.c.lease_expires_at))

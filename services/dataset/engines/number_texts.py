@@ -6,15 +6,10 @@ than its number would. Only zeros at the end of a fraction are not kept.
 
 from __future__ import annotations
 
-import math
-import re
 from collections.abc import Callable, Iterable
-from decimal import Decimal
 
+from libs.compute.numbers import DECIMAL, INTEGER, is_double
 from services.dataset.engines.lines import Line
-
-_INTEGER = re.compile(r"-?(?:0|[1-9][0-9]{0,17})")
-_DECIMAL = re.compile(r"-?(?:0|[1-9][0-9]{0,17})(?:\.[0-9]+)?(?:[eE][+-]?[0-9]+)?")
 
 # Every integer of so many digits is a double.
 _EXACT_DIGITS = 15
@@ -33,23 +28,17 @@ def number_columns(lines: Iterable[Line]) -> dict[str, Number]:
         for name, text in (line.row or {}).items():
             if name in texts:
                 continue
-            if _INTEGER.fullmatch(text):
+            if INTEGER.fullmatch(text):
                 kinds.setdefault(name, int)
-                if len(text) > _EXACT_DIGITS and not _is_double(text):
+                if len(text) > _EXACT_DIGITS and not is_double(text):
                     wide.add(name)
-            elif _DECIMAL.fullmatch(text) and _is_double(text):
+            elif DECIMAL.fullmatch(text) and is_double(text):
                 kinds[name] = float
             else:
                 texts.add(name)
             if name in wide and kinds.get(name) is float:
                 texts.add(name)
     return {name: number for name, number in kinds.items() if name not in texts}
-
-
-def _is_double(text: str) -> bool:
-    """Whether a double is this number, to its last digit."""
-    number = float(text)
-    return math.isfinite(number) and Decimal(repr(number)) == Decimal(text)
 
 
 def with_numbers(line: Line, numbers: dict[str, Number]) -> Line:

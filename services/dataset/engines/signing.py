@@ -7,6 +7,7 @@ from hashlib import blake2b
 
 import numpy as np
 
+from libs.compute.numbers import number_or_text
 from libs.compute.versions import VersionReader
 from services.dataset.engines.access import granted_version
 from services.dataset.engines.minhash import band_hashes, choose_banding, set_hashes
@@ -22,8 +23,8 @@ class Signed:
 
     Attributes:
         rows: (n,) int64, their numbers.
-        exact: n digests, equal for texts that differ in white space or the script of Chinese alone; empty for a row
-            without text.
+        exact: n digests, equal for texts that differ in white space or the script of Chinese alone, and for a number
+            and the text of it; empty for a row without text.
         sets: (n,) uint64, `minhash.set_hashes`.
         bands: (bands, n) uint64, `minhash.band_hashes`.
     """
@@ -50,7 +51,9 @@ def sign(reader: VersionReader, column: str, threshold: float, start: int, stop:
     texts = reader.texts(column, rows)
     hashes, offsets = shingle_hashes(texts)
     bands = band_hashes(hashes, offsets, choose_banding(threshold))
-    return Signed(rows, [_digest(comparable(text)) for text in texts], set_hashes(hashes, offsets), bands)
+    return Signed(
+        rows, [_digest(comparable(number_or_text(text))) for text in texts], set_hashes(hashes, offsets), bands
+    )
 
 
 def _digest(text: str) -> bytes:

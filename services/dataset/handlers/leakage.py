@@ -27,10 +27,15 @@ _THRESHOLD = 0.8
 
 
 async def check_leakage(request: pb.CheckLeakageRequest, call: Call[App]) -> task_pb2.Task:
-    work = await _asked(request, call)
-    found = await LeakageChecks(call.uow).find(work["check"])
+    work, checks = await _asked(request, call), LeakageChecks(call.uow)
+    # Two who ask at the same time get one task.
+    await checks.lock(work["check"])
+    found = await checks.find(work["check"])
     if found is not None:
         return (await task_store.get(call.uow, found.task)).to_proto()
+    begun = await task_store.living(call.uow, LEAKAGE, {"check": work["check"]})
+    if begun is not None:
+        return begun.to_proto()
     return await call.deps.tasks.create(call.uow, call.org, LEAKAGE, work["test_version"], work, call.principal.subject)
 
 

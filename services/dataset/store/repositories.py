@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 
-from sqlalchemy import any_, delete, insert, literal, or_, select
+from sqlalchemy import any_, delete, func, insert, literal, or_, select
 from sqlalchemy.dialects.postgresql import ARRAY
 
 from libs.common.auth.principal import Principal
@@ -20,6 +20,9 @@ from services.dataset.domain.uploads import Upload, UploadPart, UploadState
 from services.dataset.domain.versions import DatasetVersion
 from services.dataset.store import tables
 from services.dataset.store.search import candidates, remember
+
+# Any number that no other advisory lock of this database has.
+_CHECK_LOCK = 20_009
 
 
 class Datasets(Repository[Dataset]):
@@ -152,6 +155,11 @@ class Profiles(NewestFindings):
 
 class LeakageChecks(NewestFindings):
     table = tables.leakage_checks
+
+    async def lock(self, name: str) -> None:
+        """Until the transaction ends nobody else begins this check."""
+        lock = select(func.pg_advisory_xact_lock(_CHECK_LOCK, func.hashtext(name)))
+        await (await self.uow.connection()).execute(lock)
 
 
 class WorkReports(NewestFindings):

@@ -52,6 +52,7 @@ class Training:
             context_length=message.context_length,
             gates=[_gate(gate) for gate in message.gates],
             adapter_of=message.base_model_version if _is_adapter(message) else "",
+            task=message.task,
         )
 
     async def as_deploy(self, org: str) -> Metadata:

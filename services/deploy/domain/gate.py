@@ -8,6 +8,8 @@ from dataclasses import dataclass, field
 from libs.common.domain import DomainError, Secrecy
 
 APPROVED = "APPROVED"
+# Task of the model versions that replicas can answer with.
+SERVED_TASK = "text-generation"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,6 +31,7 @@ class ModelVersion:
 
     Attributes:
         adapter_of: complete version that it is an adapter for; empty: it is complete itself.
+        task: what it does; empty: not known.
     """
 
     name: str
@@ -38,9 +41,10 @@ class ModelVersion:
     context_length: int = 0
     gates: Sequence[Gate] = ()
     adapter_of: str = ""
+    task: str = ""
 
-    def require_complete(self) -> None:
-        """Refuses an adapter: it answers nothing without its base.
+    def require_servable(self) -> None:
+        """Refuses what writes no text: an adapter without its base, and models of other tasks.
 
         Raises:
             DomainError: PREFLIGHT_FAILED.
@@ -51,6 +55,9 @@ class ModelVersion:
                 "spec.adapter.merge makes one that can be served."
             )
             raise DomainError("PREFLIGHT_FAILED", message, check="adapter", detail=self.adapter_of)
+        if self.task not in ("", SERVED_TASK):
+            message = f"{self.name} is a model for {self.task}; only models for {SERVED_TASK} can be served."
+            raise DomainError("PREFLIGHT_FAILED", message, check="task", detail=self.task)
 
 
 def evidence(model: ModelVersion) -> Gate:

@@ -46,7 +46,7 @@ async def lease_replica(request: pb.LeaseReplicaRequest, call: Call[App]) -> dep
         raise DomainError("NOT_FOUND", f"{request.model_version} does not exist.", name=request.model_version)
     training = call.deps.training
     model = await training.model_version(request.model_version, call.forward() or await training.as_deploy(org))
-    model.require_complete()
+    model.require_servable()
     repository, now = Replicas(call.uow), call.clock.now()
     seconds = request.ttl_seconds or _DEFAULT_LEASE_SECONDS
     replica = await repository.leased_by(request.holder, model.name)

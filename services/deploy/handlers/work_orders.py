@@ -47,7 +47,7 @@ async def create_work_order(request: pb.CreateWorkOrderRequest, call: Call[App])
     if not wanted.deployment_id:
         raise DomainError("INVALID_FIELD", "work_order.deployment_id: is missing", field="work_order.deployment_id")
     model = await call.deps.training.model_version(wanted.model_version, call.forward())
-    model.require_complete()
+    model.require_servable()
     gate = evidence(model)
     spec, config_secrecy = await _spec(call.uow, wanted, request.parent)
     given = from_proto(wanted)

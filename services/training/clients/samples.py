@@ -6,7 +6,7 @@ import asyncio
 import json
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,7 +17,7 @@ from services.training.domain.spec import TrainingSpec
 # Enough for a share to be known within two points; some ten thousand tokens a second are counted.
 _ROWS = 2000
 _SECONDS = 5.0
-# The process starts in one second, on a busy machine in several.
+# With the wait for a place. The process starts in one second, on a busy machine in several.
 _MOST_SECONDS = 20.0
 # Each takes a core.
 _AT_ONCE = 2
@@ -34,8 +34,9 @@ class Sample:
         row_count: that the version has.
         seconds: that it took.
         lengths: of each phase that learns something of these rows.
-        faults: the first rows at fault.
+        faults: rows at fault, those that a run ends at first.
         error: why there is none of this; empty: there is.
+        stops: whether a run would end by that error too.
     """
 
     rows: int = 0
@@ -44,6 +45,7 @@ class Sample:
     lengths: Sequence[Lengths] = ()
     faults: Sequence[RowFault] = ()
     error: str = ""
+    stops: bool = False
 
 
 class Samples:
@@ -52,18 +54,25 @@ class Samples:
     def __init__(self) -> None:
         self._places = asyncio.Semaphore(_AT_ONCE)
 
-    async def look(self, spec: TrainingSpec, version: dict[str, str], base: dict[str, str] | None) -> Sample:
+    async def look(
+        self, spec: TrainingSpec, versions: Mapping[str, Mapping[str, str]], base: Mapping[str, str] | None
+    ) -> Sample:
         """Lengths in tokens and rows at fault.
 
         Args:
-            version: `grant` and `manifest_digest`.
+            versions: `grant` and `manifest_digest` of the `dataset_version` and, if there is one, the
+                `validation_version`.
             base: the same of the complete model to start from; None: from nothing.
         """
-        request = {"spec": spec.to_json(), "version": version, "base": base, "rows": _ROWS, "seconds": _SECONDS}
-        async with self._places:
-            found = await _answer(json.dumps(request).encode())
+        request = {"spec": spec.to_json(), "versions": versions, "base": base, "rows": _ROWS, "seconds": _SECONDS}
+        try:
+            # Whoever waits too long for a place is told so: a run looks at its rows itself.
+            async with asyncio.timeout(_MOST_SECONDS), self._places:
+                found = await _answer(json.dumps(request).encode())
+        except TimeoutError:
+            return Sample(error=f"The sample was not looked at within {_MOST_SECONDS:g} seconds.")
         if "error" in found:
-            return Sample(error=found["error"])
+            return Sample(error=found["error"], stops=found.get("stops", False))
         lengths = [Lengths.from_json(each) for each in found.pop("lengths")]
         faults = [RowFault(**each) for each in found.pop("faults")]
         return Sample(lengths=lengths, faults=faults, **found)
@@ -81,12 +90,9 @@ async def _answer(request: bytes) -> dict[str, Any]:
         env={**environment, "TOKENIZERS_PARALLELISM": "false", "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
     )
     try:
-        async with asyncio.timeout(_MOST_SECONDS):
-            answer, _ = await child.communicate(request)
+        answer, _ = await child.communicate(request)
         found: dict[str, Any] = json.loads(answer)
         return found
-    except TimeoutError:
-        return {"error": f"The sample was not looked at within {_MOST_SECONDS:g} seconds."}
     except ValueError:
         return {"error": "The sample could not be looked at: its process ended."}
     finally:

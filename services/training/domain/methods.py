@@ -133,6 +133,11 @@ class Rollouts:
     reward_version: str = ""
 
     @property
+    def patterns(self) -> tuple[str, ...]:
+        """Of its rules."""
+        return tuple(rule.pattern for rule in self.rules if rule.kind is RuleKind.PATTERN)
+
+    @property
     def needs_answers(self) -> bool:
         """Whether a rule compares with the answer of the row."""
         return any(rule.kind is RuleKind.EXACT_MATCH for rule in self.rules)

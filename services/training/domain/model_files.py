@@ -7,6 +7,8 @@ import re
 from dataclasses import dataclass
 from typing import Any, cast
 
+from services.training.domain.models import REWARD, TEXT_GENERATION
+
 # Kind of the task that imports a model.
 IMPORT_KIND = "training.import_model"
 # Files that hold objects of a programming language: reading one runs what is in it. Never opened.
@@ -45,6 +47,15 @@ _KEPT = frozenset(
 )
 # Names of entries that make transformers load code from the folder or the hub.
 _REMOTE_CODE = ("auto_map", "custom_pipelines", "trust_remote_code")
+# Tasks of model versions by the end of the class that config.json names.
+_TASKS = {
+    "ForCausalLM": TEXT_GENERATION,
+    "LMHeadModel": TEXT_GENERATION,
+    "ForConditionalGeneration": TEXT_GENERATION,
+    "ForSequenceClassification": REWARD,
+    "ForTokenClassification": "token-classification",
+    "ForMaskedLM": "fill-mask",
+}
 _FRONT_MATTER = re.compile(r"\A---\r?\n(.*?)\r?\n---\r?\n", re.DOTALL)
 _LICENCE = re.compile(r"^licen[sc]e:[ \t]*['\"]?([A-Za-z0-9][A-Za-z0-9 .+_-]{0,99})['\"]?[ \t]*$", re.MULTILINE)
 
@@ -65,7 +76,7 @@ def fate(path: str) -> bool:
             f"{path}: weights are taken as safetensors only; a file of this kind can run code when it is read"
         )
     if lower.endswith(_CODE):
-        raise BadModel(f"{path}: a model brings no code")
+        raise BadModel(f"{path}: a model brings no code; leave the file out, nothing here needs it")
     return "/" not in path and (path in _KEPT or path.endswith(WEIGHTS))
 
 
@@ -106,10 +117,12 @@ def refuse_remote_code(path: str, document: Any) -> None:
 
 @dataclass(frozen=True)
 class Config:
-    """What config.json says: the family (`llama`, `qwen2`), and the tokens that it takes (0: not said)."""
+    """What config.json says: the family (`llama`, `qwen2`), the tokens that it takes (0: not said), and its task as in
+    `ModelVersion.task`."""
 
     model_type: str
     context_length: int
+    task: str
 
 
 def read_config(document: dict[str, Any], known: frozenset[str]) -> Config:
@@ -132,7 +145,14 @@ def read_config(document: dict[str, Any], known: frozenset[str]) -> Config:
     names = ("max_position_embeddings", "n_positions", "seq_length", "max_sequence_length")
     lengths = [place.get(name) for place in places for name in names]
     length = next((value for value in lengths if type(value) is int and 0 < value < 2**31), 0)
-    return Config(model_type, length)
+    return Config(model_type, length, _task(document.get("architectures")))
+
+
+def _task(architectures: Any) -> str:
+    """What the class is for that a config.json names: `LlamaForCausalLM`."""
+    names = cast("list[Any]", architectures) if isinstance(architectures, list) else []
+    name = str(names[0]) if names else ""
+    return next((task for ending, task in _TASKS.items() if name.endswith(ending)), "")
 
 
 def shards(index: dict[str, Any]) -> dict[str, str]:

@@ -11,6 +11,9 @@ from services.training.domain.bases import ADAPTER_CONFIG
 from services.training.domain.life_cycle import DEFAULT, Event, LifeCycle, State
 from services.training.domain.spec import invalid
 
+# Tasks of model versions that write text, and that score what others wrote.
+TEXT_GENERATION, REWARD = "text-generation", "reward"
+
 
 @dataclass(kw_only=True)
 class ModelProject(Resource):
@@ -110,6 +113,7 @@ class ModelVersion(Resource):
         training_run: that made it; empty: imported.
         origin: where an imported one came from: an upload, a folder, a hub.
         licence: as its README says it; empty: it says nothing.
+        task: what it does: `TEXT_GENERATION`, `REWARD`, or the task of the algorithm that made it; empty: not known.
         base_model_version: it was made from; of an adapter: the complete one that it belongs on.
         context_length: tokens.
         model_card: Markdown, written when it was made.
@@ -125,6 +129,7 @@ class ModelVersion(Resource):
     base_model_version: str = ""
     origin: str = ""
     licence: str = ""
+    task: str = ""
     parameter_count: int = 0
     architecture: str = ""
     context_length: int = 0
@@ -143,6 +148,11 @@ class ModelVersion(Resource):
     def is_adapter(self) -> bool:
         """Whether it is an adapter, which belongs on `base_model_version`, instead of a complete model."""
         return any(file.path == ADAPTER_CONFIG for file in self.files)
+
+    def require_task(self, wanted: str, field_path: str) -> None:
+        """Refuses a version that does something else. Raises INVALID_FIELD that names both."""
+        if self.task and self.task != wanted:
+            raise invalid(field_path, f"names {self.name}, which is for {self.task}; it needs one for {wanted}")
 
     def begin(self, cycle: LifeCycle, actor: str, time: datetime, reason: str) -> None:
         """Its first stage."""

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from services.training.domain.estimate import Estimate
-from services.training.domain.row_faults import row_fault
 from services.training.domain.spec import PLACEHOLDER, Method, Phase, TrainingSpec
 
 # A byte-level BPE of a few thousand tokens: characters of English prose a token. Measured 3.5 on docstrings.
@@ -21,7 +20,7 @@ _TEXT_TYPES = frozenset({"string", "int53", "int64", "double", "bool"})
 
 @dataclass(frozen=True)
 class DataFacts:
-    """What is known of a dataset version without reading all of it.
+    """What is known of a dataset version from its first rows; `handlers/row_samples.py` looks at more of them.
 
     Attributes:
         what: `dataset_version` or `validation_version`, for messages.
@@ -85,54 +84,47 @@ def _schema(spec: TrainingSpec, facts: DataFacts) -> list[Finding]:
 
 
 def _template(spec: TrainingSpec, name: str, phase: Phase, facts: DataFacts) -> list[Finding]:
-    if not phase.prompts:
+    if not phase.prompts or phase.messages_column:
         return []
-    if phase.messages_column:
-        return _conversations(name, phase, facts)
+    if not set(phase.columns) <= facts.columns.keys():
+        # That was told already.
+        return []
     around = len(phase.prompt_template.replace(PLACEHOLDER, ""))
     room = spec.architecture.sequence_length * _CHARACTERS_A_TOKEN
     if around > room / 2:
-        message = f"The prompt template of {name} alone fills more than half of the context."
+        message = (
+            f"The prompt template of {name} alone fills more than half of the context: shorten it, or raise "
+            "spec.architecture.sequence_length."
+        )
         return [Finding("template", around > room, message)]
     missing = _unanswered(name, phase, facts)
-    if missing:
-        return [missing]
-    texts = [row.get(phase.text_column, "") for row in facts.sample]
-    cut = sum(len(text) + around > room for text in texts)
-    if texts and cut > len(texts) / 2:
-        message = (
-            f"About {100 * cut / len(texts):.0f} % of the texts are longer than the context; {name} cuts their end."
-        )
-        return [Finding("template", False, message)]
-    return []
+    return [missing] if missing else []
 
 
 def _unanswered(name: str, phase: Phase, facts: DataFacts) -> Finding | None:
-    """When no row that was looked at has the answers that the phase learns from."""
+    """When no row that was looked at has the answers that the phase learns from; it stops a run if these are all."""
     columns = [column for column in phase.columns if column != phase.text_column]
-    complete = [row for row in facts.sample if all(row.get(column) for column in columns)]
-    if phase.has_answers and phase.answers:
-        complete = [row for row in complete if row[phase.answer_column] in phase.answers]
-    if phase.compares:
-        complete = [row for row in complete if row[phase.chosen_column] != row[phase.rejected_column]]
-    if complete or not facts.sample or not columns:
+    if not facts.sample or not columns or any(_complete(phase, columns, row) for row in facts.sample):
         return None
     where = " and ".join(repr(column) for column in columns)
     answers = "two different answers" if phase.compares else "an answer"
-    message = f"None of the first {len(facts.sample)} rows has {answers} for {name} in {where}."
-    return Finding("template", False, message)
+    if phase.has_answers and phase.answers:
+        answers += f" among the {len(phase.answers)} listed ones"
+    whole = len(facts.sample) >= facts.row_count
+    among = f"{facts.row_count} rows" if whole else f"first {len(facts.sample)} rows"
+    return Finding("template", whole, f"None of the {among} of {facts.what} has {answers} for {name} in {where}.")
 
 
-def _conversations(name: str, phase: Phase, facts: DataFacts) -> list[Finding]:
-    """The first conversation that cannot be learned."""
-    for number, row in enumerate(facts.sample, 1):
-        if any(row.get(column, "").endswith(_CUT) for column in phase.columns):
-            continue
-        fault = row_fault(number, name, phase, row)
-        if fault is not None:
-            message = f"{name} cannot learn row {number} of {facts.what}: {fault.column}: {fault.problem}."
-            return [Finding("template", True, message)]
-    return []
+def _complete(phase: Phase, columns: Sequence[str], row: Mapping[str, str]) -> bool:
+    """Whether a row has the answers; of a value that was cut nobody knows what it is."""
+    answers = [row.get(column, "") for column in columns]
+    if not all(answers):
+        return False
+    if any(answer.endswith(_CUT) for answer in answers):
+        return True
+    if phase.compares:
+        return answers[0] != answers[1]
+    return not phase.answers or answers[0] in phase.answers
 
 
 def _tokens(name: str, phase: Phase, facts: DataFacts) -> list[Finding]:

@@ -14,6 +14,7 @@ class RowFault:
     """One row at fault.
 
     Attributes:
+        version: which of the two it is of, `dataset_version` or `validation_version`.
         row: its number, counted from 1.
         phase: that cannot learn it.
         column: at fault.
@@ -21,6 +22,7 @@ class RowFault:
         problem: what is wrong, for people.
     """
 
+    version: str
     row: int
     phase: str
     column: str
@@ -28,10 +30,11 @@ class RowFault:
     problem: str
 
 
-def row_fault(number: int, name: str, phase: Phase, row: Mapping[str, str]) -> RowFault | None:
+def row_fault(version: str, number: int, name: str, phase: Phase, row: Mapping[str, str]) -> RowFault | None:
     """What a phase has against a row; None: nothing.
 
     Args:
+        version: as in `RowFault`.
         number: of the row, counted from 1.
         name: of the phase.
         row: column to text; a column that is not there is empty.
@@ -45,11 +48,11 @@ def row_fault(number: int, name: str, phase: Phase, row: Mapping[str, str]) -> R
                 parse_conversation(texts[0], phase.messages_column)
         except ConversationError as error:
             place, _, problem = str(error).partition(": ")
-            return RowFault(number, name, place, True, problem)
+            return RowFault(version, number, name, place, True, problem)
         return None
     for column, text in zip(phase.columns, texts, strict=True):
         if not text:
-            return RowFault(number, name, column, False, "is empty")
+            return RowFault(version, number, name, column, False, "is empty")
     if phase.compares and texts[1] == texts[2]:
-        return RowFault(number, name, phase.rejected_column, False, f"is the same as {phase.chosen_column}")
+        return RowFault(version, number, name, phase.rejected_column, False, f"is the same as {phase.chosen_column}")
     return None

@@ -8,11 +8,8 @@ models have ALiBi in place of rotary positions and are no Llama.
 
 from __future__ import annotations
 
-import json
-from pathlib import Path
 from typing import Any
 
-from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from libs.compute.context import EngineError
@@ -20,7 +17,6 @@ from services.training.domain.bases import CONFIG
 
 Json = dict[str, Any]
 
-MODEL_TYPE = "baichuan"
 _PACKED = ".self_attn.W_pack.weight"
 _HEAD = "lm_head.weight"
 # Only Baichuan2 has it, and its configuration has no other mark of the normalised output embedding.
@@ -44,39 +40,29 @@ _KEPT = (
 )
 
 
-def to_llama(folder: Path, config: Json) -> Json:
-    """Rewrites a Baichuan folder as a Llama folder.
-
-    Args:
-        config: its config.json.
-
-    Returns:
-        The new config.json.
+def llama_config(config: Json) -> Json:
+    """The config.json of the Llama.
 
     Raises:
         EngineError: CONTENT_INVALID, it is one with ALiBi (13B).
     """
     if not config.get("max_position_embeddings"):
         message = (
-            "The base model is a Baichuan with ALiBi positions (Baichuan-13B, Baichuan2-13B): only those with rotary "
+            "The model is a Baichuan with ALiBi positions (Baichuan-13B, Baichuan2-13B): only those with rotary "
             "positions (7B) can be read."
         )
         raise EngineError("CONTENT_INVALID", message, detail=CONFIG)
-    llama = {name: config[name] for name in _KEPT if name in config}
-    llama |= {"model_type": "llama", "architectures": ["LlamaForCausalLM"]}
-    normalised = config.get("vocab_size") == BAICHUAN2_VOCABULARY
-    places: dict[str, str] = {}
-    size = 0
-    for path in sorted(folder.glob("*.safetensors")):
-        tensors = unpacked(load_file(path), normalised)
-        save_file(tensors, path, metadata={"format": "pt"})
-        places |= dict.fromkeys(tensors, path.name)
-        size += sum(tensor.nbytes for tensor in tensors.values())
-    index = folder / "model.safetensors.index.json"
-    if index.exists():
-        index.write_text(json.dumps({"metadata": {"total_size": size}, "weight_map": places}, indent=2))
-    (folder / CONFIG).write_text(json.dumps(llama, indent=2))
-    return llama
+    kept = {name: config[name] for name in _KEPT if name in config}
+    return kept | {"model_type": "llama", "architectures": ["LlamaForCausalLM"]}
+
+
+def llama_tensors(tensors: dict[str, Tensor], config: Json) -> dict[str, Tensor]:
+    """The tensors of one file under Llama's names.
+
+    Args:
+        config: of the Baichuan.
+    """
+    return unpacked(tensors, config.get("vocab_size") == BAICHUAN2_VOCABULARY)
 
 
 def unpacked(tensors: dict[str, Tensor], normalised_head: bool) -> dict[str, Tensor]:

@@ -29,9 +29,9 @@ from libs.common.domain import DomainError
 from libs.compute.context import EngineError
 from services.training.domain.adapter import Adapter
 from services.training.domain.bases import ADAPTER_CONFIG, ADAPTER_WEIGHTS, CONFIG, adapter_of, architecture_of
-from services.training.engines import baichuan
+from services.training.engines.chat_template import template_fault
+from services.training.engines.families import FAMILIES, rewrite
 from services.training.engines.scorer import SCORED, is_scorer
-from services.training.engines.templates import template_fault
 from services.training.engines.tokenizer import SpecialTokens
 
 Json = dict[str, Any]
@@ -91,15 +91,15 @@ def bring(store: BlobStore, manifest_digest: str, folder: Path) -> Path:
 
 
 def read_config(folder: Path) -> PreTrainedConfig:
-    """The configuration of a base whose weights fit it. A Baichuan folder becomes a Llama folder first.
+    """The configuration of a base whose weights fit it. A folder of one of `FAMILIES` is rewritten first.
 
     Raises:
         EngineError: CONTENT_INVALID; names the file and what is wrong with it.
     """
     document = document_of(folder, CONFIG)
-    if document.get("model_type") == baichuan.MODEL_TYPE:
+    if document.get("model_type") in FAMILIES:
         _refuse_damage(folder)
-        document = baichuan.to_llama(folder, document)
+        document = rewrite(folder, document)
     if "auto_map" in document:
         raise refused(CONFIG, "asks for code of the model's own (auto_map), which is not run")
     if "quantization_config" in document:
@@ -163,7 +163,7 @@ def read_text(folder: Path, config: PreTrainedConfig) -> BaseText:
         raise refused(TOKENIZER_CONFIG, "asks for code of the tokenizer's own (auto_map), which is not run")
     for path, template in _templates(folder):
         if fault := template_fault(template):
-            raise refused(path, f"has a chat template that {fault}")
+            raise refused(path, f"has a chat template that cannot be used: {fault}")
     try:
         loaded: Any = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
         tokenizer: Tokenizer = loaded.backend_tokenizer

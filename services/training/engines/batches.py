@@ -45,8 +45,12 @@ class Rows(Protocol):
         """What the summed loss of these rows is divided by: positions with a loss, pairs or answers."""
         ...
 
-    def batch(self, rows: Array, step: int = 0) -> Batch:
-        """The tensors of these rows. Only what is drawn anew each time depends on the step."""
+    def batch(self, rows: Array, draws: Array | None = None) -> Batch:
+        """The tensors of these rows.
+
+        Args:
+            draws: a number of each that no other place of any step has, for what is drawn anew each time.
+        """
         ...
 
 
@@ -68,7 +72,7 @@ class PackedRows:
     def target_count(self, rows: Array) -> int:
         return len(rows) * (self._sequences.shape[1] - 1)
 
-    def batch(self, rows: Array, step: int = 0) -> Batch:
+    def batch(self, rows: Array, draws: Array | None = None) -> Batch:
         tokens = torch.from_numpy(self._sequences[rows].astype(np.int64))
         count, length = tokens.shape
         places = torch.arange(count * length).view(count, length)[:, :-1]
@@ -88,7 +92,7 @@ class AnswerRows:
     def target_count(self, rows: Array) -> int:
         return int((self.examples.lengths[rows] - self.examples.answers[rows]).sum())
 
-    def batch(self, rows: Array, step: int = 0) -> Batch:
+    def batch(self, rows: Array, draws: Array | None = None) -> Batch:
         return answer_batch([self.examples[row] for row in rows])
 
 

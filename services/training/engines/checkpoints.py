@@ -9,15 +9,21 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load as load_safetensors
 from safetensors.torch import save as save_safetensors
 from safetensors.torch import save_file
 from torch import Tensor
 
 from libs.common.blobs import BlobStore
+from libs.common.domain import DomainError
+from libs.compute.context import EngineError
 from services.training.engines.sharding import like
 
 Json = dict[str, Any]
+
+# What the store says of a blob that is not there, or not what it was.
+_LASTING = ("NOT_FOUND", "CONTENT_INVALID", "INTERNAL")
 
 
 @dataclass
@@ -100,8 +106,8 @@ def read_progress(checkpoint: Json | None) -> Progress:
 
 
 def read_weights(store: BlobStore, checkpoint: Json) -> dict[str, Tensor]:
-    """The weights of a checkpoint, for `load_weights`."""
-    return load_safetensors(_read(store, checkpoint, "model.safetensors"))
+    """The weights of a checkpoint, for `load_weights`. Raises CONTENT_INVALID, it is damaged."""
+    return _tensors(store, checkpoint, "model.safetensors")
 
 
 def write_kept(store: BlobStore, tensors: dict[str, Tensor]) -> str:
@@ -115,8 +121,7 @@ def write_kept(store: BlobStore, tensors: dict[str, Tensor]) -> str:
 
 def read_kept(store: BlobStore, checkpoint: Json) -> dict[str, Tensor]:
     """What `write_kept` stored; nothing where the phase keeps nothing."""
-    paths = [entry["path"] for entry in store.load_manifest_sync(checkpoint["manifest_digest"])["blobs"]]
-    return load_safetensors(_read(store, checkpoint, "kept.safetensors")) if "kept.safetensors" in paths else {}
+    return _tensors(store, checkpoint, "kept.safetensors") if "kept.safetensors" in _paths(store, checkpoint) else {}
 
 
 def read_optimiser(store: BlobStore, checkpoint: Json, optimiser: torch.optim.Optimizer) -> None:
@@ -124,7 +129,11 @@ def read_optimiser(store: BlobStore, checkpoint: Json, optimiser: torch.optim.Op
 
     Its options are its own: how it computes may differ between the machines.
     """
-    found = torch.load(io.BytesIO(_read(store, checkpoint, "optimiser.pt")), weights_only=True)
+    content = io.BytesIO(_read(store, checkpoint, "optimiser.pt"))
+    try:
+        found = torch.load(content, weights_only=True)
+    except Exception as error:  # whatever its reader says of bytes that are none of ours
+        raise _damaged(checkpoint, "optimiser.pt") from error
     parameters = [parameter for group in optimiser.param_groups for parameter in group["params"]]
     state = {
         number: {
@@ -137,7 +146,40 @@ def read_optimiser(store: BlobStore, checkpoint: Json, optimiser: torch.optim.Op
     torch.set_rng_state(found["random"])
 
 
+def _tensors(store: BlobStore, checkpoint: Json, path: str) -> dict[str, Tensor]:
+    try:
+        return load_safetensors(_read(store, checkpoint, path))
+    except SafetensorError as error:
+        raise _damaged(checkpoint, path) from error
+
+
 def _read(store: BlobStore, checkpoint: Json, path: str) -> bytes:
-    manifest = store.load_manifest_sync(checkpoint["manifest_digest"])
-    digest = next(entry["sha256"] for entry in manifest["blobs"] if entry["path"] == path)
-    return store.read_sync(digest)
+    digest = _paths(store, checkpoint).get(path)
+    if digest is None:
+        raise _damaged(checkpoint, path)
+    try:
+        return store.read_sync(digest)
+    except DomainError as error:
+        if error.reason not in _LASTING:
+            raise
+        raise _damaged(checkpoint, path) from error
+
+
+def _paths(store: BlobStore, checkpoint: Json) -> dict[str, str]:
+    """Digests of its files by path."""
+    try:
+        manifest = store.load_manifest_sync(checkpoint["manifest_digest"])
+    except DomainError as error:
+        if error.reason not in _LASTING:
+            raise
+        raise _damaged(checkpoint, "its manifest") from error
+    return {entry["path"]: entry["sha256"] for entry in manifest["blobs"]}
+
+
+def _damaged(checkpoint: Json, path: str) -> EngineError:
+    """CONTENT_INVALID that names the checkpoint and its file."""
+    message = (
+        f"The checkpoint of {checkpoint['phase']} at step {checkpoint['step']} cannot be read: {path} is missing or "
+        "damaged. The run cannot go on from it; run the training again."
+    )
+    return EngineError("CONTENT_INVALID", message, detail=path)

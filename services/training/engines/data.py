@@ -13,7 +13,7 @@ from libs.common.blobs import BlobStore
 from libs.common.blobs.manifest import Json
 from libs.compute.context import EngineError
 from libs.compute.versions import JSON, STRING, StoreParts, VersionReader, load_window
-from services.training.domain.spec import Phase
+from services.training.domain.spec import Method, Phase
 
 Columns = dict[str, list[str]]
 
@@ -101,6 +101,8 @@ def nothing_to_learn(phase: Phase) -> str:
     if phase.compares:
         pair = f"{phase.chosen_column!r} and another one in {phase.rejected_column!r}"
         return f"no row has an answer in {pair} beside {phase.text_column!r}"
+    if phase.method is Method.PRETRAIN:
+        return f"the texts in {phase.text_column!r} together do not fill one sequence of the context"
     if not phase.has_answers:
         return f"no row has text in {phase.text_column!r}"
     wanted = f" among the {len(phase.answers)} listed answers" if phase.answers else ""

@@ -17,7 +17,7 @@ from services.training.engines.phase_rows import most_rows
 Json = dict[str, Any]
 
 # Changes with everything that makes other arrays of the same rows.
-_FORMAT = 1
+_FORMAT = 2
 
 
 class Encodings:
@@ -35,31 +35,35 @@ class Encodings:
         self._given: dict[str, dict[str, str]] = ctx.spec.get("encodings", {})
         self.told: list[dict[str, str]] = []
 
-    def find(self, key: str, dataset_digest: str) -> list[Json] | None:
-        """The files of an entry as blobs of this task, `{path, sha256, size}` each; None if it has to be made."""
+    def find(self, key: str, dataset_digest: str) -> tuple[list[Json], dict[str, int]] | None:
+        """The files of an entry as blobs of this task, `{path, sha256, size}` each, and what was told about its rows;
+        None if it has to be made."""
         given = self._given.get(key)
         if given is None:
             return None
         try:
             theirs, ours = self._ctx.blobs_read(given["grant"]), self._ctx.blobs_write
+            manifest = theirs.load_manifest_sync(given["manifest_digest"])
             found = [
                 {**entry, "sha256": ours.put_sync(theirs.get_sync(entry["sha256"])).sha256}
-                for entry in theirs.load_manifest_sync(given["manifest_digest"])["blobs"]
+                for entry in manifest["blobs"]
             ]
         except DomainError as error:
             if error.reason not in ("NOT_FOUND", "GRANT_DENIED"):
                 raise
             return None
         self.told.append({"key": key, "dataset_digest": dataset_digest})
-        return found
+        return found, manifest["notes"]
 
-    def keep(self, key: str, dataset_digest: str, blobs: list[Json]) -> None:
+    def keep(self, key: str, dataset_digest: str, blobs: list[Json], notes: dict[str, int]) -> None:
         """Tells of an entry that this run has made.
 
         Args:
             blobs: its files, `{path, sha256, size}` each.
+            notes: sums of what was told about its rows.
         """
-        digest = self._ctx.blobs_write.commit_sync({"kind": "training.encoding", "blobs": blobs})
+        entry = {"kind": "training.encoding", "blobs": blobs, "notes": notes}
+        digest = self._ctx.blobs_write.commit_sync(entry)
         self.told.append({"key": key, "dataset_digest": dataset_digest, "manifest_digest": digest})
 
 

@@ -15,9 +15,6 @@ from services.training.engines.group import Group
 from services.training.engines.model import MethodObjective
 from services.training.engines.sharding import is_sharded
 
-# Enough for a standard error of two points of exact match, few enough to cost a second.
-PACKED_ROWS = 128
-ANSWER_ROWS = 512
 _BATCH = 32
 
 

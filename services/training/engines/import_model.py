@@ -6,8 +6,10 @@ rendered in a process of its own with limits.
 
 from __future__ import annotations
 
+import tempfile
 import time
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING_NAMES
@@ -55,6 +57,7 @@ def run(ctx: EngineContext) -> Json:
                 ctx.log(f"{path[:200]!r} is left out: no model needs it")
             origin = source.origin
         ctx.progress(_COPY_SHARE, "checking")
+        files = _known(ctx, files)
         facts = check(ctx.blobs_write, files)
     except (BadModel, BadWeights) as error:
         raise EngineError("CONTENT_INVALID", str(error), detail=str(error)) from error
@@ -68,6 +71,7 @@ def run(ctx: EngineContext) -> Json:
         "architecture": facts.config.model_type,
         "context_length": facts.config.context_length,
         "licence": facts.licence,
+        "task": facts.config.task,
         "origin": origin,
         "left_out": len(source.left_out),
     }
@@ -93,6 +97,30 @@ def _copy(ctx: EngineContext, source: Source) -> dict[str, Blob]:
                     _report(ctx, file, done, source.total)
             files[file.path] = writer.finish()
     return files
+
+
+def _known(ctx: EngineContext, files: dict[str, Blob]) -> dict[str, Blob]:
+    """The files; those of a family that asks for code of its own as of one that needs none."""
+    store = ctx.blobs_write
+    config = _json(store, files, model_files.CONFIG) if model_files.CONFIG in files else {}
+    if config.get("model_type") in CONFIG_MAPPING_NAMES:
+        return files
+    # Torch is for these alone.
+    from services.training.engines.families import FAMILIES, rewrite
+
+    if config.get("model_type") not in FAMILIES:
+        return files
+    kept, _ = _weights(store, files)
+    documents = (model_files.CONFIG, model_files.INDEX, model_files.TOKENIZER_CONFIG, model_files.TOKENIZER)
+    with tempfile.TemporaryDirectory(prefix="argosy-import-") as name:
+        folder = Path(name)
+        for path in [path for path in kept if path in documents or path.endswith(model_files.WEIGHTS)]:
+            if path.endswith(".json"):
+                _json(store, files, path, _MOST_TEXT)
+            store.export_sync(kept[path].sha256, folder / path)
+        known = rewrite(folder, config)
+        ctx.log(f"{config['model_type']} is written as {known['model_type']}, whose code is here")
+        return kept | {path.name: store.put_sync(path) for path in folder.iterdir()}
 
 
 def _report(ctx: EngineContext, file: SourceFile, done: int, total: int) -> None:

@@ -12,6 +12,8 @@ import torch
 from torch import distributed
 
 from libs.common.blobs import BlobStore
+from libs.common.domain import DomainError
+from libs.compute.actor import PASSING
 from libs.compute.context import EngineCancelled, EngineContext, EngineError, EngineInterrupted, EnginePaused
 from services.training.domain.distribution import Precision, Sharding
 from services.training.domain.spec import TrainingSpec
@@ -137,6 +139,34 @@ def worker_resources(spec: TrainingSpec) -> dict[str, float]:
     return {**booked, "GPU": float(spec.gpus_per_worker)} if spec.gpus_per_worker else booked
 
 
+def cluster() -> dict[str, float]:
+    """What the nodes of Ray have together, booked or not: `CPU`, `GPU`, ..."""
+    import ray
+
+    return {name: float(count) for name, count in ray.cluster_resources().items()}
+
+
+def require_workers(spec: TrainingSpec, have: dict[str, float]) -> None:
+    """Refuses a run for which all nodes together have not the room: it would wait for ever.
+
+    Args:
+        have: of the cluster.
+
+    Raises:
+        EngineError: PREFLIGHT_FAILED.
+    """
+    workers = spec.distribution.worker_range(spec.workers)
+    fewest = workers if isinstance(workers, int) else workers[0]
+    for kind, each in worker_resources(spec).items():
+        field = "gpus_per_worker" if kind == "GPU" else "workers"
+        if fewest * each > have.get(kind, 0.0):
+            message = (
+                f"spec.{field}: {fewest} workers need {fewest * each:g} {kind}s; all nodes together have "
+                f"{have.get(kind, 0.0):g}."
+            )
+            raise EngineError("PREFLIGHT_FAILED", message, check=field, detail=message)
+
+
 def worker_main(loop_config: dict[str, Any]) -> None:
     """What Ray Train calls in each worker process."""
     import ray
@@ -177,11 +207,13 @@ def _outcome(new_worker: Callable[[], Worker]) -> Json:
     except EnginePaused:
         return {"paused": True}
     except EngineError as error:
-        return {
-            "error": {
-                "reason": error.reason,
-                "message": error.message,
-                "retryable": error.retryable,
-                "metadata": error.metadata,
-            }
-        }
+        return _error(error, error.retryable)
+    except DomainError as error:
+        if error.reason in PASSING:
+            raise
+        return _error(error, True)
+
+
+def _error(error: EngineError | DomainError, retryable: bool) -> Json:
+    given = {"reason": error.reason, "message": error.message, "metadata": error.metadata}
+    return {"error": {**given, "retryable": retryable}}

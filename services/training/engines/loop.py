@@ -98,9 +98,11 @@ class PhaseLoop:
         random = np.random.SeedSequence([*self._entropy, step, group.rank])
         torch.manual_seed(int(random.generate_state(1, np.uint64)[0]))
         all_rows = self._order.batch(step)
+        own = np.arange(group.rank, len(all_rows), group.world)
         with group.computing():
-            # Some rows are what a model answers now, and how likely it was.
-            batch = self._rows.batch(all_rows[group.rank :: group.world], step).to(group.device)
+            # Some rows are what a model answers now, and how likely it was. One that comes again in a step is answered
+            # anew; what is drawn follows its place, and not the worker.
+            batch = self._rows.batch(all_rows[own], step * len(all_rows) + own).to(group.device)
         count = self._rows.target_count(all_rows)
         loss, norm, figures = self._update(step, batch, count)
         for _ in range(1, phase.updates):

@@ -66,11 +66,5 @@ def _encoded(
     tokenizer: Tokenizer, template: ChatTemplate, messages: Sequence[dict[str, object]], pair: Preference
 ) -> list[list[int]]:
     """Tokens of the prompt and of both answers, encoded apart, as an answer comes token by token behind its prompt."""
-    prompt = template.render(messages, prompt=True)
-    texts = [prompt]
-    for answer in (pair.chosen, pair.rejected):
-        whole = template.render([*messages, *answer])
-        if not whole.startswith(prompt) or len(whole) == len(prompt):
-            raise TemplateError("it does not render an answer behind its prompt")
-        texts.append(whole[len(prompt) :])
+    texts = template.continued(messages, (pair.chosen, pair.rejected))
     return [encoding.ids for encoding in tokenizer.encode_batch_fast(texts, add_special_tokens=False)]

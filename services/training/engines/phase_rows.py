@@ -27,6 +27,8 @@ from services.training.engines.methods.method import Columns, Reading, RowBatch
 
 # Tokens of a shard: some seconds of work, which is what a kill costs, and some ten MiB of memory.
 SHARD_TOKENS = 4 << 20
+# Rows of a shard that a teacher answers: it takes a good part of a second for each on a CPU.
+TAUGHT_ROWS = 256
 _INT = np.dtype(np.int32)
 # Of the texts that are encoded at first; a little more than they will give.
 _CHARACTERS_A_TOKEN, _MORE = 4.0, 1.05
@@ -151,21 +153,31 @@ class PhaseEncoder:
         wanted = np.zeros(self._source.row_count, np.bool_)
         wanted[chosen] = True
         held: list[Encoded] = []
-        tokens = 0
-        for first, columns in self._source.batches(self._reading.phase.columns, next_row):
+        tokens, kept, taught = 0, next_row, self._reading.teacher is not None
+        for first, columns in self._batches(next_row):
             self._ctx.stop_if_cancelled()
             encoded = self._batch(first, columns, wanted)
             rows.add(encoded)
             held.append(encoded)
             tokens += int(encoded.starts[-1])
             next_row = first + len(next(iter(columns.values())))
-            if tokens >= SHARD_TOKENS:
+            if tokens >= SHARD_TOKENS or (taught and wanted[kept:next_row].sum() >= TAUGHT_ROWS):
                 self._shards.add(name, together(held), next_row)
-                held, tokens = [], 0
+                held, tokens, kept = [], 0, next_row
                 self._ctx.progress(0.0, f"encoding rows for {name}: {next_row:,} of {len(wanted):,}")
+        if taught and held:
+            self._shards.add(name, together(held), next_row)
         for note, count in rows.notes.items():
             self.notes[note] = self.notes.get(note, 0) + count
         return rows.in_order(chosen)
+
+    def _batches(self, start: int) -> Iterator[tuple[int, Columns]]:
+        """The rows from `start` on, a few at a time where a teacher answers them."""
+        for first, columns in self._source.batches(self._reading.phase.columns, start):
+            count = len(next(iter(columns.values())))
+            size = TAUGHT_ROWS if self._reading.teacher is not None else count
+            for at in range(0, count, size):
+                yield first + at, {name: column[at : at + size] for name, column in columns.items()}
 
     def _batch(self, first: int, columns: Columns, wanted: Array) -> Encoded:
         count = len(next(iter(columns.values())))
@@ -174,15 +186,6 @@ class PhaseEncoder:
         batch = RowBatch(first, columns, places.tolist(), what)
         encoded = self._learning.encode(self._reading, batch)
         return replace(encoded, kept=first + places[encoded.kept])
-
-
-def row_order(rows: int, seed: int, number: int, heldout: bool) -> Array:
-    """All rows of a version in the order in which a phase wants them.
-
-    Args:
-        number: of the phase.
-    """
-    return np.random.default_rng([seed & 0xFFFFFFFFFFFFFFFF, number, int(heldout)]).permutation(rows)
 
 
 def most_rows(phase: Phase, heldout: bool) -> int:

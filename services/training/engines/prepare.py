@@ -34,7 +34,9 @@ from services.training.engines.leakage import leaked_share
 from services.training.engines.methods.conversational import LEFT_OUT, SHORTENED, plain_texts
 from services.training.engines.methods.method import Reading, RowBatch
 from services.training.engines.model import llama_config, sequence_length
-from services.training.engines.phase_rows import PhaseEncoder, Shards, most_rows, row_order
+from services.training.engines.order import row_order
+from services.training.engines.patterns import check_patterns
+from services.training.engines.phase_rows import PhaseEncoder, Shards, most_rows
 from services.training.engines.prepared import BASE, Preparation, frozen_part
 from services.training.engines.scorer import is_scorer
 from services.training.engines.tokenizer import train_tokenizer
@@ -66,6 +68,7 @@ def prepare(ctx: EngineContext, spec: TrainingSpec, shards: Shards | None = None
         were compared.
     """
     ctx.progress(0.0, "reading the dataset version")
+    check_patterns(spec)
     columns = sorted({column for phase in spec.phases for column in phase.columns})
     versions = [_source(ctx, part) for part in ("train", "validation") if ctx.spec.get(part)]
     for version in versions:
@@ -160,13 +163,14 @@ class Making:
         known = self._encodings.find(key, dataset_digest)
         if known is not None:
             ctx.log("tokenizer: that of an earlier run on the same version")
-            return BaseText(Tokenizer.from_str(store.read_sync(known[0]["sha256"]).decode()))
+            (entry,), _ = known
+            return BaseText(Tokenizer.from_str(store.read_sync(entry["sha256"]).decode()))
         ctx.progress(0.0, "learning the tokenizer")
         tokenizer = train_tokenizer(_texts(spec.phases[0], self._versions[0]), spec.architecture.vocabulary_size)
         ctx.log(f"tokenizer: {tokenizer.get_vocab_size()} tokens from {self._versions[0].row_count} rows")
         blob = store.put_sync(tokenizer.to_str().encode())
         entry = blob.entry(_TOKENIZER)
-        self._encodings.keep(key, dataset_digest, [entry])
+        self._encodings.keep(key, dataset_digest, [entry], {})
         return BaseText(tokenizer)
 
     def _base(self, folder: Path) -> tuple[BaseText, PreTrainedConfig]:
@@ -212,23 +216,25 @@ class Making:
         teacher = ctx.spec["frozen"][phase.frozen_version]["manifest_digest"] if phase.copies_answers else ""
         key = rows_key(source.manifest_digest, rows, reading, seed, number, heldout, teacher)
         what = f"{name}/heldout" if heldout else f"{name}/train"
+        wanted = most_rows(phase, heldout)
         known = self._encodings.find(key, source.manifest_digest)
         if known is not None:
             ctx.log(f"{what}: the rows are encoded already, by an earlier run")
-            return known
+            entries, notes = known
+            self._tell(notes, min(wanted, rows), reading.length, heldout)
+            return entries
         with ExitStack() as stack:
             folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="argosy-rows-")))
             if phase.copies_answers:
                 frozen = stack.enter_context(frozen_version(ctx, phase))
                 reading = replace(reading, teacher=Teacher(ctx, frozen, phase).answers)
             encoder = PhaseEncoder(ctx, what, source, reading, self._shards)
-            wanted = most_rows(phase, heldout)
             arrays = encoder.arrays(row_order(rows, seed, number, heldout), wanted, folder)
             self._tell(encoder.notes, min(wanted, rows), reading.length, heldout)
             if arrays is None:
                 return None
             entries = self._preparation.store_arrays(arrays)
-        self._encodings.keep(key, source.manifest_digest, entries)
+        self._encodings.keep(key, source.manifest_digest, entries, encoder.notes)
         return entries
 
     def _tell(self, notes: dict[str, int], rows: int, length: int, heldout: bool) -> None:

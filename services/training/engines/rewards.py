@@ -5,15 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.compute as pc
 import torch
 
-from libs.compute.context import EngineError
 from services.training.domain.methods import RewardRule, Rollouts, RuleKind
 from services.training.engines.base import BaseText
 from services.training.engines.encode import Array, Examples
 from services.training.engines.group import CPU
+from services.training.engines.patterns import matches
 from services.training.engines.scorer import Scorer, scored_rows
 
 
@@ -79,25 +77,3 @@ class Rewards:
             sequences.append(np.concatenate([tokens[:begin], [*answer, *end]]))
         inputs, ends = scored_rows(sequences)
         return scorer(inputs.to(self._device), ends.to(self._device)).double().cpu().numpy()
-
-
-def check_patterns(rollouts: Rollouts) -> None:
-    """Raises CONTENT_INVALID for a pattern that is not in the syntax of RE2."""
-    for rule in rollouts.rules:
-        if rule.kind is RuleKind.PATTERN:
-            matches(rule.pattern, [""])
-
-
-def matches(pattern: str, texts: Sequence[str]) -> Array:
-    """Where a pattern is found, bool[n]. RE2 takes linear time, so no pattern of a caller makes a run hang.
-
-    Raises:
-        EngineError: CONTENT_INVALID, the pattern is not in the syntax of RE2.
-    """
-    try:
-        given = [pa.array(texts, pa.string())]
-        found = pc.call_function("match_substring_regex", given, pc.MatchSubstringOptions(pattern))
-    except pa.ArrowInvalid as error:
-        message = f"A pattern of the reward rules is not in the syntax of RE2: {error}"
-        raise EngineError("CONTENT_INVALID", message, detail=pattern) from error
-    return found.to_numpy(zero_copy_only=False)

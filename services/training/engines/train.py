@@ -17,7 +17,7 @@ from services.training.domain.bases import CONFIG
 from services.training.domain.spec import TrainingSpec
 from services.training.engines.adapters import require_quantisation
 from services.training.engines.algorithms.run import run as run_algorithm
-from services.training.engines.launch import run_here, run_on_ray
+from services.training.engines.launch import cluster, require_workers, run_here, run_on_ray
 from services.training.engines.layout import based_files, commit_model, config_files
 from services.training.engines.prepare import partly_prepared, prepare
 from services.training.engines.prepared import BASE, bring_part, config_of, text_of
@@ -56,6 +56,9 @@ def run(ctx: EngineContext) -> Json:
     spec = TrainingSpec.from_json(ctx.spec["spec"])
     if spec.adapter is not None and spec.adapter.quantize_base_bits:
         require_quantisation(_gpus())
+    # A later attempt waits: a node that was lost may come back.
+    if _needs_group(spec) and ctx.attempt == 1:
+        require_workers(spec, cluster())
     plan = _prepared_before(ctx)
     if plan is None:
         plan = prepare(ctx, spec, partly_prepared(ctx))
@@ -86,7 +89,7 @@ def _gpus() -> float:
     """GPUs that workers could get: those of Ray where there is one, else those of this machine."""
     ray = sys.modules.get("ray")
     if ray is not None and ray.is_initialized():
-        return float(ray.cluster_resources().get("GPU", 0.0))
+        return cluster().get("GPU", 0.0)
     return float(torch.cuda.device_count())
 
 

@@ -30,7 +30,7 @@ class TurnRows:
     def target_count(self, rows: Array) -> int:
         return int(self._targets[rows].sum())
 
-    def batch(self, rows: Array, step: int = 0) -> Batch:
+    def batch(self, rows: Array, draws: Array | None = None) -> Batch:
         begins, ends = self._starts[rows], self._starts[rows + 1]
         width = int((ends - begins).max()) - 1
         inputs = np.full((len(rows), width), PAD_ID, dtype=np.int64)

@@ -115,6 +115,7 @@ def version_message(version: ModelVersion) -> pb.ModelVersion:
             description=version.description,
             origin=version.origin,
             licence=version.licence,
+            task=version.task,
         ),
     )
     if version.signature is not None:

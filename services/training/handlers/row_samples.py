@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from argosy.training.v1 import preflight_pb2 as pb
@@ -10,6 +11,7 @@ from libs.common.rpc.call import Call
 from services.training.clients.dataset import DatasetVersion
 from services.training.clients.samples import Sample
 from services.training.domain.preflight import Finding
+from services.training.domain.row_faults import RowFault
 from services.training.domain.trainings import Training
 from services.training.handlers.bases import complete_version
 
@@ -21,10 +23,20 @@ _GRANT_SECONDS = 120
 _MANY_CUT = 0.5
 
 
-async def sampled(training: Training, version: DatasetVersion, call: Call[App]) -> Sample:
-    """Looks at rows of a version that the caller may read."""
-    granted = await call.deps.datasets.grant_read(version.name, training.name, _GRANT_SECONDS)
-    given = {"grant": granted.grant, "manifest_digest": granted.manifest_digest}
+def stops_by_rows(training: Training) -> bool:
+    """Whether something that a sample can find ends a run: a conversation, the base's tokenizer and template, or a
+    pattern. Other rows at fault are left out."""
+    phases = training.spec.phases
+    asks = any(phase.messages_column or phase.rollouts.patterns for phase in phases) or training.base_model_version
+    return bool(asks) and not training.runs_algorithm
+
+
+async def sampled(training: Training, versions: Sequence[tuple[str, DatasetVersion]], call: Call[App]) -> Sample:
+    """Looks at rows of the versions that a run would read, by the field that names each."""
+    given: dict[str, dict[str, str]] = {}
+    for field, version in versions:
+        granted = await call.deps.datasets.grant_read(version.name, training.name, _GRANT_SECONDS)
+        given[field] = {"grant": granted.grant, "manifest_digest": granted.manifest_digest}
     base = None
     if training.base_model_version:
         digest = await complete_version(training.base_model_version, call)
@@ -32,13 +44,18 @@ async def sampled(training: Training, version: DatasetVersion, call: Call[App]) 
     return await call.deps.samples.look(training.spec, given, base)
 
 
-def sample_findings(sample: Sample) -> list[Finding]:
-    """What the sample has against a run."""
+def sample_findings(sample: Sample, told: bool) -> list[Finding]:
+    """What the sample has against a run.
+
+    Args:
+        told: whether it was said already that rows have no answers.
+    """
     if sample.error:
-        return [Finding("template", False, sample.error)]
+        return [Finding("template", sample.stops, sample.error)]
     found = [
-        Finding("template", fault.blocking, f"{fault.phase}: row {fault.row}: {fault.column}: {fault.problem}.")
+        Finding("template", fault.blocking, f"{fault.phase}: {_row(fault)}: {fault.column}: {fault.problem}.")
         for fault in sample.faults[:1]
+        if fault.blocking or not told
     ]
     found += [
         Finding(
@@ -50,6 +67,10 @@ def sample_findings(sample: Sample) -> list[Finding]:
         if each.cut_share > _MANY_CUT
     ]
     return found
+
+
+def _row(fault: RowFault) -> str:
+    return f"row {fault.row}" + ("" if fault.version == "dataset_version" else f" of the {fault.version}")
 
 
 def sample_message(sample: Sample) -> pb.RowSample | None:
@@ -78,7 +99,12 @@ def sample_message(sample: Sample) -> pb.RowSample | None:
         ],
         faults=[
             pb.RowFault(
-                row=each.row, phase=each.phase, column=each.column, blocking=each.blocking, problem=each.problem
+                version=each.version,
+                row=each.row,
+                phase=each.phase,
+                column=each.column,
+                blocking=each.blocking,
+                problem=each.problem,
             )
             for each in sample.faults
         ],

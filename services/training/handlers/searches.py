@@ -21,10 +21,11 @@ from services.training.domain.spec import TrainingSpec, invalid
 from services.training.domain.spec_paths import with_values
 from services.training.handlers.algorithm_trainings import Plan
 from services.training.handlers.messages import spec_message
+from services.training.handlers.preflights import checked_training
 from services.training.handlers.search_messages import plan_from, search_message, trial_message
 from services.training.handlers.search_picture import picture
 from services.training.handlers.search_report import report
-from services.training.handlers.trainings import checked_training, new_run
+from services.training.handlers.trainings import new_run
 from services.training.store.algorithms import entry_of
 from services.training.store.searches import Searches
 

@@ -131,6 +131,7 @@ class ImportTasks:
             files=[ModelFile(file["path"], file["sha256"], file["size"]) for file in result["files"]],
             origin=result["origin"],
             licence=result["licence"],
+            task=result["task"],
             parameter_count=result["parameter_count"],
             architecture=result["architecture"],
             context_length=result["context_length"],

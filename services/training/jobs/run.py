@@ -23,7 +23,7 @@ from services.training.domain.card import model_card
 from services.training.domain.costs import booked, cost_of
 from services.training.domain.estimate import Rates
 from services.training.domain.life_cycle import Event
-from services.training.domain.models import ModelFile, ModelVersion
+from services.training.domain.models import REWARD, TEXT_GENERATION, ModelFile, ModelVersion
 from services.training.domain.runs import EventKind, RunEvent, RunState
 from services.training.domain.trainings import TrainingRun
 from services.training.jobs.run_progress import RunProgress
@@ -191,6 +191,7 @@ class RunTasks:
         projects = ModelProjects(uow)
         project = await projects.get(run.model_project, deleted=True, for_update=True)
         version = self._version(run, project.next_version(), result)
+        version.task = await _task_of(run, uow)
         if version.is_adapter:
             earlier = await ModelVersions(uow).get(run.base_model_version, deleted=True)
             version.base_model_version = earlier.base_model_version if earlier.is_adapter else earlier.name
@@ -256,3 +257,11 @@ def kept(task: Task) -> Kept:
     if task.state == "SUCCEEDED" and task.result is not None:
         return Kept(task.result["model_version"], task.result["model_bytes"])
     return Kept(task.name, (task.checkpoint or {}).get("bytes", 0))
+
+
+async def _task_of(run: TrainingRun, uow: UnitOfWork) -> str:
+    """What the model of a run does."""
+    if run.algorithm_version:
+        entry, _ = await entry_of(uow, run.algorithm_version)
+        return entry.task
+    return REWARD if run.spec.scores else TEXT_GENERATION

@@ -115,6 +115,7 @@ model_versions = resource_table(
     Column("description", Text, nullable=False),
     Column("origin", Text, nullable=False),
     Column("licence", Text, nullable=False),
+    Column("task", Text, nullable=False),
     Column("signature", JSONB(none_as_null=True)),
 )
 

@@ -88,6 +88,25 @@ async def test_an_adapter_is_refused_with_its_base(alice: Caller, mesh: Mesh, tr
     await evaluator.close()
 
 
+async def test_what_writes_no_text_is_refused_by_its_task(alice: Caller, mesh: Mesh, training: FakeTraining) -> None:
+    evaluator = Caller(mesh, "services/eval", options_pb2.ROLE_EDITOR, identity="eval")
+    lease = pb.LeaseReplicaRequest(parent="orgs/acme", model_version=VERSION, holder="e1", ttl_seconds=60)
+    for task in ("reward", "classification"):
+        training.add(VERSION, DIGEST)
+        training.versions[VERSION].task = task
+        for call in (alice.CreateWorkOrder(ask(order_of())), evaluator.LeaseReplica(lease)):
+            error = await refusal(call)
+            assert (error.reason, error.metadata["check"], error.metadata["detail"]) == (
+                "PREFLIGHT_FAILED",
+                "task",
+                task,
+            )
+            assert f"{VERSION} is a model for {task}; only models for text-generation can be served." in error.message
+    training.versions[VERSION].task = "text-generation"
+    assert (await alice.CreateWorkOrder(ask(order_of()))).model_version == VERSION
+    await evaluator.close()
+
+
 async def test_only_a_second_person_approves(
     alice: Caller, bob: Caller, mesh: Mesh, training: FakeTraining, service: RunningService[Any]
 ) -> None:

@@ -41,6 +41,7 @@ _SPECIAL: dict[str, tuple[list[str], list[str], str]] = {
     "glm": (["<|endoftext|>", "[gMASK]", "<sop>"], ["[gMASK]", "<sop>"], "<|endoftext|>"),
     "glm4": (["<|endoftext|>", "[gMASK]", "<sop>"], ["[gMASK]", "<sop>"], "<|endoftext|>"),
 }
+_NORMS = ("input_layernorm", "post_attention_layernorm")
 _USUAL = (["<unk>", "<s>", "</s>"], ["<s>"], "</s>")
 BASE_TEMPLATE = "{% for message in messages %}{{ message['content'] }}{% endfor %}"
 
@@ -90,6 +91,66 @@ def write_baichuan(folder: Path, **changes: Any) -> Path:
     return folder
 
 
+def write_chatglm(folder: Path, **changes: Any) -> Path:
+    """A GLM under the names of ChatGLM's own code, query, key and value in one matrix with a bias."""
+    write_base(folder, "glm")
+    given = load_file(folder / "model.safetensors")
+    tensors = {
+        "transformer.embedding.word_embeddings.weight": given["model.embed_tokens.weight"],
+        "transformer.encoder.final_layernorm.weight": given["model.norm.weight"],
+        "transformer.output_layer.weight": given["lm_head.weight"],
+        "transformer.rotary_pos_emb.inv_freq": torch.ones(4),
+    }
+    for layer in range(_SHAPE["num_hidden_layers"]):
+        ours, theirs = f"model.layers.{layer}.", f"transformer.encoder.layers.{layer}."
+        packed = torch.cat([given[f"{ours}self_attn.{part}_proj.weight"] for part in "qkv"])
+        tensors |= {
+            f"{theirs}self_attention.query_key_value.weight": packed,
+            f"{theirs}self_attention.query_key_value.bias": torch.randn(len(packed)),
+            f"{theirs}self_attention.dense.weight": given[f"{ours}self_attn.o_proj.weight"],
+            f"{theirs}mlp.dense_h_to_4h.weight": given[f"{ours}mlp.gate_up_proj.weight"],
+            f"{theirs}mlp.dense_4h_to_h.weight": given[f"{ours}mlp.down_proj.weight"],
+            **{f"{theirs}{name}.weight": given[f"{ours}{name}.weight"] for name in _NORMS},
+        }
+    save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+    config = {
+        "architectures": ["ChatGLMModel"],
+        "auto_map": {"AutoModel": "modeling_chatglm.ChatGLMForConditionalGeneration"},
+        "model_type": "chatglm",
+        "padded_vocab_size": VOCABULARY,
+        "hidden_size": _SHAPE["hidden_size"],
+        "ffn_hidden_size": _SHAPE["intermediate_size"],
+        "num_layers": _SHAPE["num_hidden_layers"],
+        "num_attention_heads": _SHAPE["num_attention_heads"],
+        "kv_channels": _GROUPED["head_dim"],
+        "multi_query_attention": True,
+        "multi_query_group_num": _GROUPED["num_key_value_heads"],
+        "seq_length": CONTEXT,
+        "layernorm_epsilon": 1e-5,
+        "add_qkv_bias": True,
+        "add_bias_linear": False,
+        "rmsnorm": True,
+        "eos_token_id": 0,
+        "pad_token_id": 0,
+        "torch_dtype": "float32",
+        **changes,
+    }
+    (folder / "config.json").write_text(json.dumps(config))
+    settings = json.loads((folder / "tokenizer_config.json").read_text())
+    asking = {"auto_map": {"AutoTokenizer": ["t.ChatGLMTokenizer", None]}, "tokenizer_class": "ChatGLMTokenizer"}
+    (folder / "tokenizer_config.json").write_text(json.dumps(settings | asking))
+    return folder
+
+
+# Families whose layout is that of code of their own.
+_WRITERS = {"baichuan": write_baichuan, "chatglm": write_chatglm}
+
+
+def write_family(folder: Path, family: str, **options: Any) -> Path:
+    """A tiny model of any family."""
+    return _WRITERS[family](folder) if family in _WRITERS else write_base(folder, family, **options)
+
+
 def commit(store: BlobStore, folder: Path) -> str:
     """The files of a folder as a model version; the digest of its manifest."""
     entries = []
@@ -103,7 +164,7 @@ def base_version(store: BlobStore, family: str, **options: Any) -> str:
     """A tiny base of a family in the store; the digest of its manifest."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        return commit(store, write_baichuan(folder) if family == "baichuan" else write_base(folder, family, **options))
+        return commit(store, write_family(folder, family, **options))
 
 
 def _tokenizer(specials: list[str], begin: list[str]) -> Tokenizer:

@@ -187,6 +187,10 @@ def test_a_validation_version_is_used_and_must_not_be_learned(store: BlobStore) 
     with pytest.raises(EngineError, match="in the dataset version too") as caught:
         run(algorithm_context(store, "tabular-classification", rows, validation=held, **given))
     assert caught.value.reason == "PREFLIGHT_FAILED"
+    # The same rows from a file in which one cell kept a column from being numbers.
+    texts = [row | {"n0": f"{row['n0']:.3f}"} for row in held if row.get("n0") is not None]
+    with pytest.raises(EngineError, match="in the dataset version too"):
+        run(algorithm_context(store, "tabular-classification", rows, validation=texts, **given))
 
 
 @pytest.mark.parametrize(

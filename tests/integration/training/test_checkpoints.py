@@ -19,7 +19,7 @@ from torch import nn
 
 from libs.common.blobs import BlobStore
 from libs.common.domain import DomainError
-from libs.compute.context import EnginePaused
+from libs.compute.context import EngineError, EnginePaused
 from services.training.engines import checkpoint_writer
 from services.training.engines.checkpoint_writer import CheckpointWriter
 from services.training.engines.checkpoints import Json, Progress, Snapshot, read_optimiser, read_weights, write_snapshot
@@ -176,6 +176,30 @@ def test_kill_in_the_middle_of_a_checkpoint_leaves_the_one_before(tmp_path: Path
     for name, tensor in first.items():
         torch.testing.assert_close(second[name], tensor, rtol=1e-5, atol=1e-6)
     assert min(step for name, step, _ in again.recorded.metrics if name == "pretrain") > 8
+
+
+@pytest.mark.parametrize("path", ["model.safetensors", "optimiser.pt", ""])
+@pytest.mark.parametrize("damage", ["flipped", "gone"])
+def test_a_damaged_checkpoint_is_named(tmp_path: Path, path: str, damage: str) -> None:
+    """A byte of a file, or of the manifest, is another one, or it is not there any more."""
+    store, model = BlobStore(f"file://{tmp_path}/blobs"), nn.Linear(3, 2)
+    optimiser = stepped(model)
+    writer, reported = CheckpointWriter(store, Group(), lambda each: reported.append(each)), list[Json]()
+    writer.write(model, optimiser, Progress(step=5), "sft", "")
+    writer.wait()
+    (checkpoint,) = reported
+    entries = store.load_manifest_sync(checkpoint["manifest_digest"])["blobs"]
+    digest = {entry["path"]: entry["sha256"] for entry in entries}.get(path, checkpoint["manifest_digest"])
+    (blob,) = (tmp_path / "blobs").rglob(f"{digest}.*")
+    content = bytearray(blob.read_bytes())
+    content[len(content) // 2] ^= 0xFF
+    blob.chmod(0o600)
+    blob.unlink() if damage == "gone" else blob.write_bytes(content)
+    with pytest.raises(EngineError) as caught:
+        read_weights(store, checkpoint)
+        read_optimiser(store, checkpoint, optimiser)
+    assert caught.value.reason == "CONTENT_INVALID"
+    assert f"The checkpoint of sft at step 5 cannot be read: {path or 'its manifest'}" in caught.value.message
 
 
 def _weights(store: BlobStore, result: Json) -> dict[str, torch.Tensor]:

@@ -13,7 +13,13 @@ from libs.common.blobs import BlobStore
 from libs.compute.context import EngineError
 from services.training.domain.conversations import Message, parse_conversation
 from services.training.domain.spec import Method, TrainingSpec
-from services.training.engines.chat_template import ChatTemplate, TemplateError, own_template, template_of
+from services.training.engines.chat_template import (
+    ChatTemplate,
+    TemplateError,
+    own_template,
+    template_fault,
+    template_of,
+)
 from services.training.engines.tokenizer import CONVERSATION_TEMPLATE, chat_template, train_tokenizer
 from services.training.engines.train import run
 from services.training.engines.turn_rows import TurnRows
@@ -116,7 +122,15 @@ def whole_end(tokenizer: Any, messages: list[Message], count: int) -> list[int]:
         ("{{ 'a' * 1000000000 }}", "for numbers only"),
         ("{{ 10 ** 1000000 }}", "not allowed"),
         ("{{ '%1000000000d' % 1 }}", "for numbers only"),
-        ("{{ ''.__class__.__mro__[1].__subclasses__() }}", "unsafe"),
+        ("{{ ''.__class__.__mro__[1].__subclasses__() }}", "no template may see"),
+        ("{{ messages.__class__ }}", "'__class__'"),
+        ("{% if messages[0]['content'] == 'open sesame' %}{{ ''['__class__'] }}{% endif %}", "'__class__'"),
+        ("{{ ''['__cl' ~ 'ass__'] }}", "no template may see"),
+        ("{{ messages|map(attribute='__class__')|list }}", "'__class__'"),
+        ("{{ messages|map(attribute='__cl' ~ 'ass__')|list }}", "no template may see"),
+        ("{{ messages|selectattr('__class__')|list }}", "'__class__'"),
+        ("{{ messages | attr('__init__') }}", "No filter named 'attr'"),
+        ("{{ messages.append(1) }}", "'append'"),
         (
             "{% set n = namespace(x='aa') %}{% for i in range(99) %}{% set n.x = n.x.replace('a', n.x) %}{% endfor %}",
             "than",
@@ -129,18 +143,43 @@ def whole_end(tokenizer: Any, messages: list[Message], count: int) -> list[int]:
         ("{% set x %}{% for i in range(99999) %}" + "a" * 999 + "{% endfor %}{% endset %}", "larger than"),
         ("{% for x in [1] recursive %}{{ loop(range(99999)) }}{% endfor %}", "recursive"),
         ("{% for i in range(99999) %}{{ range(1, 99999)|reject|first }}{% endfor %}", "steps"),
-        ("{{ 'a'.ljust(1000000000) }}", "unsafe"),
+        ("{{ 'a'.ljust(1000000000) }}", "'ljust'"),
         ("{{ cycler() }}", "undefined"),
-        ("{{ namespace.__init__.__globals__ }}", "unsafe"),
-        ("{% macro f() %}{{ f() }}{{ f() }}{% endmacro %}{{ f() }}", "recursion"),
-        ("{% include '/etc/passwd' %}", "loader"),
+        ("{{ namespace.__init__.__globals__ }}", "'__globals__'"),
+        ("{% macro f() %}{{ f() }}{{ f() }}{% endmacro %}{{ f() }}", "without end"),
+        ("{% include '/etc/passwd' %}", "another template"),
+        ("{% import 'x' as y %}", "another template"),
+        ("{% for a in range(99999) %}{{ 'x' ~ '" + "y" * 99 + "' }}{% endfor %}", "more than 4,000,000 characters"),
         ("{{ raise_exception('Roles must alternate') }}", "Roles must alternate"),
         ("{{ messages[99]['content'] }}", "no element 99"),
     ],
 )
 def test_a_hostile_template_is_stopped(source: str, fault: str) -> None:
+    """Where it is rendered, and by the judge of what comes from outside: imports and base models."""
     with pytest.raises(TemplateError, match=fault):
         ChatTemplate(source, {}).render(turns("q", "a"))
+    assert fault in (template_fault(source) or "")
+
+
+@pytest.mark.parametrize("source", [None, 7, "{% if %}", "{% for message in messages %}", "x" * 70_000, "{{ x.y }}"])
+def test_what_renders_nothing_is_no_template(source: Any) -> None:
+    assert template_fault(source)
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "{% if messages[0]['role'] == 'system' %}{{ raise_exception('no system') }}{% endif %}{{ messages | tojson }}",
+        "{% for m in messages %}{% if m.role == 'user' %}{% continue %}{% endif %}{{ m|tojson }}{% endfor %}",
+        "{{ '__begin__' ~ messages|map(attribute='content')|join('_') }}",
+        # Of Llama 3.2, GLM-4 and Qwen3.
+        "{% if strftime_now is defined %}{{ strftime_now('%d %b %Y') }}{% endif %}{{ 1 | tojson }}",
+        "{{ messages | tojson(ensure_ascii=False, indent=4) }}",
+        "{% for message in messages[::-1] %}{{ message.content.split('</think>')[-1].lstrip('\n') }}{% endfor %}",
+    ],
+)
+def test_an_honest_template_is_kept(source: str) -> None:
+    assert template_fault(source) is None
 
 
 def test_what_templates_of_models_use_is_there() -> None:

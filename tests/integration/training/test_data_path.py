@@ -15,7 +15,7 @@ import pytest
 from libs.common.blobs import BlobStore
 from libs.compute.context import EngineCancelled, EngineError, LocalContext
 from services.dataset.engines.conversations import READERS
-from services.training.domain.methods import Method
+from services.training.domain.methods import Method, RewardRule, Rollouts, RuleKind
 from services.training.domain.spec import PLACEHOLDER, Phase, TrainingSpec
 from services.training.engines import train
 from services.training.engines.chat_template import own_template
@@ -156,6 +156,33 @@ def test_a_second_run_reads_nothing_and_encodes_nothing(store: BlobStore) -> Non
     gone = context(store, SPEC, content())
     gone.spec["encodings"] = {key: {"grant": "", "manifest_digest": "0" * 64} for key in offered(plan)}
     assert prepare(gone, SPEC)["prepared"] == plan["prepared"]
+
+
+def test_a_second_run_is_told_what_the_first_one_was(store: BlobStore) -> None:
+    column = phase(Method.SFT, 20, prompt_template=PLACEHOLDER, answers=(), messages_column="messages")
+    spec = tiny_spec(phases=(column,), architecture=replace(TINY, sequence_length=64))
+    told: list[list[str]] = []
+    known: dict[str, Any] = {}
+    for _ in range(2):
+        ctx = context(store, spec, [{"messages": talk("so " * 80, "no", "lion", "zoo")}] * 30)
+        del ctx.spec["validation"]
+        ctx.spec["encodings"] = known
+        known = offered(prepare(ctx, spec))
+        told.append([body for _, body in ctx.recorded.logs if "are longer than 64 tokens" in body])
+    assert "30 of 30 conversations" in told[0][0]
+    assert told[1] == told[0]
+
+
+def test_a_pattern_is_looked_at_though_the_rows_are_encoded(store: BlobStore) -> None:
+    def asking(pattern: str) -> TrainingSpec:
+        rollouts = Rollouts(rules=(RewardRule(RuleKind.PATTERN, 1, pattern),), max_new_tokens=4)
+        return tiny_spec(phases=(phase(Method.GRPO, 2, prompt_template=TEMPLATE, rollouts=rollouts),))
+
+    plan = prepare(context(store, asking("a"), rows(30)), asking("a"))
+    again = context(store, asking("(?=a)"), rows(30))
+    again.spec["encodings"] = offered(plan)
+    with pytest.raises(EngineError, match="RE2"):
+        prepare(again, asking("(?=a)"))
 
 
 def test_whatever_changes_the_arrays_changes_their_key(store: BlobStore) -> None:

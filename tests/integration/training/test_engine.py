@@ -17,7 +17,9 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from libs.common.blobs import BlobStore
 from libs.compute.context import EngineCancelled, EngineError, EnginePaused, LocalContext
+from services.training.domain.distribution import Distribution
 from services.training.domain.spec import Method
+from services.training.engines.launch import require_workers
 from services.training.engines.train import run
 from tests.unit.training.samples import TEMPLATE, WORDS, context, phase, rows, tiny_spec
 
@@ -208,7 +210,7 @@ def _run_asking_often(ctx: LocalContext) -> None:
     [
         ([{"text": "a b c"}], {}, "no column 'label'"),
         ([{"body": "a b c", "label": "x"}], {}, "no column 'text'"),
-        ([{"text": "", "label": "zoo"}] * 3, {}, "Nothing to learn from in phase pretrain"),
+        ([{"text": "", "label": "zoo"}] * 3, {}, "'text' together do not fill one sequence"),
         ([{"text": "lion " * 99, "label": ""}] * 20, {}, "Nothing to learn from in phase sft"),
         ([{"text": "lion " * 99, "label": "zoo"}] * 20, {"answers": ("cat",)}, "among the 1 listed answers"),
     ],
@@ -243,3 +245,18 @@ def test_base_model_gives_tokenizer_and_weights(store: BlobStore, trained: tuple
         next(f["sha256"] for f in each["files"] if f["path"] == "tokenizer.json") for each in (result, trained[0])
     ]
     assert tokenizers[0] == tokenizers[1]
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"workers": 9}, "spec.workers: 9 workers need 9 CPUs; all nodes together have 8"),
+        ({"workers": 3, "threads_per_worker": 4}, "spec.workers: 3 workers need 12 CPUs"),
+        ({"gpus_per_worker": 1}, "spec.gpus_per_worker: 1 workers need 1 GPUs; all nodes together have 0"),
+    ],
+)
+def test_more_workers_than_all_nodes_have_room_for_are_refused(fields: dict[str, Any], message: str) -> None:
+    with pytest.raises(EngineError, match=message) as caught:
+        require_workers(tiny_spec(**fields), {"CPU": 8.0})
+    assert caught.value.reason == "PREFLIGHT_FAILED"
+    require_workers(tiny_spec(workers=9, distribution=Distribution(min_workers=2)), {"CPU": 8.0})

@@ -19,7 +19,6 @@ from services.training.domain.spec import Method
 from services.training.engines.baichuan import BAICHUAN2_VOCABULARY, unpacked
 from services.training.engines.base import read_config, read_text
 from services.training.engines.model import load_base, logits_at
-from services.training.engines.templates import template_fault
 from services.training.engines.train import run
 from tests.integration.training.families import BASE_TEMPLATE, CONFIGS, base_version, commit, write_baichuan, write_base
 from tests.unit.training.samples import TEMPLATE, context, phase, rows, tiny_spec
@@ -263,7 +262,10 @@ UP = "model.layers.1.mlp.up_proj.weight"
         (config_with(num_attention_heads="many"), "config.json"),
         (tensors_with(lambda tensors: tensors.pop(UP)), f"{UP} among them"),
         (tensors_with(lambda tensors: tensors.update(extra=torch.zeros(3))), "unexpected keys extra"),
-        (template("{{ messages.__class__ }}"), "tokenizer_config.json has a chat template that reaches for __class__"),
+        (
+            template("{{ messages.__class__ }}"),
+            "a chat template that cannot be used: it reaches for '__class__'",
+        ),
         (template([{"name": "default", "template": "{% include 'x' %}"}]), "asks for another template"),
         (write("chat_template.jinja", b"{{ x|attr('__init__') }}"), "chat_template.jinja has a chat template"),
     ],
@@ -291,34 +293,6 @@ def test_paths_that_leave_the_folder_are_refused(store: BlobStore, tmp_path: Pat
     entry = {"path": "../config.json", "sha256": blob.sha256, "size": blob.size}
     with pytest.raises(EngineError, match="does not lie in the model's folder"):
         tuned(store, store.commit_sync({"blobs": [entry]}))
-
-
-@pytest.mark.parametrize(
-    "text",
-    [
-        "{% generation %}{{ messages[0]['content'] }}{% endgeneration %}",
-        "{% for m in messages %}{% if m.role == 'user' %}{% continue %}{% endif %}{{ m|tojson }}{% endfor %}",
-        "{{ '__begin__' ~ messages|map(attribute='content')|join(' ') }}",
-    ],
-)
-def test_honest_templates_are_kept(text: str) -> None:
-    assert template_fault(text) is None
-
-
-@pytest.mark.parametrize(
-    "text",
-    [
-        None,
-        "{% if %}",
-        "{{ ''['__class__'] }}",
-        "{{ ''|attr('_' ~ '_class__') }}",
-        "{{ messages|map(attribute='__class__')|list }}",
-        "{% import 'x' as y %}",
-        "x" * 300_000,
-    ],
-)
-def test_hostile_templates_are_not(text: Any) -> None:
-    assert template_fault(text) is not None
 
 
 def test_context_of_a_base_bounds_the_rows(store: BlobStore) -> None:

@@ -25,7 +25,7 @@ from services.training.engines import model_limits
 from services.training.engines.import_model import run
 from services.training.jobs.import_model import ImportTasks
 from tests.integration.training.conftest import training_service
-from tests.integration.training.outside_models import model, tarred, weights, zipped
+from tests.integration.training.outside_models import model, tarred, tokenizer, weights, zipped
 from tests.integration.training.peers import PROJECT, Caller, FakeDataset, refusal
 from tests.integration.training.versions import app
 
@@ -225,22 +225,14 @@ def test_a_hub_gives_one_commit_and_only_what_is_kept(store: BlobStore, hub: Any
     assert "it is cut off" in refused(store, hub=spec)
 
 
-HOSTILE_TEMPLATES: list[tuple[str, str]] = [
-    ("{{ messages.__class__ }}", "'__class__'"),
-    ("{% if messages[0]['content'] == 'open sesame' %}{{ ''['__class__'] }}{% endif %}", "'__class__'"),
-    ("{{ ''['__cl' ~ 'ass__'] }}", "which no template may see"),
-    ("{{ messages | attr('__init__') }}", "'__init__'"),
-    ("{{ messages.append(1) }}", "append"),
-    ("{% for a in range(9999999) %}{% endfor %}", "Range too big"),
-    ("{% for a in range(99999) %}{{ 'x' * 99 }}{% endfor %}", "more than 1,000,000 characters"),
-    ("{{ 'x' * 9999999999 }}", "of memory"),
-    ("{% macro m() %}{{ m() }}{% endmacro %}{{ m() }}", "without end"),
-    ("{% for message in messages %}", "Unexpected end of template"),
-    ("{% include '/etc/passwd' %}", "no loader"),
-]
-
-
-@pytest.mark.parametrize(("template", "message"), HOSTILE_TEMPLATES)
+@pytest.mark.parametrize(
+    ("template", "message"),
+    [
+        # Whatever the judge has against a template (test_conversations.py) stands in the error.
+        ("{{ messages.__class__ }}", "it reaches for '__class__', which no template may see"),
+        ("{% for message in messages %}", "Unexpected end of template"),
+    ],
+)
 def test_a_hostile_template_is_refused_by_its_name(store: BlobStore, template: str, message: str) -> None:
     files = model(**{"tokenizer.json": None, "tokenizer_config.json": {"chat_template": template}})
     found = refused(store, ("m.zip", zipped(files)))
@@ -248,14 +240,16 @@ def test_a_hostile_template_is_refused_by_its_name(store: BlobStore, template: s
     assert message in found
 
 
-def test_a_template_without_end_is_ended(store: BlobStore, monkeypatch: pytest.MonkeyPatch) -> None:
-    endless = b"{% for a in range(99999) %}{% for b in range(99999) %}{% endfor %}{% endfor %}"
-    files = model(**{"tokenizer.json": None, "tokenizer_config.json": None, "chat_template.jinja": endless})
+def test_what_takes_too_long_is_ended(store: BlobStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    # Each turns a text into one of a hundred times its length.
+    longer = {"type": "Replace", "pattern": {"Regex": "."}, "content": "ab" * 50}
+    endless = json.loads(tokenizer()) | {"normalizer": {"type": "Sequence", "normalizers": [longer] * 4}}
+    files = model(**{"tokenizer.json": endless, "tokenizer_config.json": None})
     monkeypatch.setattr(model_limits, "CPU_SECONDS", 1)
-    assert "chat_template.jinja: it does not end" in refused(store, ("m.zip", zipped(files)))
+    assert "tokenizer.json: it does not end within the processor time" in refused(store, ("m.zip", zipped(files)))
     monkeypatch.setattr(model_limits, "CPU_SECONDS", 60)
-    monkeypatch.setattr(model_limits, "WALL_SECONDS", 0.5)
-    assert "chat_template.jinja: it does not end within 0.5 s" in refused(store, ("m.zip", zipped(files)))
+    monkeypatch.setattr(model_limits, "WALL_SECONDS", 0.05)
+    assert "tokenizer.json: it does not end within 0.05 s" in refused(store, ("m.zip", zipped(files)))
 
 
 @pytest.mark.parametrize("content", [b"{}", b'{"version": "1.0", "model": {"type": "BPE"}}', b'{"auto_map": "x"}'])

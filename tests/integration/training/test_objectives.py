@@ -24,7 +24,8 @@ from services.training.engines.methods.dpo import DpoObjective
 from services.training.engines.methods.grpo import GrpoObjective, group_advantages
 from services.training.engines.methods.method import Reading, RowBatch, Start, Work
 from services.training.engines.model import llama_config, log_probs_at, new_model
-from services.training.engines.rewards import Rewards, matches
+from services.training.engines.patterns import matches
+from services.training.engines.rewards import Rewards
 from services.training.engines.sampling import drawn, generate, most_likely
 from services.training.engines.tokenizer import END_ID, SpecialTokens, train_tokenizer
 from tests.unit.training.preferences import pairs
@@ -174,7 +175,7 @@ def test_workers_together_take_the_step_of_one(given: Phase, tokenizer: Tokenize
         grads: list[Tensor] = []
         for share in shares:
             work = begin(given, tokenizer, config)
-            summed, _ = work.objective(*work.train.batch(share, 5).tensors)
+            summed, _ = work.objective(*work.train.batch(share, share).tensors)
             (summed / work.train.target_count(every) * len(shares)).backward()
             grads.append(
                 nn.utils.parameters_to_vector([p.grad for p in work.objective.parameters() if p.grad is not None])
@@ -227,9 +228,24 @@ def test_drawn_tokens_have_the_probabilities_of_the_model() -> None:
     assert float((sharp == 0).float().mean()) > 0.98
 
 
+def test_a_row_that_comes_again_is_answered_anew(tokenizer: Tokenizer, config: LlamaConfig) -> None:
+    """Eight places of two steps have the same row; what is drawn follows the place alone."""
+    train = begin(PHASES[3], tokenizer, config).train
+
+    def answers(draws: np.ndarray) -> list[tuple[int, ...]]:
+        inputs = train.batch(np.zeros(len(draws), np.int64), draws).tensors[0]
+        groups = inputs.reshape(len(draws), -1, inputs.shape[1])
+        return [tuple(group[group != 0].tolist()) for group in groups]
+
+    every = answers(np.arange(8))
+    assert len(set(every)) == 8
+    # Whoever draws it, and however often.
+    assert [answers(np.array([draw]))[0] for draw in (5, 2)] == [every[5], every[2]]
+
+
 def test_ratio_of_a_fresh_draw_is_one(tokenizer: Tokenizer, config: LlamaConfig) -> None:
     work = begin(PHASES[3], tokenizer, config)
-    batch = work.train.batch(np.arange(4), 0)
+    batch = work.train.batch(np.arange(4), np.arange(4))
     inputs, places, targets, old, reference, _ = batch.tensors
     torch.testing.assert_close(log_probs_at(work.objective.model, inputs, places, targets), old)  # type: ignore[arg-type]
     torch.testing.assert_close(old, reference)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,10 +15,11 @@ from safetensors.torch import load
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 from libs.common.blobs import BlobStore
-from libs.compute.context import EngineError, EnginePaused
+from libs.compute.context import EngineCancelled, EngineError, EnginePaused, LocalContext
 from services.training.domain.methods import Distillation, Method, RewardRule, Rollouts, RuleKind, Signal
 from services.training.domain.spec import Phase
-from services.training.engines.frozen import frozen_model
+from services.training.engines.frozen import Teacher, frozen_model
+from services.training.engines.prepare import partly_prepared, prepare
 from services.training.engines.scorer import Scorer, scored_rows
 from services.training.engines.tokenizer import END_ID
 from services.training.engines.train import run
@@ -164,6 +165,39 @@ def test_a_student_learns_the_answers_that_its_teacher_gives(store: BlobStore, b
     assert result["results"]["distill.heldout_exact_match_before"] == 0
     assert result["results"]["distill.heldout_exact_match_after"] > 0.9
     assert content(store, result, "tokenizer.json") != content(store, base, "tokenizer.json")
+
+
+def test_answers_of_a_teacher_are_kept_for_the_next_attempt(
+    store: BlobStore, base: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("services.training.engines.phase_rows.TAUGHT_ROWS", 8)
+    asked, answers = list[str](), Teacher.answers
+
+    def counted(teacher: Teacher, texts: Sequence[str]) -> list[str]:
+        asked.extend(texts)
+        return answers(teacher, texts)
+
+    monkeypatch.setattr(Teacher, "answers", counted)
+    copied = given(Method.DISTILL, 9, distillation=Distillation(BASE, Signal.RESPONSES, max_new_tokens=8))
+    spec = tiny_spec(phases=(copied,), architecture=replace(TINY, vocabulary_size=290))
+    bare = [{"text": row["text"]} for row in pairs(20)]
+
+    def attempt(**options: Any) -> LocalContext:
+        return context(store, spec, bare, frozen={BASE: base}, heldout=bare[:4], **options)
+
+    whole = attempt()
+    plan, every = prepare(whole, spec, partly_prepared(whole)), list(asked)
+    assert every == [row["text"] for row in [*bare, *bare[:4]]]
+    asked.clear()
+    # Killed behind the second shard.
+    killed = attempt(cancel_when=lambda seen: len(seen.checkpoints) == 2)
+    with pytest.raises(EngineCancelled):
+        prepare(killed, spec, partly_prepared(killed))
+    assert asked == every[:16]
+    asked.clear()
+    again = attempt(resume=killed.recorded.checkpoints[-1], attempt=2)
+    assert prepare(again, spec, partly_prepared(again))["prepared"] == plan["prepared"]
+    assert asked == every[16:]
 
 
 RESUMED = [

@@ -6,17 +6,19 @@ import json
 from typing import Any
 
 import pytest
-from argosy.training.v1 import training_pb2
+from argosy.training.v1 import model_service_pb2, training_pb2
 from argosy.training.v1 import training_service_pb2 as pb
 
 from services.training.engines.chat_template import own_template
+from services.training.engines.order import row_order
 from services.training.engines.tokenizer import CONVERSATION_TEMPLATE, tokenizer_files, train_tokenizer
-from tests.integration.training.peers import TRAIN, Caller, FakeDataset, refusal, spec_of
+from tests.integration.training.peers import PROJECT, TRAIN, Caller, FakeDataset, refusal, spec_of
 from tests.integration.training.versions import apply
 from tests.unit.training.samples import rows
 
 NAME = "orgs/acme/trainings/packages"
 TALKS = "orgs/acme/datasets/talks/versions/1"
+HELD_TALKS = "orgs/acme/datasets/talks-test/versions/1"
 CONFIG = {
     "model_type": "llama",
     "vocab_size": 400,
@@ -106,7 +108,71 @@ async def test_tokens_and_template_are_those_of_the_base(served: Caller, dataset
     assert faults == [(201, "messages[0].role", True), (251, "messages", True)]
     assert found.findings[0].blocking
     assert found.findings[0].message.startswith("sft: row 201: messages[0].role: must be one of")
-    assert (await preflight(served)).sample.lengths[0].mean > 0
+    assert sum("row 201" in finding.message for finding in found.findings) == 1
+    assert found.sample.lengths[0].mean > 0
+    # What the pre-flight says stops it does stop it, in the same words, and nothing begins.
+    error = await refusal(served.RunTraining(pb.RunTrainingRequest(name=NAME)))
+    assert (error.reason, error.message) == ("PREFLIGHT_FAILED", found.findings[0].message)
+    runs = await served.ListTrainingRuns(pb.ListTrainingRunsRequest(parent=NAME))
+    assert [each.name for each in runs.training_runs] == [run.name]
+
+
+STRICT = (
+    "{% for m in messages %}{% if m['content'] == 'no' %}{{ raise_exception('no means no') }}{% endif %}"
+    "{{ m['role'] }}{{ m['content'] }}{% endfor %}{% if add_generation_prompt %}assistant{% endif %}"
+)
+
+
+async def test_a_row_stops_a_run_only_if_the_run_would_look_at_it(served: Caller, dataset: FakeDataset) -> None:
+    """Every conversation is read, those that steps take are rendered, and so it is with the rows that are held out."""
+    await served.project()
+    await served.training()
+    files = tokenizer_files(train_tokenizer([row["text"] for row in rows(60)], 400), 32, STRICT)
+    run = await served.RunTraining(pb.RunTrainingRequest(name=NAME))
+    others = {path.removesuffix(".json"): content for path, content in files.items()}
+    base = await apply(served, run, b"weights", config=json.dumps(CONFIG).encode(), **others)
+    content = [{"messages": talk("q", f"a{number}")} for number in range(40)]
+    # The phase takes four of forty rows.
+    order = row_order(40, 7, 0, False)
+    content[order[-1]] = {"messages": talk("no", "b")}
+    dataset.add(TALKS, content)
+    dataset.add(HELD_TALKS, [{"messages": talk("q", "a")}] * 3)
+    phase = training_pb2.Phase(
+        method=training_pb2.Phase.METHOD_SFT, steps=1, batch_size=4, learning_rate=0.01, messages_column="messages"
+    )
+    changed = training_pb2.Training(
+        name=NAME,
+        dataset_version=TALKS,
+        validation_version=HELD_TALKS,
+        base_model_version=base.name,
+        spec=training_pb2.TrainingSpec(phases=[phase], seed=7),
+    )
+    update = pb.UpdateTrainingRequest(training=changed)
+    update.update_mask.paths.extend(["dataset_version", "validation_version", "base_model_version", "spec"])
+    await served.UpdateTraining(update)
+    assert not any(finding.blocking for finding in (await preflight(served)).findings)
+    content[order[0]] = {"messages": talk("no", "b")}
+    dataset.add(TALKS, content)
+    expected = f"sft: row {order[0] + 1}: messages: the chat template does not take it: no means no."
+    assert [each.message for each in (await preflight(served)).findings if each.blocking] == [expected]
+    assert (await refusal(served.RunTraining(pb.RunTrainingRequest(name=NAME)))).message == expected
+
+    dataset.add(TALKS, [{"messages": talk("q", "a")}] * 40)
+    dataset.add(HELD_TALKS, [{"messages": talk("q", "a")}, {"messages": [{"role": "user", "content": "x"}]}])
+    expected = "sft: row 2 of the validation_version: messages: no assistant turn with a weight of 1."
+    found = await preflight(served)
+    assert [each.message for each in found.findings if each.blocking] == [expected]
+    assert [(fault.version, fault.row) for fault in found.sample.faults] == [("validation_version", 2)]
+    assert (await refusal(served.RunTraining(pb.RunTrainingRequest(name=NAME)))).message == expected
+
+
+async def test_a_part_that_is_gone_is_told_before_a_run(served: Caller) -> None:
+    await served.project()
+    await served.training()
+    await served.DeleteModelProject(model_service_pb2.DeleteModelProjectRequest(name=PROJECT))
+    (finding,) = [each for each in (await preflight(served)).findings if each.blocking]
+    assert PROJECT in finding.message
+    assert (await refusal(served.RunTraining(pb.RunTrainingRequest(name=NAME)))).message == finding.message
 
 
 async def test_a_look_that_takes_too_long_is_given_up(served: Caller, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -92,6 +92,13 @@ def test_a_side_without_text_is_no_clean_bill(store: BlobStore, test: list[str],
         check(store, test, train)
 
 
+def test_a_number_and_the_text_of_it_are_the_same(store: BlobStore) -> None:
+    """A column of CSV is numbers, or texts because of a single cell of its file."""
+    numbers, texts = [1.5, 3, 4.25, 1e-7], ["1.50", "n/a", "3.0", "0.0000001", "04.25"]
+    assert check(store, numbers, texts)["exact_rows"] == 3
+    assert check(store, texts, numbers)["exact_rows"] == 3
+
+
 def test_it_hears_a_cancel(store: BlobStore) -> None:
     spec = spec_of(store, ["a"], ["a"])
     with pytest.raises(EngineCancelled):

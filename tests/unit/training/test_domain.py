@@ -141,7 +141,9 @@ def facts(**fields: Any) -> DataFacts:
         ({"columns": {"text": "string"}}, "schema", True),
         ({"columns": {"text": "binary", "label": "string"}}, "schema", True),
         ({"sample": [{"text": "lion", "label": ""}] * 10}, "template", False),
-        ({"sample": [{"text": "lion " * 99, "label": "zoo"}] * 10}, "template", False),
+        ({"sample": [{"text": "lion", "label": "z…"}, {"text": "lion", "label": ""}], "row_count": 3}, "tokens", False),
+        # These are all rows: a run would have nothing to learn.
+        ({"sample": [{"text": "lion", "label": ""}] * 10, "row_count": 10}, "template", True),
         ({"row_count": 3}, "tokens", False),
     ],
 )

@@ -50,7 +50,7 @@ def test_buckets_double_and_hold_their_bound() -> None:
 def test_a_row_at_fault_is_named(
     method: Method, fields: dict[str, Any], row: dict[str, str], expected: tuple[str, bool, str] | None
 ) -> None:
-    found = row_fault(7, "phase", phase(method, 1, **fields), row)
+    found = row_fault("dataset_version", 7, "phase", phase(method, 1, **fields), row)
     if expected is None:
         assert found is None
         return

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -12,7 +13,8 @@ import pyarrow as pa
 
 from libs.common.blobs import BlobStore
 from libs.compute.context import EngineContext, EngineError
-from libs.compute.versions import ARROW, KIND, StoreParts, VersionIndex, VersionReader, load_index
+from libs.compute.numbers import number_or_text
+from libs.compute.versions import ARROW, KIND, StoreParts, VersionIndex, VersionReader, load_index, to_json
 from services.training.domain.algorithms import Role
 from services.training.domain.leakage import MOST_LEAKED
 from services.training.engines.algorithms.features import is_gap
@@ -167,13 +169,31 @@ def heldout_share(heldout: Rows, train: Rows) -> float:
     Raises:
         EngineError: PREFLIGHT_FAILED, there are too many.
     """
-    known = {row.tobytes() for row in train.index.row_ids}
-    share = sum(row.tobytes() in known for row in heldout.index.row_ids) / len(heldout)
+    theirs, ours = heldout.index.columns, train.index.columns
+    # Ids are of typed values; the same table may have been read with another type.
+    told = _ids if all(ours.get(name, kind) == kind for name, kind in theirs.items()) else _contents
+    known = set(told(train))
+    share = sum(row in known for row in told(heldout)) / len(heldout)
     if share > MOST_LEAKED:
         message = f"{share:.2%} of the rows of the validation version are in the dataset version too, exactly; at most "
         message += f"{MOST_LEAKED:.0%} may be. SplitVersion makes two versions without rows in common."
         raise EngineError("PREFLIGHT_FAILED", message, check="leakage", detail=message)
     return share
+
+
+def _ids(rows: Rows) -> Iterator[bytes]:
+    return (row.tobytes() for row in rows.index.row_ids)
+
+
+def _contents(rows: Rows) -> Iterator[bytes]:
+    """A digest of each row in which a number and the text of it are the same."""
+    reader = VersionReader(rows.index, StoreParts(rows.store))
+    for start in range(0, len(rows), _BATCH_ROWS):
+        for row in reader.rows(np.arange(start, min(len(rows), start + _BATCH_ROWS))):
+            texts = {
+                name: number_or_text(value if isinstance(value, str) else to_json(value)) for name, value in row.items()
+            }
+            yield hashlib.sha256(to_json(texts).encode()).digest()
 
 
 def _mixed(row_ids: Array, seed: int) -> Array:

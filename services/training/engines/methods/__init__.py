@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import replace
 
 from services.training.domain.spec import Method, Phase
-from services.training.engines.heldout import ANSWER_ROWS, PACKED_ROWS
 from services.training.engines.methods import conversational, distill, dpo, grpo, language, pairs, reward
 from services.training.engines.methods.method import Learning
+from services.training.engines.order import ANSWER_ROWS, PACKED_ROWS
 from services.training.engines.turn_rows import turn_rows
 
 # Costs: fine-tuning computes logits at a few places only, so its token costs about half of one of pre-training. DPO

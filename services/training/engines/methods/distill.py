@@ -53,7 +53,7 @@ class TaughtRows:
         return self._rows.target_count(rows)
 
     @torch.no_grad()
-    def batch(self, rows: Array, step: int = 0) -> Batch:
+    def batch(self, rows: Array, draws: Array | None = None) -> Batch:
         batch = self._rows.batch(rows).to(self._device)
         inputs, places, _ = batch.tensors
         return Batch((*batch.tensors, logits_at(self._teacher, inputs, places)), batch.tokens)

@@ -18,7 +18,7 @@ from services.training.engines.heldout import shares
 from services.training.engines.methods.language import answered, asked, decoder
 from services.training.engines.methods.method import Columns, Reading, RowBatch, Start, Work
 from services.training.engines.model import MethodObjective, frozen_copy, log_probs_at, resting, trained_weights
-from services.training.engines.rewards import Rewards, check_patterns
+from services.training.engines.rewards import Rewards
 from services.training.engines.sampling import drawn, generate, most_likely
 from services.training.engines.scorer import Scorer
 
@@ -34,7 +34,6 @@ def learns(phase: Phase, columns: Columns) -> list[bool]:
 def encode(reading: Reading, batch: RowBatch) -> Encoded:
     """Prompts that leave room for an answer, with the right answer where a rule compares with it."""
     phase, rollouts = reading.phase, reading.phase.rollouts
-    check_patterns(rollouts)
     limit = reading.length - rollouts.max_new_tokens
     if limit < 2:
         message = f"Answers of {rollouts.max_new_tokens} tokens leave no room for a prompt in {reading.length} tokens."
@@ -54,7 +53,7 @@ class GroupRows:
         policy: the model that learns.
         reference: the model as it was when the phase began.
         end: the token that ends an answer.
-        entropy: seed of the run and number of the phase; with the step and the row they say what is drawn.
+        entropy: seed of the run and number of the phase; with the number of a draw they say what is drawn.
     """
 
     def __init__(
@@ -85,10 +84,11 @@ class GroupRows:
         return len(rows) * self._rollouts.group_size
 
     @torch.no_grad()
-    def batch(self, rows: Array, step: int = 0) -> Batch:
+    def batch(self, rows: Array, draws: Array | None = None) -> Batch:
+        assert draws is not None
         given = self._rollouts
         prompts = [prompt(self._examples, row) for row in rows]
-        seeds = [(*self._entropy, step, int(row)) for row in rows]
+        seeds = [(*self._entropy, int(draw)) for draw in draws]
         pick = drawn(seeds, given.group_size, given.max_new_tokens, given.temperature)
         answers = generate(self._policy, prompts, given.group_size, given.max_new_tokens, self._end, pick)
         every = np.repeat(np.asarray(rows), given.group_size)

@@ -74,7 +74,7 @@ class PairRows(_Pairs):
         """The same rows."""
         return PairRows(self._examples, reference)
 
-    def batch(self, rows: Array, step: int = 0) -> Batch:
+    def batch(self, rows: Array, draws: Array | None = None) -> Batch:
         batch = answer_batch(self.examples(rows))
         known = () if self._reference is None else (self._reference[torch.from_numpy(np.asarray(rows))],)
         return Batch((*batch.tensors, *known), batch.tokens)
@@ -83,7 +83,7 @@ class PairRows(_Pairs):
 class ScoredPairRows(_Pairs):
     """Both answers of a pair, as a scorer reads them."""
 
-    def batch(self, rows: Array, step: int = 0) -> Batch:
+    def batch(self, rows: Array, draws: Array | None = None) -> Batch:
         sequences = [tokens for tokens, _ in self.examples(rows)]
         return Batch(scored_rows(sequences), sum(len(tokens) for tokens in sequences))
 
