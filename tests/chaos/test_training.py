@@ -32,8 +32,8 @@ def test_a_run_that_is_killed_ends_with_the_same_curve(ward: Ward, trial: Trial,
     assert hurt.losses == pytest.approx(calm.losses, rel=CURVE)
     assert hurt.digest == calm.digest
     assert not calm.lost()
-    # Each loss of the Ray worker or of Ray is another attempt.
+    # A loss of the Ray worker or of Ray is another attempt, unless the one before had not begun.
     lost = hurt.lost()
     print(f"steps done again: {lost}")
-    assert len(lost) >= points // 2
+    assert len(lost) >= points // 3
     assert max(lost) <= work.every
