@@ -29,6 +29,7 @@ _SECONDS = 10.0
 _RUN_SECONDS = 30.0
 _PAGE = 1000
 _METRICS_PAGE = 10_000
+_ON_THE_WAY = (training_pb2.TrainingRun.STATE_QUEUED, training_pb2.TrainingRun.STATE_RUNNING)
 _ACTIVE = (
     task_pb2.Task.STATE_RUNNING,
     task_pb2.Task.STATE_PAUSED,
@@ -148,13 +149,14 @@ class Trainings:
     async def state(self, training: training_pb2.Training, caller: Caller, metadata: Metadata) -> Job:
         """How far a job has come."""
         request = training_service_pb2.GetTrainingRunRequest(name=f"{training.name}/runs/{names.RUN}")
-        try:
+        run = await _or_none(self._trainings.GetTrainingRun(request, **_call(caller, metadata)))
+        if run is None:
+            return Job(training)
+        task = await self._task(run.task, caller, metadata)
+        if task.HasField("end_time") and run.state in _ON_THE_WAY:
+            # It has ended between the two, and has its results.
             run = await self._trainings.GetTrainingRun(request, **_call(caller, metadata))
-        except ArgosyError as error:
-            if error.is_reason("NOT_FOUND"):
-                return Job(training)
-            raise
-        return Job(training, run, await self._task(run.task, caller, metadata))
+        return Job(training, run, task)
 
     async def jobs(
         self, after: str, size: int, caller: Caller, metadata: Metadata

@@ -17,6 +17,7 @@ from libs.common.clock import SYSTEM_CLOCK
 from libs.common.tasks import store as tasks
 from services.training.jobs.run import RunTasks
 from tests.integration.training.conftest import training_service
+from tests.integration.training.outside_models import tokenizer
 from tests.integration.training.peers import Caller, FakeDataset, refusal, spec_of, training_of
 
 NAME = "orgs/acme/trainings/lora"
@@ -83,7 +84,9 @@ async def base(served: Caller) -> training_pb2.ModelVersion:
     """A complete version of a Qwen."""
     await served.project()
     training = await served.training()
-    return await made(served, training.name, {"config.json": json.dumps(CONFIG).encode()})
+    return await made(
+        served, training.name, {"config.json": json.dumps(CONFIG).encode(), "tokenizer.json": tokenizer()}
+    )
 
 
 async def test_training_takes_shape_and_numbers_of_its_base(served: Caller, base: training_pb2.ModelVersion) -> None:

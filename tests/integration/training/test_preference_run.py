@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 from argosy.common.v1 import task_pb2, task_service_pb2
 from argosy.training.v1 import model_service_pb2, training_pb2
+from argosy.training.v1 import run_service_pb2 as runs
 from argosy.training.v1 import training_service_pb2 as pb
 
 from libs.common.errors import ArgosyError
@@ -53,17 +54,21 @@ async def test_run_of_preferences_makes_a_model_version(worker: Caller, dataset:
     assert drawn
     assert all(0 <= values["reward"] <= 1 and 1 <= values["length"] <= 6 for values in drawn)
 
-    # The version that was made judges nothing: it is no reward model. What a run learned from is in its lineage.
+    # The version that was made judges nothing: it is no reward model.
     spec.phases[2].CopyFrom(rewarded(done.model_version))
     spec.workers = 1
     again = training_pb2.Training(name=training.name, spec=spec)
-    await worker.UpdateTraining(pb.UpdateTrainingRequest(training=again))
+    error: ArgosyError = await refusal(worker.UpdateTraining(pb.UpdateTrainingRequest(training=again)))
+    assert error.message == f"spec.phases names {version.name}, which is for text-generation; it needs one for reward."
+    # What a run learns from is in its lineage.
+    taught = training_pb2.Distillation(teacher_version=version.name)
+    spec.phases[2].CopyFrom(phase(training_pb2.Phase.METHOD_DISTILL, 2, distillation=taught))
+    await worker.UpdateTraining(pb.UpdateTrainingRequest(training=training_pb2.Training(name=training.name, spec=spec)))
     second = await worker.RunTraining(pb.RunTrainingRequest(name=training.name))
     parents = {(parent.name, parent.digest, parent.relation) for parent in second.lineage.parents}
     assert (version.name, version.manifest_digest, "learned_from") in parents
-    failed = await worker.finish(second.task)
-    assert failed.error.reason == "CONTENT_INVALID"
-    assert f"{version.name} is no reward model" in failed.error.message
+    await worker.CancelTrainingRun(runs.CancelTrainingRunRequest(name=second.name))
+    assert (await worker.finish(second.task)).state == task_pb2.Task.STATE_CANCELLED
 
 
 async def test_a_teacher_that_is_not_there_is_named(worker: Caller) -> None:
