@@ -58,6 +58,11 @@ class Ports:
         return self.base + 22
 
     @property
+    def nats_monitor(self) -> int:
+        """Where the bus says over HTTP whether it can store."""
+        return self.base + 23
+
+    @property
     def postgres(self) -> int:
         return self.base + 32
 
@@ -68,7 +73,8 @@ class Ports:
 
     def named(self) -> Iterator[tuple[str, int]]:
         """Every fixed port with the part that listens there."""
-        yield from (("postgres", self.postgres), ("nats", self.nats), ("ray", self.ray))
+        yield from (("postgres", self.postgres), ("nats", self.nats), ("nats (monitoring)", self.nats_monitor))
+        yield "ray", self.ray
         yield from ((name, self.service(name)) for name in SERVICES)
         yield from (("aiops (OTLP/HTTP)", self.otlp_http), ("gateway (HTTP)", self.http))
 

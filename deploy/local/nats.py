@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import http.client
 import json
 import os
 import shutil
@@ -17,6 +18,8 @@ _START_SECONDS = 20.0
 # Events are small and kept a week; the outboxes of the services are the truth, so a full store drops its oldest.
 _MAX_FILE_STORE = 512 << 20
 _MAX_MEMORY_STORE = 16 << 20
+# Free bytes of a disk that has room again.
+_ROOM = 4 << 20
 
 
 class NatsError(Exception):
@@ -32,7 +35,9 @@ def binary() -> Path:
     return Path(found)
 
 
-def write_config(path: Path, folder: Path, port: int, users: Mapping[str, str] | None = None) -> None:
+def write_config(
+    path: Path, folder: Path, port: int, users: Mapping[str, str] | None = None, monitor: int | None = None
+) -> None:
     """Writes the server's configuration, readable by its owner only.
 
     Args:
@@ -40,6 +45,7 @@ def write_config(path: Path, folder: Path, port: int, users: Mapping[str, str] |
         folder: of the file store.
         port: TCP port on 127.0.0.1.
         users: name of the service -> password; None: nobody needs one.
+        monitor: TCP port on 127.0.0.1 that `broken` asks; None: there is none.
     """
     config: dict[str, object] = {
         "server_name": "argosy",
@@ -56,6 +62,8 @@ def write_config(path: Path, folder: Path, port: int, users: Mapping[str, str] |
         "max_pending": 16 << 20,
         "write_deadline": "10s",
     }
+    if monitor is not None:
+        config["http"] = f"127.0.0.1:{monitor}"
     if users is not None:
         config["authorization"] = {
             "users": [
@@ -110,6 +118,27 @@ def probe(port: int) -> str:
         return str(error.strerror or error)
 
 
+def broken(monitor: int, folder: Path) -> str:
+    """What only a new start mends: of a stream that once could not be written nothing is stored any more, also when
+    the disk has room again. Empty while all is well, and while there is no room, as a new start would not help.
+
+    Args:
+        monitor: port that the server was started with.
+        folder: of the file store.
+    """
+    connection = http.client.HTTPConnection("127.0.0.1", monitor, timeout=2)
+    try:
+        connection.request("GET", "/healthz")
+        with connection.getresponse() as answer:
+            told = str(json.loads(answer.read()).get("error", ""))
+        return told if "write error" in told and shutil.disk_usage(folder).free > _ROOM else ""
+    except (OSError, ValueError, http.client.HTTPException):
+        # Nobody answers: that is for `probe` to say.
+        return ""
+    finally:
+        connection.close()
+
+
 class Server:
     """A server as a child of this process, for tests and for the runner's own checks.
 
@@ -117,14 +146,22 @@ class Server:
         folder: of configuration and file store; made if missing.
         port: TCP port on 127.0.0.1.
         log: file that gets its output.
-        users: see `write_config`.
+        users, monitor: see `write_config`.
     """
 
-    def __init__(self, folder: Path, port: int, log: Path, users: Mapping[str, str] | None = None) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        port: int,
+        log: Path,
+        users: Mapping[str, str] | None = None,
+        monitor: int | None = None,
+    ) -> None:
         self.port = port
         self.folder = folder
         self._log = log
         self._users = users
+        self._monitor = monitor
         self._process: subprocess.Popen[bytes] | None = None
 
     @property
@@ -136,7 +173,7 @@ class Server:
         """Starts it and waits until it greets. Raises NatsError with the end of its log."""
         self.folder.mkdir(parents=True, exist_ok=True)
         config = self.folder / "nats.conf"
-        write_config(config, self.store, self.port, self._users)
+        write_config(config, self.store, self.port, self._users, self._monitor)
         with self._log.open("ab") as log:
             self._process = subprocess.Popen(command(config), stdout=log, stderr=log)
         deadline = time.monotonic() + _START_SECONDS

@@ -30,6 +30,8 @@ log = logging.getLogger("supervisor")
 _TICK, _QUIET_TICK = 0.25, 0.5
 # Seconds between two looks at sizes of logs and ages of certificates.
 _HOUSEKEEPING = 30.0
+# Seconds between two looks at whether a part that runs is broken.
+_LOOK = 5.0
 # Waiting times before a restart, doubled each time; a part that lived for _HEALTHY seconds starts over with the
 # shortest.
 _FIRST_WAIT, _LONGEST_WAIT, _HEALTHY = 0.2, 10.0, 20.0
@@ -52,6 +54,8 @@ class Child:
     log_offset: int = 0
     # Whether parts that come after this one may start.
     settled: bool = False
+    # When it was asked last whether it is broken.
+    looked: float = 0.0
 
     def write(self) -> None:
         known = {"pid": self.identity.pid, "start": self.identity.start} if self.identity else {}
@@ -126,6 +130,7 @@ class Supervisor:
         if child.identity:
             if child.identity.alive:
                 self._settle(child)
+                self._mend(child, child.identity, now)
                 return
             log.warning("%s (pid %d) is gone", child.part.name, child.identity.pid)
             if now - child.started >= _HEALTHY:
@@ -156,6 +161,15 @@ class Supervisor:
         else:
             child.settled, child.trouble = True, ""
         child.write()
+
+    def _mend(self, child: Child, identity: Identity, now: float) -> None:
+        """Ends a part that only a new start mends; that comes with the next look."""
+        if now - max(child.looked, child.started) < _LOOK:
+            return
+        child.looked = now
+        if why := child.part.broken():
+            log.warning("%s (pid %d) is started again: %s", child.part.name, identity.pid, why)
+            os.kill(identity.pid, child.part.stop)
 
     def _start(self, child: Child, now: float) -> None:
         part = child.part

@@ -70,6 +70,7 @@ class Part:
         folder: working directory.
         rank: parts of a higher rank are stopped before those of a lower.
         probe: empty when it is ready, else what it says.
+        broken: empty unless only a new start mends it, else why; asked while it runs.
         announces: words in its log that say that it is up, for a part that nobody can ask.
         prepare: runs before each start.
         settle: runs once it answers; parts that come after it wait for this.
@@ -86,6 +87,7 @@ class Part:
     folder: Path
     rank: int
     probe: Callable[[], str] = always_ready
+    broken: Callable[[], str] = always_ready
     announces: str = ""
     prepare: Callable[[], None] = nothing
     settle: Callable[[], None] = nothing
@@ -200,8 +202,11 @@ def _stores(home: Home, ports: Ports, credentials: Credentials) -> list[Part]:
             folder=home.nats,
             rank=0,
             probe=partial(nats.probe, ports.nats),
-            prepare=partial(nats.write_config, config, home.nats / "store", ports.nats, credentials.bus),
-            ports=(ports.nats,),
+            broken=partial(nats.broken, ports.nats_monitor, home.nats),
+            prepare=partial(
+                nats.write_config, config, home.nats / "store", ports.nats, credentials.bus, ports.nats_monitor
+            ),
+            ports=(ports.nats, ports.nats_monitor),
         ),
     ]
 

@@ -71,6 +71,20 @@ def test_a_killed_part_comes_back(home: Home, monkeypatch: pytest.MonkeyPatch) -
         assert details(home.records / "a.json")["restarts"] == 1
 
 
+def test_a_part_that_says_that_it_is_broken_is_started_again(home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("deploy.local.supervisor._LOOK", 0.1)
+    trouble = [""]
+    with _running(home, [_part(home, "a", broken=lambda: trouble[0])], monkeypatch):
+        _until(lambda: _identity(home, "a"))
+        first = _identity(home, "a")
+        time.sleep(0.7)
+        assert _identity(home, "a") == first
+        trouble[0] = "it cannot write"
+        _until(lambda: details(home.records / "a.json")["restarts"] == 1)
+        trouble[0] = ""
+        _until(lambda: (now := _identity(home, "a")) is not None and now != first)
+
+
 def test_parts_outlive_their_supervisor_and_the_next_one_adopts_them(
     home: Home, monkeypatch: pytest.MonkeyPatch
 ) -> None:
