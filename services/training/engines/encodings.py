@@ -53,7 +53,8 @@ class Encodings:
                 raise
             return None
         self.told.append({"key": key, "dataset_digest": dataset_digest})
-        return found, manifest["notes"]
+        # What was kept before there were notes has none.
+        return found, manifest.get("notes", {})
 
     def keep(self, key: str, dataset_digest: str, blobs: list[Json], notes: dict[str, int]) -> None:
         """Tells of an entry that this run has made.
