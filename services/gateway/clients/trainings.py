@@ -170,14 +170,10 @@ class Trainings:
         request = training_service_pb2.ListTrainingsRequest(
             parent=f"orgs/{caller.org}", labels=[JOB_LABEL], after=after, page_size=size
         )
-        while True:
-            page = await self._trainings.ListTrainings(request, **_call(caller, metadata))
+        async for page in _pages(self._trainings.ListTrainings, request, caller, metadata):
             for training in page.trainings:
                 if _is_job(training):
                     yield training
-            request.page_token = page.next_page_token
-            if not request.page_token:
-                return
 
     async def cancel(self, task: str, caller: Caller, metadata: Metadata) -> task_pb2.Task:
         """Asks the task of a run to stop."""
@@ -212,41 +208,27 @@ class Trainings:
 
     async def metrics(self, task: str, caller: Caller, metadata: Metadata) -> list[task_pb2.TaskMetrics]:
         """The curves of a run, in order."""
-        found: list[task_pb2.TaskMetrics] = []
-        token = ""
-        while True:
-            request = task_service_pb2.ListTaskMetricsRequest(parent=task, page_size=_METRICS_PAGE, page_token=token)
-            page = await self._tasks.ListTaskMetrics(request, **_call(caller, metadata))
-            found += page.metrics
-            token = page.next_page_token
-            if not token:
-                return found
+        request = task_service_pb2.ListTaskMetricsRequest(parent=task, page_size=_METRICS_PAGE)
+        pages = _pages(self._tasks.ListTaskMetrics, request, caller, metadata)
+        return [point async for page in pages for point in page.metrics]
 
     async def newest_metrics(
         self, task: str, before: int, size: int, caller: Caller, metadata: Metadata
     ) -> AsyncIterator[task_pb2.TaskMetrics]:
         """The points of a run before a sequence, newest first; read by the `size`."""
         request = task_service_pb2.ListTaskMetricsRequest(parent=task, before_sequence=before, page_size=size)
-        while True:
-            page = await self._tasks.ListTaskMetrics(request, **_call(caller, metadata))
+        async for page in _pages(self._tasks.ListTaskMetrics, request, caller, metadata):
             for point in page.metrics:
                 yield point
-            request.page_token = page.next_page_token
-            if not request.page_token:
-                return
 
     async def newest_logs(
         self, task: str, before: int, size: int, caller: Caller, metadata: Metadata
     ) -> AsyncIterator[task_pb2.TaskLog]:
         """The log lines of a run before a sequence, newest first; read by the `size`."""
         request = task_service_pb2.ListTaskLogsRequest(parent=task, before_sequence=before, page_size=size)
-        while True:
-            page = await self._tasks.ListTaskLogs(request, **_call(caller, metadata))
+        async for page in _pages(self._tasks.ListTaskLogs, request, caller, metadata):
             for line in page.logs:
                 yield line
-            request.page_token = page.next_page_token
-            if not request.page_token:
-                return
 
     async def version(self, name: str, caller: Caller, metadata: Metadata) -> training_pb2.ModelVersion | None:
         """A model version; None if there is none."""
@@ -285,6 +267,16 @@ def _is_job(training: training_pb2.Training) -> bool:
     """Whether a training was made here; labels may be written by everybody who may write trainings."""
     job_id = training.name.rpartition("/")[2]
     return names.is_job(job_id) and training.labels[JOB_LABEL] == job_id
+
+
+async def _pages(read: Any, request: Any, caller: Caller, metadata: Metadata) -> AsyncIterator[Any]:
+    """The pages of a list, from the one that is asked for on."""
+    while True:
+        page = await read(request, **_call(caller, metadata))
+        yield page
+        request.page_token = page.next_page_token
+        if not request.page_token:
+            return
 
 
 async def _or_none(answer: Any) -> Any:

@@ -5,15 +5,16 @@ from __future__ import annotations
 import asyncio
 import json
 import os
-import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from services.training.clients.child import ask
 from services.training.domain.lengths import Lengths
 from services.training.domain.row_faults import RowFault
 from services.training.domain.spec import TrainingSpec
 
+_CHILD = "services.training.engines.sample_child"
 # Enough for a share to be known within two points; some ten thousand tokens a second are counted.
 _ROWS = 2000
 _SECONDS = 5.0
@@ -80,22 +81,10 @@ class Samples:
 
 async def _answer(request: bytes) -> dict[str, Any]:
     environment = {name: os.environ[name] for name in _ENVIRONMENT if name in os.environ}
-    child = await asyncio.create_subprocess_exec(
-        sys.executable,
-        "-m",
-        "services.training.engines.sample_child",
-        stdin=asyncio.subprocess.PIPE,
-        stdout=asyncio.subprocess.PIPE,
-        stderr=asyncio.subprocess.DEVNULL,
-        env={**environment, "TOKENIZERS_PARALLELISM": "false", "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
-    )
     try:
-        answer, _ = await child.communicate(request)
-        found: dict[str, Any] = json.loads(answer)
+        found: dict[str, Any] = json.loads(
+            await ask(_CHILD, request, {**environment, "TOKENIZERS_PARALLELISM": "false"})
+        )
         return found
     except ValueError:
         return {"error": "The sample could not be looked at: its process ended."}
-    finally:
-        if child.returncode is None:
-            child.kill()
-            await child.wait()

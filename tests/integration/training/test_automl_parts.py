@@ -21,8 +21,8 @@ from services.training.engines.automl.columns import Column, Kind, fit_features,
 from services.training.engines.automl.ensemble import Member, losses, mix
 from services.training.engines.automl.families import TABLE_FAMILIES, Neighbours
 from services.training.engines.automl.folds import folds_of, sample_rows
-from services.training.engines.automl.kept import Kept
 from services.training.engines.automl.report import Report
+from services.training.engines.automl.result_cache import ResultCache
 from services.training.engines.automl.tables import Tables
 from services.training.engines.automl.task import Answers, Task, deduce
 from services.training.engines.automl.texts import TEXT_FAMILIES, Texts
@@ -297,7 +297,7 @@ def test_columns_become_as_many_inputs_as_they_say() -> None:
 
 
 def test_what_is_kept_is_bounded() -> None:
-    kept, made = Kept(1_000), list[int]()
+    kept, made = ResultCache(1_000), list[int]()
 
     def make(number: int) -> np.ndarray:
         made.append(number)

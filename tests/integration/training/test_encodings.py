@@ -17,6 +17,7 @@ from libs.common.tasks import Task
 from libs.common.tasks import store as tasks
 from libs.compute.context import LocalContext
 from services.training.domain.spec import TrainingSpec
+from services.training.engines import encodings
 from services.training.engines.prepare import prepare
 from services.training.jobs.run import RunTasks
 from services.training.jobs.run_progress import RunProgress
@@ -100,6 +101,15 @@ async def test_a_second_run_on_the_same_version_reads_no_row(caller: Caller, dat
         assert await Encodings(uow).manifests() == set()
     finally:
         await uow.rollback()
+
+
+def test_what_was_kept_before_there_were_notes_is_found(tmp_path: Path) -> None:
+    store = BlobStore(f"file://{tmp_path}/blobs")
+    entry = store.put_sync(b"tokens").entry("tokens.npy")
+    digest = store.commit_sync({"kind": "training.encoding", "blobs": [entry]})
+    spec = {"encodings": {"key": {"grant": "", "manifest_digest": digest}}}
+    ctx = LocalContext(spec, blobs_write=store, blobs_read=store)
+    assert encodings.Encodings(ctx).find("key", "digest") == ([entry], {})
 
 
 async def test_what_no_run_uses_is_swept_away(caller: Caller, dataset: FakeDataset) -> None:

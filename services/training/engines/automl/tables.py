@@ -17,7 +17,7 @@ from services.training.engines.algorithms.tabular import TabularPredictor, requi
 from services.training.engines.automl.columns import Column, Columns, fit_features, some_rows
 from services.training.engines.automl.ensemble import Member
 from services.training.engines.automl.families import TABLE_FAMILIES, Family, ask, fit
-from services.training.engines.automl.kept import Kept
+from services.training.engines.automl.result_cache import ResultCache
 from services.training.engines.automl.task import Answers
 
 Array = np.ndarray
@@ -53,7 +53,7 @@ class Tables:
         self._used = used
         self.columns = {column.name: columns[column.name] for column in used}
         self.answers = answers
-        self._folds = Kept(_KEPT_BYTES)
+        self._folds = ResultCache(_KEPT_BYTES)
         self._seconds = 0.0
         self._models: dict[int, Any] = {}
         rows, inputs = len(answers.values), sum(column.inputs for column in used)

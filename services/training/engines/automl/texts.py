@@ -26,7 +26,7 @@ from services.training.engines.algorithms.tabular import require_parity
 from services.training.engines.automl.columns import Columns, some_rows
 from services.training.engines.automl.ensemble import Member
 from services.training.engines.automl.families import Family, ask, fit, linear_model
-from services.training.engines.automl.kept import Kept
+from services.training.engines.automl.result_cache import ResultCache
 from services.training.engines.automl.tables import SEARCH_ROWS
 from services.training.engines.automl.task import Answers
 
@@ -135,7 +135,7 @@ class Texts:
         self.columns = {name: columns[name] for name in names}
         self._texts = joined(names, columns)
         self.answers = answers
-        self._kept = Kept(_KEPT_BYTES)
+        self._kept = ResultCache(_KEPT_BYTES)
         self._seconds: dict[tuple[str, int], float] = {}
         self._models: dict[int, Any] = {}
         characters = sum(min(len(text), MOST_CHARACTERS) for text in self._texts)

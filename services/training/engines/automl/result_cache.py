@@ -15,7 +15,7 @@ Array = np.ndarray
 _TEXT_BYTES = 64
 
 
-class Kept:
+class ResultCache:
     """Results by key, those that were asked for longest ago given up first.
 
     Args:
