@@ -27,15 +27,9 @@ from services.gateway.http.caller import Caller
 _SECONDS = 10.0
 # The pre-flight of a run asks dataset.
 _RUN_SECONDS = 30.0
-_PAGE = 1000
 _METRICS_PAGE = 10_000
 _ON_THE_WAY = (training_pb2.TrainingRun.STATE_QUEUED, training_pb2.TrainingRun.STATE_RUNNING)
-_ACTIVE = (
-    task_pb2.Task.STATE_RUNNING,
-    task_pb2.Task.STATE_PAUSED,
-    task_pb2.Task.STATE_QUEUED,
-    task_pb2.Task.STATE_CREATED,
-)
+_ACTIVE = "state != SUCCEEDED AND state != FAILED AND state != CANCELLED"
 # On the training, and so on its run, its task and its model version: what OpenAI says of a job, and training does not.
 JOB_LABEL = "openai-job"
 MODEL_LABEL, BASE_LABEL, SUFFIX_LABEL = "openai-model", "openai-base", "openai-suffix"
@@ -191,19 +185,16 @@ class Trainings:
 
     async def running_with(self, file_id: str, caller: Caller, metadata: Metadata) -> str:
         """A job that has not ended and reads this file; empty: none."""
-        for state in _ACTIVE:
-            token = ""
-            while True:
-                request = task_service_pb2.ListTasksRequest(
-                    parent=f"orgs/{caller.org}/training", state=state, page_size=_PAGE, page_token=token
-                )
-                page = await self._tasks.ListTasks(request, **_call(caller, metadata))
-                for task in page.tasks:
-                    if file_id in (task.labels[TRAINING_FILE_LABEL], task.labels[VALIDATION_FILE_LABEL]):
-                        return task.labels[JOB_LABEL]
-                token = page.next_page_token
-                if not token:
-                    break
+        # One look at the state of all: a run that moves on between two looks would be seen by neither.
+        for label in (TRAINING_FILE_LABEL, VALIDATION_FILE_LABEL):
+            request = training_service_pb2.ListTrainingRunsRequest(
+                parent=f"orgs/{caller.org}/trainings/-",
+                filter=f'labels.{label} = "{file_id}" AND {_ACTIVE}',
+                page_size=1,
+            )
+            page = await self._trainings.ListTrainingRuns(request, **_call(caller, metadata))
+            for run in page.training_runs:
+                return run.labels[JOB_LABEL]
         return ""
 
     async def metrics(self, task: str, caller: Caller, metadata: Metadata) -> list[task_pb2.TaskMetrics]:
