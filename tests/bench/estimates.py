@@ -2,9 +2,10 @@
 
     python -m tests.bench.estimates            # writes build/bench/estimates.json
 
-Each recipe runs in a process of its own, which measures how fast it computes, predicts time and memory from that and
-from the first hundred rows, as the pre-flight does, and then trains. Time is from the start of the engine to the
-finished model without the seconds in which other processes had its core, memory the most that the workers held.
+Each recipe runs in a process of its own, which predicts time and memory from a hundred rows and from how fast earlier
+runs computed, as the pre-flight does, and then trains. Before the first one some measurements stand for earlier runs.
+Time is from the start of the engine to the finished model without the seconds in which other processes had its core,
+memory the most that the workers held.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +41,8 @@ from tests.unit.training.samples import write_version
 ROWS, HELDOUT, SAMPLE = 2000, 60, 100
 TEACHER = "orgs/bench/modelProjects/m/versions/1"
 TIME_MARGIN, MEMORY_MARGIN = 0.25, 0.15
+# What this machine measured before, and how far apart: as far as it takes to become faster or slower.
+EARLIER, PAUSE = 8, 4.0
 
 
 def shape(hidden: int, layers: int, length: int, vocabulary: int = 4096) -> Architecture:
@@ -155,17 +158,22 @@ def waited() -> float:
     return int(Path("/proc/self/schedstat").read_text().split()[1]) / 1e9
 
 
-def one(folder: Path, name: str) -> None:
-    """Predicts and runs a recipe in this process; prints what it found as JSON."""
+def measured() -> dict[str, float]:
+    """How fast this process computes now, with as many threads as the recipes have."""
     import torch
 
-    from services.training.engines import train
     from services.training.engines.measuring import measure_rates
 
+    torch.set_num_threads(1)
+    return measure_rates()
+
+
+def one(folder: Path, name: str, rates: Rates) -> None:
+    """Predicts and runs a recipe in this process; prints what it found as JSON."""
+    from services.training.engines import train
+
     spec, based = RECIPES[name]
-    torch.set_num_threads(spec.threads_per_worker)
-    rates = measure_rates()
-    guess = predict(folder, spec, based, Rates(**rates))
+    guess = predict(folder, spec, based, rates)
     store = BlobStore(f"file://{folder}/blobs")
     began, cpu, before = time.perf_counter(), time.process_time(), waited()
     result = train.run(
@@ -188,18 +196,19 @@ def one(folder: Path, name: str) -> None:
         "tokens": figures["tokens"],
         "estimated_tokens": guess.tokens,
         "parameters": guess.parameter_count,
-        "rates": rates,
-        "rates_after": usage["rates"],
+        "expected_rates": asdict(rates),
+        "rates": usage["rates"],
     }
     print(json.dumps(found))
 
 
-def measure(name: str) -> dict[str, Any]:
+def measure(name: str, rates: Rates) -> dict[str, Any]:
     """A recipe in processes of its own."""
     with tempfile.TemporaryDirectory(prefix="argosy-estimates-") as folder:
         command = [sys.executable, "-m", "tests.bench.estimates", "--folder", folder]
         subprocess.run([*command, "--prepare", name], check=True)
-        run = subprocess.run([*command, "--one", name], check=True, stdout=subprocess.PIPE)
+        given = json.dumps(asdict(rates))
+        run = subprocess.run([*command, "--one", name, "--rates", given], check=True, stdout=subprocess.PIPE)
     found: dict[str, Any] = json.loads(run.stdout.splitlines()[-1])
     seconds, disturbed = found["undisturbed_seconds"], found["seconds"] - found["undisturbed_seconds"]
     time_text = f"time {found['seconds_ratio']:.2f} ({seconds:.1f} s, and {disturbed:.1f} s of waiting)"
@@ -212,13 +221,21 @@ def main() -> None:
     parser.add_argument("--folder", type=Path)
     parser.add_argument("--prepare")
     parser.add_argument("--one")
+    parser.add_argument("--rates", type=json.loads)
     parser.add_argument("--only", nargs="*", default=list(RECIPES))
     given = parser.parse_args()
     if given.prepare:
         return prepare(given.folder, *RECIPES[given.prepare])
     if given.one:
-        return one(given.folder, given.one)
-    found = {name: measure(name) for name in given.only}
+        return one(given.folder, given.one, Rates(**given.rates))
+    rates = Rates(**measured())
+    for _ in range(EARLIER - 1):
+        time.sleep(PAUSE)
+        rates = rates.followed_by(Rates(**measured()))
+    found: dict[str, dict[str, Any]] = {}
+    for name in given.only:
+        found[name] = measure(name, rates)
+        rates = rates.followed_by(Rates(**found[name]["rates"]))
     times = [each["seconds_ratio"] for each in found.values()]
     memories = [each["memory_ratio"] for each in found.values()]
     report = {

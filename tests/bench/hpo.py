@@ -3,11 +3,16 @@
     python -m tests.bench.hpo            # writes build/bench/hpo.json
 
 Grid search tries every point of a grid. Ours tries points that our own code proposes, in the space between the ends of
-the same grid, beginning with the library's default values, as a search of a training begins with the training's own. A
-search has arrived when it is at least as good as the default and within the tolerance of the grid's best; to be as good
-as the default alone would take one trial. The share of a task is the mean over all seeds, and seeds that never arrive
-count as all trials of the grid. `ours` is the Gaussian process on the worst task; the Parzen estimator and random
-search stand beside it.
+the same grid. Two things are asked of it:
+
+- Default: to be at least as good as the library's default values, without being told them: `trials_share_of_grid`.
+- Best: to come within the tolerance of the grid's best point, where it begins with the default values, as a search of
+  a training begins with the training's own: `best_share_of_grid`. It is harder, and harder than it looks where the
+  grid's best point is a lucky one: the most of so many noisy scores is more than its neighbours have.
+
+A share is the trials until then over those of the grid, the mean over all seeds; seeds that never come there count as
+all trials of the grid. The figures are those of the Gaussian process on the worst task; the Parzen estimator and
+random search stand beside it.
 """
 
 from __future__ import annotations
@@ -141,13 +146,19 @@ def _first(data: Any, rows: int) -> Any:
     return data[0][:rows], data[1][:rows]
 
 
-def search(task: Task, method: SearchMethod, seed: int, trials: int, wanted: float) -> list[float]:
-    """The scores of its trials in order: half of all, and as many more as it takes to be good enough."""
+def search(task: Task, method: SearchMethod, seed: int, trials: int, wanted: float, told: bool) -> list[float]:
+    """The scores of its trials in order: half of all, and as many more as it takes to be good enough.
+
+    Args:
+        told: whether it begins with the default values.
+    """
     plan = SearchPlan(Space(task.dimensions), method, Objective("score", maximize=True), trials, seed=seed)
     done: list[Trial] = []
     scores: list[float] = []
     for number in range(trials):
-        point = propose(plan, task.defaults, number, done, [trial.parameters for trial in done])
+        # Values that lie outside tell it nothing.
+        own = task.defaults if told else dict.fromkeys(task.defaults, -1.0)
+        point = propose(plan, own, number, done, [trial.parameters for trial in done])
         if point is None:
             break
         scores.append(task.score(point))
@@ -163,79 +174,62 @@ def arrived(scores: list[float], wanted: float) -> int | None:
 
 
 def measure_task(task: Task) -> dict[str, Any]:
-    """Grid search once, ours and random search with every seed."""
-    space = Space(task.dimensions)
+    """Grid search once, ours and random search with every seed, for each of the two aims."""
     default = task.score(task.defaults)
-    grid = [task.score(point) for point in space.grid()]
+    grid = [task.score(point) for point in Space(task.dimensions).grid()]
     best = max(grid)
-    wanted = max(default, best - TOLERANCE * abs(best - default))
-    rows: list[dict[str, Any]] = []
-    for seed in SEEDS:
-        row: dict[str, Any] = {"task": task.name, "seed": seed}
+    aims = {"default": (default, False), "best": (max(default, best - TOLERANCE * abs(best - default)), True)}
+    found: dict[str, Any] = {"task": task.name, "grid_trials": len(grid), "default": default, "grid_best": best}
+    rows: list[dict[str, Any]] = [{"task": task.name, "seed": seed} for seed in SEEDS]
+    print(f"{task.name}: default {default:.4f}, grid's best of {len(grid)} {best:.4f}", flush=True)
+    for aim, (wanted, told) in aims.items():
+        found[f"{aim}_wanted"], found[f"{aim}_grid_arrived"] = wanted, arrived(grid, wanted)
+        texts: list[str] = []
         for method in METHODS:
-            scores = search(task, method, seed, len(grid), wanted)
-            needed = arrived(scores, wanted)
-            half = max(scores[: len(grid) // 2])
-            row |= {f"{method}_trials": needed, f"{method}_share": round((needed or len(grid)) / len(grid), 4)}
-            row |= {f"{method}_best_at_half": round(half, 5)}
-        rows.append(row)
-    found: dict[str, Any] = {
-        "task": task.name,
-        "grid_trials": len(grid),
-        "grid_arrived": arrived(grid, wanted),
-        "default": round(default, 5),
-        "grid_best": round(best, 5),
-        "wanted": round(wanted, 5),
-        "default_reached_at_half": sum(row["gp_best_at_half"] >= default for row in rows),
-        "rounds": rows,
-    }
-    for method in METHODS:
-        shares = [row[f"{method}_share"] for row in rows]
-        lost = sum(row[f"{method}_trials"] is None or row[f"{method}_share"] > TARGET for row in rows)
-        found |= {f"{method}_share": round(statistics.fmean(shares), 4), f"{method}_lost_seeds": lost}
-        found |= {f"{method}_median_share": round(statistics.median(shares), 4)}
-    told = ", ".join(
-        f"{method} {found[f'{method}_share']:.2f} (median {found[f'{method}_median_share']:.2f},"
-        f" {found[f'{method}_lost_seeds']} of {len(rows)} seeds above {TARGET})"
-        for method in METHODS
-    )
-    print(
-        f"{task.name}: default {default:.4f}, grid's best of {len(grid)} {best:.4f}; share of trials: {told}",
-        flush=True,
-    )
-    return found
+            shares: list[float] = []
+            for row in rows:
+                scores = search(task, method, row["seed"], len(grid), wanted, told)
+                shares.append((arrived(scores, wanted) or len(grid)) / len(grid))
+                row[f"{aim}_{method}_share"] = round(shares[-1], 4)
+                row[f"{aim}_{method}_at_half"] = round(max(scores[: len(grid) // 2]), 5)
+            mean, late = statistics.fmean(shares), sum(share > TARGET for share in shares)
+            found[f"{aim}_{method}_share"], found[f"{aim}_{method}_late_seeds"] = round(mean, 4), late
+            texts.append(f"{method} {mean:.2f} ({late} of {len(rows)} seeds above {TARGET})")
+        print(f"  as good as its {aim}: share of trials {', '.join(texts)}", flush=True)
+    return found | {"rounds": rows}
 
 
 def measure() -> dict[str, Any]:
     """The whole benchmark."""
     began = time.perf_counter()
     found = [measure_task(task) for task in tasks()]
-    worst = {method: max(task[f"{method}_share"] for task in found) for method in METHODS}
-    ours = worst[SearchMethod.GP]
+
+    def worst(aim: str, method: SearchMethod = SearchMethod.GP) -> float:
+        return max(task[f"{aim}_{method}_share"] for task in found)
+
     return {
         "name": "hpo",
         "unit": "share of grid search's trials",
-        "ours": ours,
+        "ours": worst("default"),
         "peer": 1.0,
-        "ratio": ours,
+        "ratio": worst("default"),
         "peer_name": "grid search",
         "rounds": [row for task in found for row in task.pop("rounds")],
         "figures": {
-            "trials_share_of_grid": ours,
-            "mean_share_of_grid": round(statistics.fmean(task["gp_share"] for task in found), 4),
-            "tpe_share_of_grid": worst[SearchMethod.TPE],
-            "random_share_of_grid": worst[SearchMethod.RANDOM],
-            "lost_seeds": sum(task["gp_lost_seeds"] for task in found),
+            "trials_share_of_grid": worst("default"),
+            "best_share_of_grid": worst("best"),
+            "late_seeds": sum(task["default_gp_late_seeds"] for task in found),
+            "best_late_seeds": sum(task["best_gp_late_seeds"] for task in found),
             "seeds": len(SEEDS) * len(found),
-            "default_reached_at_half": sum(task["default_reached_at_half"] for task in found),
             "tolerance": TOLERANCE,
             "seconds": round(time.perf_counter() - began, 1),
             "load_average": round(os.getloadavg()[0], 2),
         }
-        | {f"share of {task['task']}": task["gp_share"] for task in found},
+        | {f"{aim}_{method}": worst(aim, method) for aim in ("default", "best") for method in METHODS}
+        | {f"best share of {task['task']}": task["best_gp_share"] for task in found},
         "tasks": found,
         "switched_on": {
-            "ours": "engines/proposals.py: own values first, Latin hypercube, then the estimator; one trial at a time",
+            "ours": "engines/proposals.py: Latin hypercube, then the estimator; one trial at a time",
             "grid search": "every point, in the order of the grid; ends of the ranges are points of it",
         },
         "versions": {"python": platform.python_version()}
@@ -250,8 +244,8 @@ def main() -> None:
     path = save(report)
     figures = report["figures"]
     print(
-        f"{figures['trials_share_of_grid']:.2f} of grid search's trials on the worst task, {figures['lost_seeds']} of"
-        f" {figures['seeds']} seeds need more than {TARGET} -> {path}"
+        f"On the worst task {figures['trials_share_of_grid']:.2f} of grid search's trials for the default's quality,"
+        f" {figures['best_share_of_grid']:.2f} for that of its best point -> {path}"
     )
 
 

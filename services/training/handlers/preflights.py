@@ -153,7 +153,7 @@ async def _planned(
 async def _rates(training: Training, call: Call[App]) -> Rates:
     """What the last run with as many threads measured."""
     async with call.deps.database.system(read_only=True) as uow:
-        return await MachineRates(uow).newest(max(1, training.spec.threads_per_worker)) or Rates()
+        return await MachineRates(uow).expected(max(1, training.spec.threads_per_worker)) or Rates()
 
 
 async def _quota(training: Training, looked_at: Plan, call: Call[App]) -> list[Finding]:

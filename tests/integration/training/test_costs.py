@@ -14,12 +14,18 @@ from services.training.domain.preflight import DataFacts
 from services.training.domain.spec import Architecture, Method, TrainingSpec
 from services.training.engines import train
 from services.training.engines.measuring import measure_rates, peak_bytes
-from tests.integration.training.peers import Caller, refusal
+from services.training.store.machine_rates import MachineRates
+from tests.integration.training.peers import Caller, refusal, spec_of
 from tests.quota import RoomForAll
 from tests.unit.training.samples import context, phase, rows, tiny_spec
 
 NAME = "orgs/acme/trainings/packages"
 SMALL = Architecture(vocabulary_size=600, hidden_size=96, intermediate_size=256, layers=3, heads=2, key_value_heads=2)
+
+
+def app(caller: Caller) -> Any:
+    assert caller.service is not None
+    return caller.service.app
 
 
 async def found(caller: Caller) -> list[tuple[str, bool, str]]:
@@ -65,6 +71,23 @@ async def test_a_run_is_queued_although_identity_is_away(served: Caller, quota: 
     assert not blocking
     assert "Nobody could be asked" in message
     await served.RunTraining(pb.RunTrainingRequest(name=NAME))
+
+
+async def test_what_runs_measured_is_expected_of_the_next(served: Caller) -> None:
+    """Half as fast as the reference machine; then a measurement that is as fast counts for a quarter."""
+    await served.project()
+    # Long enough that starting the workers is nothing.
+    await served.training(spec=spec_of(pretrain=1_000_000, checkpoint_every=1_000_000))
+
+    async def seconds() -> float:
+        return (await served.PreflightTraining(pb.PreflightTrainingRequest(name=NAME))).seconds
+
+    own, usual = app(served), await seconds()
+    for rates, expected in ((Rates(45e9, 75e9, 2.4e-6), 2.0), (Rates(), 2.0**0.75)):
+        async with own.database.system() as uow:
+            await MachineRates(uow).keep(1, rates, own.clock.now())
+            await uow.commit()
+        assert await seconds() == pytest.approx(expected * usual, rel=0.1)
 
 
 @pytest.mark.timeout(120)

@@ -70,6 +70,17 @@ def test_twice_as_fast_a_machine_takes_half_the_time() -> None:
     assert estimate(spec, rates=slow).seconds == pytest.approx(2 * estimate(spec, rates=fast).seconds, rel=0.01)
 
 
+def test_one_slow_minute_says_little_of_a_machine() -> None:
+    usual, slow = Rates(100e9, 160e9, 1e-6), Rates(50e9, 80e9, 2e-6)
+    once = usual.followed_by(slow)
+    assert once.operations == pytest.approx(100e9 * 0.5**0.25)
+    assert (once.bandwidth, once.call_seconds) == pytest.approx((160e9 * 0.5**0.25, 1e-6 * 2**0.25))
+    # A machine that has become another one is known after some runs.
+    for _ in range(12):
+        once = once.followed_by(slow)
+    assert once.operations == pytest.approx(slow.operations, rel=0.05)
+
+
 def test_heldout_rows_checkpoints_and_the_probe_take_time() -> None:
     spec = tiny_spec(checkpoint_every=1000)
     rows = [{"text": TEN, "label": "zoo"}]
