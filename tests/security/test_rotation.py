@@ -1,4 +1,4 @@
-"""Certificates that live for a minute rotate under load, and no call notices."""
+"""Certificates that live for half a minute rotate under load, and no call notices."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from libs.common.pki import Certificates, server_name
 from libs.common.rpc.client import Channels
 from libs.common.testing.mesh import Mesh
 
-# Renewed when a third is left: each certificate serves 40 s, and its clients have 20 s to take the next one.
-LIFE = timedelta(seconds=60)
+# Renewed when a third is left: each certificate serves 20 s, and its clients have 10 s to take the next one.
+LIFE = timedelta(seconds=30)
 _BEAT = 0.1
 _CALLERS = 4
 

@@ -6,17 +6,16 @@ workers there are.
 
 from __future__ import annotations
 
-import tempfile
 import time
 from dataclasses import dataclass, field
 from functools import lru_cache
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from libs.common.blobs import BlobStore
 from libs.compute.context import EngineContext
+from libs.compute.scratch import scratch_folder
 from libs.compute.versions import VersionReader
 from services.dataset.domain.detectors import DetectorKind
 from services.dataset.engines.access import StoreBlobs, granted_version, open_version
@@ -108,8 +107,8 @@ def look(
         child: Decodes them.
     """
     looked = Looked()
-    with tempfile.TemporaryDirectory(prefix="argosy-media-") as folder:
-        path, out = Path(folder) / "image", Path(folder) / "pixels"
+    with scratch_folder("argosy-media-") as folder:
+        path, out = folder / "image", folder / "pixels"
         for at, row in enumerate(reader.rows(np.arange(start, stop))):
             looked.objects.append(None)
             if _is_by_people(row):
@@ -144,9 +143,9 @@ def _granted_detector(grant: str, manifest: str, kind: int) -> Detector:
 
 
 def _opened(store: BlobStore, spec: dict[str, Any]) -> Detector:
-    with tempfile.TemporaryDirectory(prefix="argosy-detector-") as folder:
-        fetch_detector(store, spec["detector"], Path(folder))
-        return open_detector(DetectorKind(spec["kind"]), Path(folder))
+    with scratch_folder("argosy-detector-") as folder:
+        fetch_detector(store, spec["detector"], folder)
+        return open_detector(DetectorKind(spec["kind"]), folder)
 
 
 class _Merged:

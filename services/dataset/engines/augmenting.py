@@ -7,7 +7,6 @@ the rows around it, and not on how many workers there are.
 from __future__ import annotations
 
 import hashlib
-import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -18,6 +17,7 @@ import numpy as np
 
 from libs.common.blobs import BlobStore
 from libs.compute.context import EngineContext
+from libs.compute.scratch import scratch_folder
 from libs.compute.versions import VersionReader
 from services.dataset.engines.access import StoreBlobs, granted_version, open_version
 from services.dataset.engines.index import save
@@ -123,8 +123,8 @@ def augment(
     if spec["media_type"] == "text":
         return _texts(reader, spec["text_column"], spec["recipe"], start, stop)
     made = Copies(stop - start, [])
-    with tempfile.TemporaryDirectory(prefix="argosy-media-") as folder:
-        files = _Files(child, media, Path(folder) / "original", spec["media_type"], spec["recipe"])
+    with scratch_folder("argosy-media-") as folder:
+        files = _Files(child, media, folder / "original", spec["media_type"], spec["recipe"])
         for at, row in enumerate(reader.rows(np.arange(start, stop))):
             digest, row_id = reader.index.media_of(start + at), reader.index.id_of(start + at)
             made.copies += files.copies(at, row, row_id, digest)

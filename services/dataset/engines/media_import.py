@@ -23,6 +23,7 @@ from libs.archives.tar_reader import read_tar
 from libs.archives.zip_reader import read_zip
 from libs.common.blobs.folder import storage_errors
 from libs.compute.context import EngineContext, EngineError
+from libs.compute.scratch import scratch_folder
 from services.dataset.engines.annotations.beside import LabelFiles, may_be_labels, text_of
 from services.dataset.engines.formats import read_lines
 from services.dataset.engines.intake import Intake
@@ -65,8 +66,8 @@ def import_archive(
         raise EngineError("CONTENT_INVALID", f"{file_name}: {text}", detail=text)
     intake = Intake(writer, file_name)
     try:
-        with MediaChild() as child, tempfile.TemporaryDirectory(prefix="argosy-media-") as folder:
-            importer = _Importer(ctx, intake, format_name, child, Path(folder) / "file")
+        with MediaChild() as child, scratch_folder("argosy-media-") as folder:
+            importer = _Importer(ctx, intake, format_name, child, folder / "file")
             importer.take(file)
     except UnreadableFile as error:
         raise EngineError("CONTENT_INVALID", f"{file_name}: {error}", detail=str(error)) from error

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import io
-import tempfile
 from dataclasses import asdict, dataclass, field
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -18,6 +16,7 @@ from torch import Tensor
 from libs.common.blobs import BlobStore
 from libs.common.domain import DomainError
 from libs.compute.context import EngineError
+from libs.compute.scratch import scratch_folder
 from services.training.engines.sharding import like
 
 Json = dict[str, Any]
@@ -75,8 +74,7 @@ def write_snapshot(store: BlobStore, snapshot: Snapshot) -> Json:
         What to keep as the task's checkpoint: `manifest_digest`, `bytes`, `phase`, `step` (of that phase) and
         `progress`.
     """
-    with tempfile.TemporaryDirectory(prefix="argosy-checkpoint-") as name:
-        folder = Path(name)
+    with scratch_folder("argosy-checkpoint-") as folder:
         save_file(snapshot.weights, folder / "model.safetensors")
         if snapshot.moments is not None:
             state = {"optimiser": {"state": snapshot.moments}, "random": snapshot.random}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Generator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -14,6 +13,7 @@ from torch import nn
 from transformers import PreTrainedConfig, PreTrainedModel
 
 from libs.compute.context import EngineContext, EngineError
+from libs.compute.scratch import scratch_folder
 from services.training.domain.spec import Method, Phase, TrainingSpec
 from services.training.engines.base import BaseText, bring, read_config, read_text
 from services.training.engines.encode import Array, encode_prompts
@@ -49,8 +49,8 @@ def frozen_version(ctx: EngineContext, phase: Phase) -> Generator[Frozen]:
     """
     version = phase.frozen_version
     given = ctx.spec["frozen"][version]
-    with tempfile.TemporaryDirectory(prefix="argosy-frozen-") as name:
-        folder = bring(ctx.blobs_read(given["grant"]), given["manifest_digest"], Path(name))
+    with scratch_folder("argosy-frozen-") as folder:
+        folder = bring(ctx.blobs_read(given["grant"]), given["manifest_digest"], folder)
         config = read_config(folder)
         if is_scorer(config) != (phase.method is Method.GRPO):
             wanted = (

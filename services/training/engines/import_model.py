@@ -6,16 +6,15 @@ rendered in a process of its own with limits.
 
 from __future__ import annotations
 
-import tempfile
 import time
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING_NAMES
 
 from libs.common.blobs import Blob, BlobStore
 from libs.compute.context import EngineContext, EngineError
+from libs.compute.scratch import scratch_folder
 from services.training.domain import model_files
 from services.training.domain.model_files import BadModel, Config
 from services.training.domain.safetensors import LENGTH_BYTES, BadWeights, Header, header_length, read_header
@@ -112,8 +111,7 @@ def _known(ctx: EngineContext, files: dict[str, Blob]) -> dict[str, Blob]:
         return files
     kept, _ = _weights(store, files)
     documents = (model_files.CONFIG, model_files.INDEX, model_files.TOKENIZER_CONFIG, model_files.TOKENIZER)
-    with tempfile.TemporaryDirectory(prefix="argosy-import-") as name:
-        folder = Path(name)
+    with scratch_folder("argosy-import-") as folder:
         for path in [path for path in kept if path in documents or path.endswith(model_files.WEIGHTS)]:
             if path.endswith(".json"):
                 _json(store, files, path, _MOST_TEXT)

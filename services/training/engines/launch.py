@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -15,6 +14,7 @@ from libs.common.blobs import BlobStore
 from libs.common.domain import DomainError
 from libs.compute.actor import PASSING
 from libs.compute.context import EngineCancelled, EngineContext, EngineError, EngineInterrupted, EnginePaused
+from libs.compute.scratch import scratch_folder
 from services.training.domain.distribution import Precision, Sharding
 from services.training.domain.spec import TrainingSpec
 from services.training.engines.checkpoints import Json
@@ -44,8 +44,8 @@ def run_here(ctx: EngineContext, spec: TrainingSpec, plan: Json) -> Json:
         raise EngineError("PREFLIGHT_FAILED", message, check="gpus_per_worker", detail=message)
     device = torch.device("cuda", 0) if spec.gpus_per_worker else CPU
     group = Group(device=device, precision=_PRECISIONS[spec.distribution.precision])
-    with tempfile.TemporaryDirectory(prefix="argosy-train-") as folder:
-        job = load_job(ctx.blobs_write, plan, spec, Path(folder))
+    with scratch_folder("argosy-train-") as folder:
+        job = load_job(ctx.blobs_write, plan, spec, folder)
         return Worker(job, group, TaskReports(ctx, plan), ctx.resume).run()
 
 
@@ -64,7 +64,7 @@ def run_on_ray(ctx: EngineContext, spec: TrainingSpec, plan: Json) -> Json:
     reports = TaskReports(ctx, plan)
     failure: list[BaseException] = []
     outcome: Json | None = None
-    with tempfile.TemporaryDirectory(prefix="argosy-fit-") as folder:
+    with scratch_folder("argosy-fit-") as folder:
         loop_config = {
             "spec": spec.to_json(),
             "plan": plan,
@@ -99,7 +99,7 @@ def _result(outcome: Json | None, failure: list[BaseException]) -> Json:
     return result
 
 
-def _fit(loop_config: Json, spec: TrainingSpec, folder: str, failure: list[BaseException]) -> None:
+def _fit(loop_config: Json, spec: TrainingSpec, folder: Path, failure: list[BaseException]) -> None:
     from ray.train import FailureConfig, RunConfig, ScalingConfig
     from ray.train.torch import TorchConfig, TorchTrainer
 
@@ -117,7 +117,7 @@ def _fit(loop_config: Json, spec: TrainingSpec, folder: str, failure: list[BaseE
             torch_config=TorchConfig(backend=_backend(spec)),
             run_config=RunConfig(  # pyrefly: ignore[bad-argument-type]
                 name="fit",
-                storage_path=folder,
+                storage_path=str(folder),
                 failure_config=FailureConfig(max_failures=_MAX_FAILURES),  # pyrefly: ignore[bad-argument-type]
             ),
         ).fit()
@@ -190,9 +190,9 @@ def worker_main(loop_config: dict[str, Any]) -> None:
     if group.leads:
         reports.log(f"workers: {group.world}, nodes: {len(set(nodes))}")
     checkpoint: Json | None = ray.get(relay.newest_checkpoint.remote())  # type: ignore[assignment]
-    with tempfile.TemporaryDirectory(prefix="argosy-train-") as folder:
+    with scratch_folder("argosy-train-") as folder:
         outcome = _outcome(
-            lambda: Worker(load_job(store, loop_config["plan"], spec, Path(folder)), group, reports, checkpoint)
+            lambda: Worker(load_job(store, loop_config["plan"], spec, folder), group, reports, checkpoint)
         )
     if group.leads:
         reports.outcome(outcome)

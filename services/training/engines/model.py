@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import tempfile
 from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
@@ -23,6 +22,7 @@ from transformers import (
 from transformers.utils.logging import disable_progress_bar
 
 from libs.common.blobs import BlobStore
+from libs.compute.scratch import scratch_folder
 from services.training.domain.spec import Architecture, TrainingSpec
 from services.training.engines.base import model_class, refused
 from services.training.engines.tokenizer import BEGIN_ID, END_ID, PAD_ID
@@ -151,10 +151,10 @@ def write_weights(store: BlobStore, model: PreTrainedModel, dtype: torch.dtype) 
     """
     # Saving would refuse settings of a foreign generation_config.json, which is kept as it came.
     model.generation_config = GenerationConfig()
-    with tempfile.TemporaryDirectory(prefix="argosy-model-") as folder:
+    with scratch_folder("argosy-model-") as folder:
         nn.Module.to(model, dtype)
         model.save_pretrained(folder)
-        paths = sorted(path for path in Path(folder).iterdir() if path.name.startswith("model"))
+        paths = sorted(path for path in folder.iterdir() if path.name.startswith("model"))
         return {path.name: store.put_sync(path).sha256 for path in paths}
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import tempfile
 from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import replace
@@ -14,6 +13,7 @@ from tokenizers import Tokenizer
 from transformers import PreTrainedConfig
 
 from libs.compute.context import EngineContext, EngineError
+from libs.compute.scratch import scratch_folder
 from services.training.domain.spec import Phase, TrainingSpec
 from services.training.engines.adapters import check_targets
 from services.training.engines.base import (
@@ -145,8 +145,8 @@ class Making:
         """Tokenizer and configuration: new ones, or those of the base model, whose files then go along."""
         if self._ctx.spec.get("base"):
             self._ctx.progress(0.0, "looking at the base model")
-            with tempfile.TemporaryDirectory(prefix="argosy-base-") as folder:
-                return self._base(Path(folder))
+            with scratch_folder("argosy-base-") as folder:
+                return self._base(folder)
         text = self._new_text()
         self._preparation.add_file(_TOKENIZER, text.tokenizer.to_str().encode())
         return text, llama_config(self._spec.architecture, text.tokenizer.get_vocab_size())
@@ -224,7 +224,7 @@ class Making:
             self._tell(notes, min(wanted, rows), reading.length, heldout)
             return entries
         with ExitStack() as stack:
-            folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="argosy-rows-")))
+            folder = stack.enter_context(scratch_folder("argosy-rows-"))
             if phase.copies_answers:
                 frozen = stack.enter_context(frozen_version(ctx, phase))
                 reading = replace(reading, teacher=Teacher(ctx, frozen, phase).answers)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Iterable
 from functools import partial
 from pathlib import Path, PurePosixPath
@@ -13,6 +12,7 @@ from torch import nn
 from transformers import AutoConfig, PreTrainedConfig
 
 from libs.common.blobs import BlobStore
+from libs.compute.scratch import scratch_folder
 from services.training.domain.spec import Phase, TrainingSpec
 from services.training.engines.base import BaseText, read_text
 from services.training.engines.batches import Rows
@@ -85,8 +85,8 @@ def load_job(store: BlobStore, plan: Json, spec: TrainingSpec, folder: Path) -> 
         return learning_of(phase).rows(lambda name: array(f"{part}/{name}.npy"))
 
     def frozen(number: int) -> nn.Module:
-        with tempfile.TemporaryDirectory(prefix="argosy-frozen-") as name:
-            place = bring_part(store, digest, frozen_part(number), Path(name))
+        with scratch_folder("argosy-frozen-") as folder:
+            place = bring_part(store, digest, frozen_part(number), folder)
             assert place is not None
             return frozen_model(place)
 

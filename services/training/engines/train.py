@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import importlib.metadata
 import sys
-import tempfile
 import time
-from pathlib import Path
 from typing import Any
 
 import torch
 from transformers import PreTrainedConfig
 
 from libs.compute.context import EngineContext
+from libs.compute.scratch import scratch_folder
 from services.training.domain.bases import CONFIG
 from services.training.domain.spec import TrainingSpec
 from services.training.engines.adapters import require_quantisation
@@ -129,8 +128,8 @@ def _text_files(ctx: EngineContext, spec: TrainingSpec, plan: Json, config: PreT
     # Of conversations; those of a base whose own template rendered them keep it.
     conversations = plan.get("chat_template") if tuned and tuned[0].messages_column else None
     prompt = tuned[0].prompt_template if tuned and not tuned[0].messages_column else None
-    with tempfile.TemporaryDirectory(prefix="argosy-base-") as folder:
-        base = bring_part(store, plan["prepared"], BASE, Path(folder), weights=False)
+    with scratch_folder("argosy-base-") as folder:
+        base = bring_part(store, plan["prepared"], BASE, folder, weights=False)
         text = text_of(store, plan["prepared"], base, config)
         if base is not None:
             complete = spec.adapter is None or spec.adapter.merge

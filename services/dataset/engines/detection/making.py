@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
 import time
 from pathlib import Path
 from typing import Any, cast
@@ -13,6 +12,7 @@ from libs.archives.zip_reader import read_zip
 from libs.common.blobs import BlobStore, Json, manifest_digests
 from libs.compute.context import EngineContext
 from libs.compute.files import joined_file
+from libs.compute.scratch import scratch_folder
 from services.dataset.domain.detectors import DetectorKind
 from services.dataset.engines.detection.adapters import open_detector
 from services.dataset.engines.detection.builtin import load_detector, save_detector
@@ -41,8 +41,7 @@ def run(ctx: EngineContext) -> dict[str, Any]:
         DomainError: PREFLIGHT_FAILED, the archive or the weights cannot be used.
     """
     kind = DetectorKind(ctx.spec["kind"])
-    with tempfile.TemporaryDirectory(prefix="argosy-detector-") as name:
-        folder = Path(name)
+    with scratch_folder("argosy-detector-") as folder:
         if kind is DetectorKind.BUILT_IN:
             card = _train(ctx, folder)
         else:
