@@ -15,6 +15,7 @@ _PROJECT = "orgs/*/modelProjects/*"
 # What a model in the layout of Hugging Face is made of; weights in other formats are not taken and stay here.
 _ENDINGS = (".safetensors", ".json", ".jinja", ".model", ".txt", ".md")
 _NAMES = ("LICENSE", "NOTICE")
+_PICKLES = (".bin", ".pt", ".pth", ".ckpt")
 
 
 def import_model(
@@ -53,4 +54,10 @@ def _files(source: Path) -> list[Path]:
     found = sorted(path for path in source.iterdir() if path.name.endswith(_ENDINGS) or path.name in _NAMES)
     if "config.json" not in [path.name for path in found]:
         raise session.Misuse(f"{source} is no model: it has no config.json")
+    if not any(path.name.endswith(".safetensors") for path in found):
+        pickled = next((path.name for path in sorted(source.iterdir()) if path.name.endswith(_PICKLES)), "")
+        why = f": {pickled} can run code when it is read, and is not taken" if pickled else ""
+        raise session.Misuse(
+            f"{source} has no weights as safetensors{why}; save_pretrained of transformers writes them so"
+        )
     return [path for path in found if path.is_file()]

@@ -73,6 +73,11 @@ def architecture_of(config: Mapping[str, Any]) -> Architecture:
     return Architecture(**found, intermediate_size=feed_forward, key_value_heads=key_value)
 
 
+def layers_of(config: Mapping[str, Any]) -> int:
+    """How many layers a config.json tells of; 0: it does not say."""
+    return _number(config, _NAMES["layers"])
+
+
 def adapter_of(config: Mapping[str, Any]) -> Adapter:
     """The adapter that an adapter_config.json of PEFT describes.
 

@@ -47,9 +47,9 @@ class BadWeights(Exception):
 
 @dataclass(frozen=True)
 class Header:
-    """What a file holds: the names of its tensors, and their elements in sum."""
+    """What a file holds: the shapes of its tensors by name, and their elements in sum."""
 
-    tensors: tuple[str, ...]
+    shapes: dict[str, list[int]]
     elements: int
 
 
@@ -103,7 +103,7 @@ def read_header(content: bytes, size: int) -> Header:
                          f"the tensors have {at:,} bytes, the file has {held:,} for them")  # fmt: skip
     if not places:
         raise BadWeights("it has no tensors")
-    return Header(tuple(sorted(entries)), elements)
+    return Header({name: entry["shape"] for name, entry in sorted(entries.items())}, elements)
 
 
 def _entries(content: bytes) -> dict[str, Any]:

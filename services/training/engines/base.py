@@ -19,6 +19,7 @@ from transformers import (
     PreTrainedConfig,
     PreTrainedModel,
 )
+from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 from transformers.models.auto.modeling_auto import (
     MODEL_FOR_CAUSAL_LM_MAPPING_NAMES,
     MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES,
@@ -28,7 +29,14 @@ from libs.common.blobs import BlobStore
 from libs.common.domain import DomainError
 from libs.compute.context import EngineError
 from services.training.domain.adapter import Adapter
-from services.training.domain.bases import ADAPTER_CONFIG, ADAPTER_WEIGHTS, CONFIG, adapter_of, architecture_of
+from services.training.domain.bases import (
+    ADAPTER_CONFIG,
+    ADAPTER_WEIGHTS,
+    CONFIG,
+    adapter_of,
+    architecture_of,
+    layers_of,
+)
 from services.training.engines.chat_template import template_fault
 from services.training.engines.families import FAMILIES, rewrite
 from services.training.engines.scorer import SCORED, is_scorer
@@ -46,6 +54,8 @@ ADAPTER_FOLDER = "adapter"
 _SUFFIXES = frozenset({".safetensors", ".json", ".txt", ".model", ".jinja", ".md"})
 # Texts without a suffix, that models come with.
 _NAMES = frozenset({"LICENSE", "NOTICE"})
+# How what is wrong with a base begins.
+OF_BASE = "The base model's "
 # Tensors that old files hold and that models compute themselves now.
 _COMPUTED = ("rotary_emb.inv_freq", ".attn.bias", ".attn.masked_bias")
 
@@ -70,7 +80,7 @@ class BaseText:
 
 def refused(path: str, why: str) -> EngineError:
     """CONTENT_INVALID that names the file."""
-    return EngineError("CONTENT_INVALID", f"The base model's {path} {why}.", detail=path)
+    return EngineError("CONTENT_INVALID", f"{OF_BASE}{path} {why}.", detail=path)
 
 
 def bring(store: BlobStore, manifest_digest: str, folder: Path) -> Path:
@@ -108,10 +118,8 @@ def read_config(folder: Path) -> PreTrainedConfig:
     if kind not in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES:
         raise refused(CONFIG, f"has the model_type {str(kind)[:60]!r}, which is no causal language model known here")
     shapes = _refuse_damage(folder)
-    layers = _told(architecture_of, document, CONFIG).layers
-    # Some configurations write a list with an entry for each layer.
-    if layers > len(shapes):
-        raise refused(CONFIG, f"tells of {layers} layers; the files have {len(shapes)} tensors")
+    _told(architecture_of, document, CONFIG)
+    _check_layers(document, shapes)
     try:
         config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
     except Exception as error:  # whatever a configuration class says about values that it does not take
@@ -120,6 +128,29 @@ def read_config(folder: Path) -> PreTrainedConfig:
         raise refused(CONFIG, "has no max_position_embeddings")
     _check_weights(shapes, config)
     return config
+
+
+def check_fit(document: Json, shapes: Shapes) -> None:
+    """Compares weights with what config.json says, where it names a class that is known here to write or score text.
+
+    Args:
+        document: config.json, of a model type that transformers knows.
+        shapes: of all tensors, by name.
+
+    Raises:
+        EngineError: CONTENT_INVALID, they do not fit.
+    """
+    kind, named = document["model_type"], document.get("architectures")
+    known = (MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.get(kind), MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES.get(kind))
+    # Quantised weights have other shapes than those that they stand for.
+    if not isinstance(named, list) or not named or named[0] not in known or "quantization_config" in document:
+        return
+    _check_layers(document, shapes)
+    try:
+        config = CONFIG_MAPPING[kind].from_dict(document)
+    except Exception as error:  # whatever a configuration class says about values that it does not take
+        raise refused(CONFIG, f"is not one of {kind}: {_short(error)}") from error
+    _check_weights({name: shape for name, shape in shapes.items() if not name.endswith(_COMPUTED)}, config)
 
 
 def model_class(config: PreTrainedConfig) -> Any:
@@ -212,6 +243,13 @@ def _told(rule: Callable[[Json], T], document: Json, path: str) -> T:
         return rule(document)
     except DomainError as error:
         raise EngineError(error.reason, error.message, detail=path) from error
+
+
+def _check_layers(document: Json, shapes: Shapes) -> None:
+    """Some configurations write a list with an entry for each layer: before one is made, this bounds it."""
+    layers = layers_of(document)
+    if layers > len(shapes):
+        raise refused(CONFIG, f"tells of {layers} layers; the files have {len(shapes)} tensors")
 
 
 def _check_weights(shapes: Shapes, config: PreTrainedConfig) -> None:

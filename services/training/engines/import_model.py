@@ -1,7 +1,7 @@
 """Import of a model from outside: its files are stored, checked one by one, and become one manifest.
 
-Nothing in them is run: weights are safetensors, whose header is checked here; a tokenizer is loaded and a chat template
-rendered in a process of its own with limits.
+Nothing in them is run: weights are safetensors, whose header is checked here; whether they fit config.json is asked, a
+tokenizer loaded and a chat template rendered in a process of its own with limits.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from libs.compute.scratch import scratch_folder
 from services.training.domain import model_files
 from services.training.domain.model_files import BadModel, Config
 from services.training.domain.safetensors import LENGTH_BYTES, BadWeights, Header, header_length, read_header
-from services.training.engines.model_limits import require_template, require_tokenizer
+from services.training.engines.model_limits import require_fit, require_template, require_tokenizer
 from services.training.engines.model_sources import Source, SourceFile, opened, small_text
 
 Json = dict[str, Any]
@@ -158,14 +158,15 @@ def check(store: BlobStore, files: dict[str, Blob]) -> Facts:
     documents = {path: _json(store, files, path) for path in _CODE_FREE if path in files}
     for path, document in documents.items():
         model_files.refuse_remote_code(path, document)
-    kept, elements = _weights(store, files)
+    kept, headers = _weights(store, files)
+    require_fit(_json(store, files, model_files.CONFIG), {k: v for each in headers for k, v in each.shapes.items()})
     _tokenizer(store, files, documents)
     licence = model_files.licence_of(_text(store, files, model_files.README)) if model_files.README in files else ""
-    return Facts(kept, config, elements, licence)
+    return Facts(kept, config, sum(header.elements for header in headers), licence)
 
 
-def _weights(store: BlobStore, files: dict[str, Blob]) -> tuple[dict[str, Blob], int]:
-    """The files without weights that no index names, and the elements of the others."""
+def _weights(store: BlobStore, files: dict[str, Blob]) -> tuple[dict[str, Blob], list[Header]]:
+    """The files without weights that no index names, and the headers of the others."""
     found = sorted(path for path in files if path.endswith(model_files.WEIGHTS))
     if model_files.INDEX in files:
         places = model_files.shards(_json(store, files, model_files.INDEX, _MOST_TEXT))
@@ -181,10 +182,10 @@ def _weights(store: BlobStore, files: dict[str, Blob]) -> tuple[dict[str, Blob],
         raise BadModel("model.safetensors: the model has no weights in this format")
     headers = {path: _header(store, path, files[path]) for path in wanted}
     for tensor, path in places.items():
-        if tensor not in headers[path].tensors:
+        if tensor not in headers[path].shapes:
             raise BadModel(f"{path}: it lacks the tensor {tensor[:100]!r}, which {model_files.INDEX} says that it has")
     kept = {path: blob for path, blob in files.items() if path in wanted or not path.endswith(model_files.WEIGHTS)}
-    return kept, sum(header.elements for header in headers.values())
+    return kept, list(headers.values())
 
 
 def _header(store: BlobStore, path: str, blob: Blob) -> Header:

@@ -11,11 +11,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from argosy.training.v1 import model_registry_service_pb2 as pb
 from argosy.training.v1 import model_service_pb2, training_pb2
 from argosy.training.v1.outside_run_service_pb2 import CreateOutsideRunRequest
 from argosy.training.v1.run_artifact_service_pb2 import AppendRunArtifactRequest
 from argosy.training.v1.training_service_pb2 import CreateTrainingRequest
+from safetensors.torch import save
+from transformers import LlamaConfig, LlamaForCausalLM
 
 from libs.common.blobs import BlobStore
 from libs.common.domain import DomainError
@@ -238,6 +241,41 @@ def test_a_hostile_template_is_refused_by_its_name(store: BlobStore, template: s
     found = refused(store, ("m.zip", zipped(files)))
     assert found.startswith("tokenizer_config.json chat_template: ")
     assert message in found
+
+
+LLAMA: dict[str, Any] = {
+    "architectures": ["LlamaForCausalLM"],
+    "model_type": "llama",
+    "vocab_size": 300,
+    "hidden_size": 32,
+    "intermediate_size": 64,
+    "num_hidden_layers": 1,
+    "num_attention_heads": 2,
+    "max_position_embeddings": 64,
+}
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({}, ""),
+        ({"hidden_size": 64}, "config.json wants lm_head.weight as [300, 64]; the files have it as [300, 32]"),
+        ({"vocab_size": 100}, "config.json wants lm_head.weight as [100, 32]; the files have it as [300, 32]"),
+        ({"num_hidden_layers": 2}, "weights lack 10,304 of 39,840 parameters, model.layers.1."),
+        ({"num_hidden_layers": 10**7}, "config.json tells of 10000000 layers; the files have 12 tensors"),
+        ({"num_attention_heads": 5}, "config.json is not one of llama"),
+        ({"hidden_size": 64, "quantization_config": {"quant_method": "gptq"}}, ""),
+    ],
+)
+def test_weights_fit_what_the_config_says(store: BlobStore, changes: dict[str, Any], message: str) -> None:
+    with torch.device("meta"):
+        made = LlamaForCausalLM(LlamaConfig.from_dict(LLAMA))
+    zeros = {name: torch.zeros(value.shape) for name, value in made.state_dict().items()}
+    files = model(**{"config.json": LLAMA | changes, "model.safetensors": save(zeros), "tokenizer.json": None})
+    if message:
+        assert message in refused(store, ("m.zip", zipped(files)))
+    else:
+        assert imported(store, ("m.zip", zipped(files)))["parameter_count"] == 29_536
 
 
 def test_what_takes_too_long_is_ended(store: BlobStore, monkeypatch: pytest.MonkeyPatch) -> None:

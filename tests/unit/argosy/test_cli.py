@@ -287,6 +287,15 @@ def test_a_model_folder_goes_up_file_by_file(gateway: FakeGateway, tmp_path: Pat
     assert last.json["uploads"] == ["orgs/acme/uploads/u"] * 2
 
 
+def test_a_folder_of_pickled_weights_stays_here(gateway: FakeGateway, tmp_path: Path) -> None:
+    for name in ("config.json", "pytorch_model.bin"):
+        (tmp_path / name).write_bytes(b"{}")
+    code, output = _run("model", "import", str(tmp_path), "--project", "qwen")
+    assert code == 2
+    assert "pytorch_model.bin can run code" in " ".join(output.split())
+    assert not gateway.requests
+
+
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
