@@ -40,9 +40,8 @@ class ApiError(Exception):
         self.retry_after = retry_after
 
     def __str__(self) -> str:
-        fields = "".join(
-            f"\n  {field}: {text}" for field, text in self.violations if f"{field}: {text}" != self.message
-        )
+        # The message says the first, with its field or without.
+        fields = "".join(f"\n  {field}: {text}" for field, text in self.violations if text not in self.message)
         request = f" (request {self.request_id})" if self.request_id else ""
         return f"{self.reason}: {self.message}{request}{fields}"
 

@@ -86,6 +86,8 @@ def test_every_field_at_fault_is_named(gateway: FakeGateway) -> None:
     with Client(gateway.url, "k", _POLICY) as client, pytest.raises(InvalidRequest) as caught:
         client.dataset.list_datasets(parent="orgs/a")
     assert caught.value.violations == [("page_size", "must not be negative"), ("x", "no")]
+    scope = "quota.scope: must lie in the same organization"
+    assert str(InvalidRequest(400, "INVALID_FIELD", scope, violations=[("quota.scope", scope)])).count("scope") == 1
     assert "page_size: must not be negative" in str(caught.value)
 
 
