@@ -60,6 +60,8 @@ def run(ctx: EngineContext) -> Json:
         facts = check(ctx.blobs_write, files)
     except (BadModel, BadWeights) as error:
         raise EngineError("CONTENT_INVALID", str(error), detail=str(error)) from error
+    if model_files.TOKENIZER not in facts.files:
+        ctx.log(f"it has no {model_files.TOKENIZER}: no training can start from it", "WARNING")
     entries = [blob.entry(path) for path, blob in sorted(facts.files.items())]
     digest = ctx.blobs_write.commit_sync({"kind": "training.model", "blobs": entries})
     ctx.progress(1.0, f"{facts.elements:,} parameters in {len(entries)} files")

@@ -78,6 +78,15 @@ def test_a_sound_model_comes_in_by_every_way(store: BlobStore, tmp_path: Path) -
     assert made[3]["origin"] == f"folder {folder}"
 
 
+def test_a_model_without_a_tokenizer_comes_in_with_a_warning(store: BlobStore, tmp_path: Path) -> None:
+    for name, content in model(**{"tokenizer.json": None}).items():
+        (tmp_path / name).write_bytes(content)
+    spec = {"folder": str(tmp_path), "open_folders": [str(tmp_path)], "max_bytes": 10_000_000}
+    ctx = LocalContext(spec, blobs_write=store)
+    assert run(ctx)["parameter_count"] == 10
+    assert ("WARNING", "it has no tokenizer.json: no training can start from it") in ctx.recorded.logs
+
+
 def test_shards_are_those_that_the_index_names(store: BlobStore) -> None:
     index = {"weight_map": {"a": "part-1.safetensors", "b": "part-2.safetensors"}}
     parts = {"part-1.safetensors": weights({"a": 6}), "part-2.safetensors": weights({"b": 4})}
