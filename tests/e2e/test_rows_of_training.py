@@ -12,6 +12,7 @@ from typing import Any, Protocol
 
 import pytest
 from sklearn.datasets import load_wine
+from transformers import LlamaConfig, LlamaForCausalLM
 
 from tests.data import data_folder
 from tests.mesh import Mesh
@@ -168,3 +169,18 @@ def test_model(run: Shell, trained: str) -> None:
     assert said(run, f"argosy model-version verify subjects/{number}")["intact"]
     run(f"argosy model-alias set subjects/champion --model-version {trained}")
     assert "champion" in run("argosy model-alias list --parent subjects")
+
+
+def test_model_from_outside(run: Shell, folder: Path) -> None:
+    """T7: a folder in the layout of Hugging Face, and the same with a config.json that its weights do not fit."""
+    config = LlamaConfig(
+        vocab_size=64, hidden_size=32, intermediate_size=64, num_hidden_layers=1, num_attention_heads=2
+    )
+    LlamaForCausalLM(config).save_pretrained(folder / "tiny")
+    run("argosy model import tiny --project tiny")
+    version = said(run, "argosy model-version get tiny/1")
+    assert (version["architecture"], version["task"]) == ("llama", "text-generation")
+    config.vocab_size = 100
+    config.save_pretrained(folder / "tiny")
+    refused = run("argosy model import tiny --project tiny", wrong=True)
+    assert "config.json wants lm_head.weight as [100, 32]" in " ".join(refused.split())
