@@ -186,6 +186,10 @@ class KeyPair:
     authority: bytes
 
 
+def _configuration(pair: KeyPair) -> grpc.ServerCertificateConfiguration:
+    return grpc.ssl_server_certificate_configuration([(pair.key, pair.certificate)], pair.authority)
+
+
 class Certificates:
     """The certificate of this process, followed as its files are replaced.
 
@@ -226,12 +230,20 @@ class Certificates:
 
     def server_credentials(self) -> grpc.ServerCredentials:
         """Credentials that ask for the newest certificate at each handshake and demand one from the client."""
+        given = self.current
 
-        def configuration() -> grpc.ServerCertificateConfiguration:
+        def newer() -> grpc.ServerCertificateConfiguration | None:
+            """None where nothing has changed. gRPC replaces what its handshakes are made from by whatever it is given,
+            and ends the process where others are just using it: that must happen as seldom as it can."""
+            nonlocal given
             pair = self.current
-            return grpc.ssl_server_certificate_configuration([(pair.key, pair.certificate)], pair.authority)
+            if pair is given:
+                return None
+            given = pair
+            return _configuration(pair)
 
-        return grpc.dynamic_ssl_server_credentials(configuration(), configuration, True)
+        # Its stubs do not know of None.
+        return grpc.dynamic_ssl_server_credentials(_configuration(given), newer, True)  # pyrefly: ignore[bad-argument-type]
 
     def channel_credentials(self) -> grpc.ChannelCredentials:
         """Credentials with the certificate of now; make a new channel when `current` changes."""

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import subprocess
+import sys
 from collections.abc import AsyncIterator
 from datetime import timedelta
 from pathlib import Path
@@ -15,16 +17,14 @@ from libs.common.config import CommonSettings
 from libs.common.pki import Certificates, server_name
 from libs.common.rpc.client import Channels
 from libs.common.testing.mesh import Mesh
+from tests.security.handshake_server import Keys
 
 # Renewed when a third is left: each certificate serves 20 s, and its clients have 10 s to take the next one.
 LIFE = timedelta(seconds=30)
 _BEAT = 0.1
 _CALLERS = 4
-
-
-class Keys(token_service_pb2_grpc.TokenServiceServicer):
-    async def GetJwks(self, request: object, context: object) -> token_service_pb2.GetJwksResponse:
-        return token_service_pb2.GetJwksResponse()
+# Handshakes at once, and how often. With certificates that are given anew at each, a thousand or two ended the server.
+_AT_ONCE, _BURSTS = 24, 150
 
 
 @pytest.fixture
@@ -42,12 +42,28 @@ async def mesh(tmp_path: Path) -> AsyncIterator[Mesh]:
     await server.stop(0)
 
 
-async def handshake(mesh: Mesh, client: Certificates) -> None:
+async def handshake(address: str, client: Certificates) -> None:
     """One call on a connection of its own."""
     options = (("grpc.ssl_target_name_override", server_name("identity")), ("grpc.use_local_subchannel_pool", 1))
-    async with grpc.aio.secure_channel(mesh.peers["identity"], client.channel_credentials(), options) as channel:
+    async with grpc.aio.secure_channel(address, client.channel_credentials(), options) as channel:
         stub = token_service_pb2_grpc.TokenServiceStub(channel)
         await stub.GetJwks(token_service_pb2.GetJwksRequest(), timeout=5)
+
+
+async def test_many_handshakes_at_once_end_no_server(tmp_path: Path) -> None:
+    mesh = Mesh(tmp_path)
+    command = [sys.executable, "-m", "tests.security.handshake_server", str(mesh.pki)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as server:
+        try:
+            assert server.stdout is not None
+            address, client = f"127.0.0.1:{int(server.stdout.readline())}", Certificates(mesh.pki, "gateway")
+            for _ in range(_BURSTS):
+                burst = (handshake(address, client) for _ in range(_AT_ONCE))
+                found = await asyncio.gather(*burst, return_exceptions=True)
+                assert server.poll() is None
+                assert None in found
+        finally:
+            server.kill()
 
 
 async def test_certificates_rotate_under_load(mesh: Mesh, tmp_path: Path) -> None:
@@ -58,7 +74,7 @@ async def test_certificates_rotate_under_load(mesh: Mesh, tmp_path: Path) -> Non
     channels = Channels(CommonSettings(peers=mesh.peers, pki_dir=mesh.pki), "gateway")
     stub = channels.stub(token_service_pb2_grpc.TokenServiceStub, "identity")
     fresh, done, calls = Certificates(mesh.pki, "gateway"), asyncio.Event(), 0
-    await handshake(mesh, Certificates(old, "gateway"))
+    await handshake(mesh.peers["identity"], Certificates(old, "gateway"))
 
     async def call() -> None:
         """Any failure ends the test: retries would hide it, so each call has one chance."""
@@ -70,7 +86,7 @@ async def test_certificates_rotate_under_load(mesh: Mesh, tmp_path: Path) -> Non
 
     async def connect() -> None:
         while not done.is_set():
-            await handshake(mesh, fresh)
+            await handshake(mesh.peers["identity"], fresh)
             await asyncio.sleep(_BEAT)
 
     async def rotate() -> None:
@@ -96,5 +112,5 @@ async def test_certificates_rotate_under_load(mesh: Mesh, tmp_path: Path) -> Non
     assert calls > 1000
     # The first certificate has ended meanwhile: without the rotation the calls above would have failed.
     with pytest.raises(grpc.aio.AioRpcError) as raised:
-        await handshake(mesh, Certificates(old, "gateway"))
+        await handshake(mesh.peers["identity"], Certificates(old, "gateway"))
     assert raised.value.code() is grpc.StatusCode.UNAVAILABLE

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import datetime
 from pathlib import Path
+from typing import Any
 
+import grpc
 import pytest
 from cryptography import x509
 
@@ -62,6 +64,17 @@ def test_followed_when_replaced(ca: LocalCa, tmp_path: Path) -> None:
     assert certificates.current is first
     ca.issue("dataset")
     assert certificates.current.certificate != first.certificate
+
+
+def test_a_server_is_given_a_certificate_once(ca: LocalCa, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Anything but None makes gRPC replace what handshakes of this moment are made from."""
+    monkeypatch.setattr(grpc, "dynamic_ssl_server_credentials", lambda _first, newer, _required: newer)
+    ca.issue("dataset")
+    newer: Any = Certificates(tmp_path, "dataset").server_credentials()
+    assert newer() is None
+    ca.issue("dataset")
+    assert newer() is not None
+    assert newer() is None
 
 
 def test_half_a_pair_is_not_used(ca: LocalCa, tmp_path: Path) -> None:
