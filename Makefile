@@ -28,7 +28,7 @@ PROTOS := $(shell find protos -name '*.proto')
 INSTALLED := $(VENV)/.installed
 EDITABLE := $(VENV)/.editable
 STUBS := build/protos/argosy.binpb
-UNIT_LARGE := tests/unit/dataset tests/unit/common
+UNIT_LARGE := tests/unit/dataset tests/unit/common tests/unit/argosy
 # Two at a time, file by file; those of few long tests first, so that none is left over at the end.
 TESTS_LONG := tests/integration/training tests/integration/deploy
 TESTS_SPREAD := $(TESTS_LONG) $(filter-out $(TESTS_LONG) %__pycache__,$(wildcard tests/integration/*)) tests/security tests/fuzz
@@ -36,7 +36,7 @@ TESTS_SPREAD := $(TESTS_LONG) $(filter-out $(TESTS_LONG) %__pycache__,$(wildcard
 .PHONY: help setup check test test-e2e test-chaos chaos demo up down status logs doctor bench bench-rpc bench-gateway bench-dedup bench-import bench-clean bench-paging bench-annotate \
 	bench-train bench-train-gpu bench-metrics bench-mlflow bench-hpo bench-automl bench-estimates bench-tokenize fmt notices clean prerequisites check-format \
 	check-lint check-types check-protos check-imports check-unit \
-	check-unit-dataset check-unit-common check-contract
+	check-unit-dataset check-unit-common check-unit-argosy check-contract
 
 help: ## list the commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -58,7 +58,7 @@ chaos: setup ## the full main job while everything is killed in turn; ARGOSY_CHA
 	ARGOSY_CHAOS=full $(BIN)/python -m pytest tests/chaos -s
 
 check: setup ## format, lint, types, contracts, imports, unit tests; under a minute
-	@$(MAKE) -j5 --output-sync=target check-unit-dataset check-unit check-unit-common check-types check-contract \
+	@$(MAKE) -j5 --output-sync=target check-unit-dataset check-unit check-unit-argosy check-unit-common check-types check-contract \
 		check-format check-lint check-protos check-imports
 
 check-format:
@@ -80,7 +80,7 @@ check-imports:
 check-unit:
 	$(BIN)/python -m pytest tests/unit $(addprefix --ignore=,$(UNIT_LARGE))
 
-check-unit-dataset check-unit-common:
+check-unit-dataset check-unit-common check-unit-argosy:
 	$(BIN)/python -m pytest tests/unit/$(@:check-unit-%=%)
 
 check-contract:
