@@ -14,6 +14,7 @@ import uuid
 from collections.abc import AsyncIterator, Iterable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 from typing import BinaryIO
 
@@ -45,6 +46,21 @@ class Blob:
     def entry(self, path: str) -> Json:
         """What a manifest says of it: the file at a path below the manifest's folder."""
         return {"path": path, "sha256": self.sha256, "size": self.size}
+
+
+@dataclass(frozen=True)
+class GivenUp:
+    """A manifest that its writer needs no more: what lies below it goes without a grace time.
+
+    Attributes:
+        manifest: its digest.
+        prefix: of the write grant under which it was written. Equal blobs that others wrote are not touched.
+        time: what was put again after it stays.
+    """
+
+    manifest: str
+    prefix: str
+    time: datetime
 
 
 @dataclass(frozen=True)
@@ -256,7 +272,7 @@ class BlobStore:
     def grant_write_sync(self, prefix: str, ttl: float) -> str:
         """Blocking twin of `grant_write`."""
         self._owner_only()
-        label = hashlib.sha256(prefix.encode()).hexdigest()[:16]
+        label = _label(prefix)
         expires = expiry(self._clock.now(), ttl)
         if self._keyring is None:
             return Grant(self._folder.root_url, prefix, expires, label=label).encode()
@@ -264,20 +280,25 @@ class BlobStore:
         key = frames.label_key(self._keyring, key_id, label)
         return Grant(self._folder.root_url, prefix, expires, label=label, key_id=key_id, key=key).encode()
 
-    async def collect(self, manifests: Iterable[str], blobs: Iterable[str], grace: float) -> int:
+    async def collect(
+        self, manifests: Iterable[str], blobs: Iterable[str], grace: float, given_up: Iterable[GivenUp] = ()
+    ) -> int:
         """Deletes what nobody names any more.
 
         Args:
             manifests: Every manifest that lives; their blobs live too.
             blobs: Every other blob that lives.
             grace: Seconds since it was last put during which a blob is kept although nobody names it yet.
+            given_up: Manifests without grace; what lives of them all the same stays.
 
         Returns:
             Number of files deleted.
         """
-        return await asyncio.to_thread(self.collect_sync, manifests, blobs, grace)
+        return await asyncio.to_thread(self.collect_sync, manifests, blobs, grace, given_up)
 
-    def collect_sync(self, manifests: Iterable[str], blobs: Iterable[str], grace: float) -> int:
+    def collect_sync(
+        self, manifests: Iterable[str], blobs: Iterable[str], grace: float, given_up: Iterable[GivenUp] = ()
+    ) -> int:
         """Blocking twin of `collect`."""
         self._owner_only()
         # The bound is taken before the marking, so that whatever is put from now on stays.
@@ -289,14 +310,32 @@ class BlobStore:
             live.update(manifest_digests(manifest))
             for nested in nested_manifests(manifest):
                 live.update(manifest_digests(self.load_manifest_sync(nested)))
+        without_grace = self._without_grace(given_up)
         deleted = 0
         with storage_errors("garbage"):
             for path in self._garbage(live):
                 modified = self._folder.modified(path)
-                if modified is not None and modified < bound:
+                given_up_at = without_grace.get(path.rpartition(".")[0], bound)
+                if modified is not None and modified < max(bound, given_up_at):
                     self._folder.remove(path)
                     deleted += 1
         return deleted
+
+    def _without_grace(self, given_up: Iterable[GivenUp]) -> dict[str, datetime]:
+        """By path without its suffix: the time before which it was given up."""
+        found: dict[str, datetime] = {}
+        for each in given_up:
+            named: list[str] = []
+            try:
+                named = manifest_digests(self.load_manifest_sync(each.manifest))
+            except DomainError as error:
+                if error.reason not in ("NOT_FOUND", "CONTENT_INVALID", "INTERNAL"):
+                    raise
+                # Gone already, or damaged: what it named goes as all garbage does.
+            for digest in (each.manifest, *named):
+                path = f"blobs/{digest[:2]}/{digest}.{_label(each.prefix)}"
+                found[path] = max(each.time, found.get(path, each.time))
+        return found
 
     def _garbage(self, live: set[str]) -> Iterator[str]:
         yield from (f"staging/{name}" for name in self._folder.names("staging"))
@@ -465,6 +504,11 @@ class _Reader(io.RawIOBase):
         buffer[: len(data)] = data
         self._at += len(data)
         return len(data)
+
+
+def _label(prefix: str) -> str:
+    """Of the files that holders of a write grant for a prefix write."""
+    return hashlib.sha256(prefix.encode()).hexdigest()[:16]
 
 
 def _together(chunks: Iterator[bytes]) -> Iterator[bytes]:

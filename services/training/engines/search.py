@@ -33,6 +33,8 @@ from services.training.engines.trial_runner import SearchReports, TrialRunner, t
 
 # Errors of the data, where the first trial has them: no other values of the training would help.
 _OF_THE_DATA = frozenset({"CONTENT_INVALID", "PREFLIGHT_FAILED"})
+# Told in every checkpoint, so that the service misses none.
+_MOST_REPLACED = 64
 # Values that decide how much is read: it is encoded for the largest of them.
 _AMOUNTS = frozenset({"steps", "batch_size"})
 # Values that tokenizer and encoded rows do not depend on.
@@ -91,6 +93,7 @@ class Search:
         self._trials = {trial.number: trial for trial in lasting(map(Trial.from_json, before.get("trials", ())))}
         self._prepared: dict[str, Json] = dict(before.get("prepared", {}))
         self._best: Json | None = before.get("best")
+        self._replaced: list[str] = before.get("replaced", [])
         self._seconds_before: float = before.get("seconds", 0.0)
         self._began = time.perf_counter()
         self._fractions: dict[int, float] = {}
@@ -240,8 +243,8 @@ class Search:
         self._trials[number] = trial
         self._fractions.pop(number, None)
         best = best_of(self._trials.values(), self._plan.objective)
-        if best is trial:
-            self._best = result
+        loser, self._best = (self._best, result) if best is trial else (result, self._best)
+        self._replaced += [*outcome.get("written", ()), *([loser["manifest_digest"]] if loser else [])]
         self._ctx.log(f"trial {number}: {state.lower()}{_told_of(trial)}")
         if trial.value is not None and best is not None and best.value is not None:
             ended = len(lasting(self._trials.values()))
@@ -250,7 +253,8 @@ class Search:
         self._tell()
 
     def _keep(self) -> None:
-        """The checkpoint: all that another attempt needs, and the manifests that must not be swept away until then."""
+        """The checkpoint: all that another attempt needs, the manifests that must not be swept away until then, and
+        those of the last trials that may be."""
         manifests = [plan["prepared"] for plan in self._prepared.values()]
         manifests += [self._best["manifest_digest"]] if self._best else []
         self._ctx.checkpoint(
@@ -260,6 +264,7 @@ class Search:
                 "best": self._best,
                 "seconds": self._seconds(),
                 "manifests": manifests,
+                "replaced": self._replaced[-_MOST_REPLACED:],
                 "bytes": sum(file["size"] for file in self._best["files"]) if self._best else 0,
                 # A trial that ends its process each time it is begun must not be begun for ever.
                 "advance": len(lasting(self._trials.values())),

@@ -38,6 +38,8 @@ class TrialContext(EngineContext):
         self.rungs: list[float] = []
         self.tokens = 0
         self.pruned = ""
+        # Manifests of checkpoints, which nobody goes on from.
+        self.written: list[str] = []
         self._job = job
         self._reports = reports
 
@@ -59,6 +61,8 @@ class TrialContext(EngineContext):
 
     def checkpoint(self, data: Json) -> None:
         """A trial that is cut off begins again."""
+        if "manifest_digest" in data:
+            self.written.append(data["manifest_digest"])
 
     def cancelled(self) -> bool:
         return bool(self.pruned) or self._reports.cancelled()
@@ -92,12 +96,13 @@ def run_trial(job: Json, store: BlobStore, reports: Reports, read: Callable[[str
     """Runs a trial to its end, wherever that is; see `TrialContext`.
 
     Returns:
-        `state`, `rungs`, `tokens`, `seconds`; `value` and `result` (of the engine) of a finished trial; `reason`,
-        `message` and `metadata` of another one.
+        `state`, `rungs`, `tokens`, `seconds`, `written` (manifests that nobody needs any more); `value` and `result`
+        (of the engine) of a finished trial; `reason`, `message` and `metadata` of another one.
     """
     ctx, began = TrialContext(job, store, reports, read), time.perf_counter()
     outcome = _outcome(ctx, job["objective"])
-    return {"rungs": ctx.rungs, "tokens": ctx.tokens, "seconds": time.perf_counter() - began, **outcome}
+    seconds = time.perf_counter() - began
+    return {"rungs": ctx.rungs, "tokens": ctx.tokens, "seconds": seconds, "written": ctx.written, **outcome}
 
 
 def _outcome(ctx: TrialContext, objective: str) -> Json:

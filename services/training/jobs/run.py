@@ -29,6 +29,7 @@ from services.training.domain.trainings import TrainingRun
 from services.training.jobs.run_progress import RunProgress
 from services.training.store.algorithms import entry_of
 from services.training.store.encodings import Encodings
+from services.training.store.given_up import give_up
 from services.training.store.machine_rates import MachineRates
 from services.training.store.repositories import ModelProjects, ModelVersions, TrainingRuns
 from services.training.store.run_events import RunEvents
@@ -173,6 +174,8 @@ class RunTasks:
             await self._keep_usage(run, result["usage"], version.size, uow)
         run.state, run.update_time = RunState.SUCCEEDED, version.create_time
         await TrainingRuns(uow).save(run)
+        if run.checkpoint is not None:
+            await give_up(uow, task, [run.checkpoint.manifest_digest], self._clock.now())
         event = RunEvent(EventKind.SUCCEEDED, run.update_time, f"made {version.name}", {"model_version": version.name})
         await RunEvents(uow).add(run, event)
         uow.emit("training.run.succeeded", run)

@@ -16,6 +16,7 @@ from services.training.domain.run_filter import microseconds
 from services.training.domain.runs import EventKind, RunEvent, RunState
 from services.training.domain.trainings import Checkpoint, TrainingRun
 from services.training.store.encodings import Encodings
+from services.training.store.given_up import give_up
 from services.training.store.metric_columns import Points
 from services.training.store.metrics import RunMetrics
 from services.training.store.repositories import TrainingRuns
@@ -53,10 +54,12 @@ class RunProgress:
             await Encodings(uow).remember(task.org, checkpoint.get("plan", {}).get("encodings", ()), now)
         if "manifest_digest" not in checkpoint:
             return
-        phase, step = checkpoint["phase"], checkpoint["step"]
+        phase, step, replaced = checkpoint["phase"], checkpoint["step"], run.checkpoint
         run.checkpoint = Checkpoint(step, phase, checkpoint["manifest_digest"], now)
         run.update_time = now
         await runs.save(run)
+        if replaced is not None and replaced.manifest_digest != run.checkpoint.manifest_digest:
+            await give_up(uow, task, [replaced.manifest_digest], now)
         message = f"checkpoint {_place(run.checkpoint)}"
         await self._tell(uow, run, EventKind.CHECKPOINT, message, phase=phase, step=str(step))
 

@@ -19,6 +19,7 @@ from services.training.domain.trainings import TrainingRun
 from services.training.jobs.run import RunTasks, kept
 from services.training.jobs.run_progress import series_of
 from services.training.store.encodings import Encodings
+from services.training.store.given_up import give_up
 from services.training.store.metrics import RunMetrics
 from services.training.store.repositories import TrainingRuns, Trainings
 from services.training.store.run_events import RunEvents
@@ -77,6 +78,7 @@ class SearchTasks:
         """Shows the trials so far."""
         for plan in checkpoint["prepared"].values():
             await Encodings(uow).remember(task.org, plan.get("encodings", ()), self._clock.now())
+        await give_up(uow, task, checkpoint.get("replaced", ()), self._clock.now())
         search = await Searches(uow).get(task.target, deleted=True, for_update=True)
         await self._keep(search, checkpoint["trials"], uow)
         await Searches(uow).save(search)

@@ -1,5 +1,5 @@
-"""Takes away blobs that nobody can reach any more: prepared data and checkpoints of runs that have ended,
-and files of outside runs that were removed."""
+"""Takes away blobs that nobody can reach any more: checkpoints that were replaced, prepared data and checkpoints of
+runs that have ended, and files of outside runs that were removed."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from libs.common.clock import Clock
 from libs.common.db.uow import Database
 from libs.common.domain import DomainError
 from services.training.store.encodings import Encodings
+from services.training.store.given_up import forget, given_up
 from services.training.store.manifests import (
     artifact_parts,
     checkpoint_manifests,
@@ -20,9 +21,12 @@ from services.training.store.manifests import (
 )
 from services.training.store.run_artifacts import forget_broken_uploads
 
-_BEAT = timedelta(hours=1)
+# A run may fill a disk with checkpoints of some minutes each if nobody takes those that were replaced.
+_BEAT = timedelta(minutes=15)
 # What a running task wrote may be named by no row yet; its next checkpoint names it.
 _GRACE = timedelta(days=2)
+# A group of workers that begins again reads the checkpoint that was the newest when it did.
+_SETTLED = timedelta(minutes=10)
 # Rows that no run has asked for so long are encoded again when one does.
 _UNUSED = timedelta(days=14)
 # A task that failed or was cancelled can be retried from its checkpoint this long.
@@ -53,7 +57,10 @@ async def sweep(database: Database, blobs: BlobStore, clock: Clock) -> int:
         parts = await artifact_parts(uow)
         manifests = await model_manifests(uow) | await code_manifests(uow)
         manifests |= await checkpoint_manifests(uow, clock.now() - _RETRY) | await Encodings(uow).manifests()
-    deleted = await blobs.collect(manifests, parts, _GRACE.total_seconds())
+        replaced = await given_up(uow, clock.now() - _SETTLED)
+    deleted = await blobs.collect(manifests, parts, _GRACE.total_seconds(), replaced)
+    async with database.system() as uow:
+        await forget(uow, replaced)
     if deleted:
         _log.info("%d blobs collected", deleted)
     return deleted

@@ -326,6 +326,16 @@ encodings = Table(
 )
 Index("ix_encodings_org_dataset_digest", encodings.c.org, encodings.c.dataset_digest)
 
+# Manifests that a task has written and needs no more, as replaced checkpoints. The sweep takes files and row.
+given_up = Table(
+    "given_up",
+    metadata,
+    Column("task_uid", uid_type(), primary_key=True),
+    Column("manifest_digest", Text, primary_key=True),
+    Column("org", Text, nullable=False),
+    Column("create_time", time_type(), nullable=False),
+)
+
 # What an outside run has beside a run of ours.
 run_records = Table(
     "run_records",

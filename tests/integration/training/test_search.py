@@ -21,11 +21,12 @@ from google.protobuf import json_format
 from google.protobuf.struct_pb2 import Value
 
 from libs.common.blobs import BlobStore
-from libs.common.clock import SYSTEM_CLOCK
+from libs.common.clock import SYSTEM_CLOCK, ManualClock
 from libs.common.tasks import store as tasks
 from services.training.engines import search
 from services.training.handlers.messages import spec_from
 from services.training.handlers.search_messages import plan_from
+from services.training.jobs.search import SearchTasks
 from services.training.jobs.sweep import sweep
 from tests.integration.training.conftest import training_service
 from tests.integration.training.peers import PROJECT, Caller, FakeDataset, refusal, spec_of
@@ -308,3 +309,20 @@ async def test_sweep_keeps_what_a_search_goes_on_with(served: Caller, monkeypatc
     monkeypatch.setattr("services.training.jobs.sweep._GRACE", timedelta(seconds=-1))
     assert await sweep(parts.database, parts.blobs, SYSTEM_CLOCK) == 1
     assert await parts.blobs.load_manifest(kept) == {"blobs": []}
+
+
+async def test_sweep_takes_what_trials_left_while_the_search_goes_on(served: Caller) -> None:
+    started = await served.CreateSearch(create(search_of()))
+    assert served.service is not None
+    parts: Any = served.service.app
+    async with parts.database.system() as uow:
+        task = await tasks.get(uow, started.task)
+        granted = BlobStore.from_grant(await parts.blobs.grant_write(task.uid, 60))
+        best, loser = granted.commit_sync({"blobs": []}), granted.commit_sync({"blobs": [], "kind": "training.model"})
+        told = {"trials": [], "prepared": {}, "manifests": [best], "replaced": [loser]}
+        kind = SearchTasks(parts.database, None, SYSTEM_CLOCK).kind()  # type: ignore[arg-type]
+        assert kind.checkpoint is not None
+        await kind.checkpoint(await tasks.change(uow, task, state="RUNNING", checkpoint=told), told, uow)
+    assert await sweep(parts.database, parts.blobs, SYSTEM_CLOCK) == 0
+    assert await sweep(parts.database, parts.blobs, ManualClock(SYSTEM_CLOCK.now() + timedelta(minutes=11))) == 1
+    assert await parts.blobs.load_manifest(best) == {"blobs": []}

@@ -92,6 +92,11 @@ def test_the_best_trial_is_the_result(store: BlobStore, whole: tuple[dict[str, A
     assert result["best"]["results"] == best.results
     assert best.results["sft.heldout_loss_after"] == best.value
     assert store.load_manifest_sync(result["best"]["manifest_digest"])["blobs"] == result["best"]["files"]
+    # The models of the other trials, and the state at the end of each trial's phase.
+    replaced = ctx.recorded.checkpoints[-1]["replaced"]
+    assert result["best"]["manifest_digest"] not in replaced
+    kinds = [store.load_manifest_sync(digest)["kind"] for digest in replaced]
+    assert sorted(kinds) == ["training.checkpoint"] * 5 + ["training.model"] * 4
     assert sum(result["importances"].values()) == pytest.approx(1)
     curves = {name for name, _, _ in ctx.recorded.metrics}
     assert curves == {"search", *(f"trial/{number}/sft" for number in range(5))}

@@ -12,13 +12,17 @@ from argosy.training.v1 import search_service_pb2 as searches
 from argosy.training.v1 import training_service_pb2 as pb
 from argosy.training.v1.run_metrics_pb2 import RunEvent
 
+from libs.common.blobs import BlobStore
 from libs.common.clock import SYSTEM_CLOCK, ManualClock
+from libs.common.domain import DomainError
 from libs.common.tasks import left_rooms
 from libs.common.tasks import store as tasks
 from services.training.domain.estimate import estimate
 from services.training.jobs.run import RunTasks
+from services.training.jobs.run_progress import RunProgress
 from services.training.jobs.search import SearchTasks
 from services.training.jobs.sweep import sweep
+from services.training.store.given_up import given_up
 from services.training.store.repositories import TrainingRuns
 from services.training.store.searches import Searches
 from tests.integration.training.peers import Caller
@@ -95,6 +99,50 @@ async def test_a_checkpoint_counts_as_long_as_it_is_kept_for_a_retry(served: Cal
     later = ManualClock(SYSTEM_CLOCK.now() + timedelta(days=days))
     await sweep(app(served).database, app(served).blobs, later)
     assert await kept(served, run.task) == left
+
+
+async def test_a_checkpoint_goes_soon_when_another_one_or_the_model_has_replaced_it(served: Caller) -> None:
+    """Or a long run fills the disk: its storage is reckoned as its model and two checkpoints."""
+    parts = app(served)
+    progress = RunProgress(SYSTEM_CLOCK)
+    await served.project()
+    await served.training()
+    run = await served.RunTraining(pb.RunTrainingRequest(name=TRAINING))
+
+    async def checkpoint(step: int) -> tuple[str, str]:
+        """As its worker writes and the service tells of it: digests of manifest and weights."""
+        async with parts.database.system() as uow:
+            task = await tasks.get(uow, run.task, for_update=True)
+            store = BlobStore.from_grant(await parts.blobs.grant_write(task.uid, 60))
+            weights = store.put_sync(b"weights behind step %d" % step)
+            digest = store.commit_sync({"kind": "training.checkpoint", "blobs": [weights.entry("model.safetensors")]})
+            told = {"manifest_digest": digest, "phase": "sft", "step": step, "bytes": weights.size}
+            await progress.checkpoint(await tasks.change(uow, task, state="RUNNING", checkpoint=told), told, uow)
+        return digest, weights.sha256
+
+    async def there(digests: tuple[str, str], minutes: int) -> list[bool]:
+        """Behind a sweep that comes so many minutes from now."""
+        later = ManualClock(SYSTEM_CLOCK.now() + timedelta(minutes=minutes))
+        await sweep(parts.database, parts.blobs, later)
+        return [await present(digest) for digest in digests]
+
+    async def present(digest: str) -> bool:
+        try:
+            return (await parts.blobs.stat(digest)).size > 0
+        except DomainError as error:
+            assert error.reason == "NOT_FOUND"
+            return False
+
+    first, second = await checkpoint(4), await checkpoint(8)
+    assert await there(first, 5) == [True, True], "a group of workers may be reading it"
+    assert await there(first, 11) == [False, False]
+    assert await there(second, 11) == [True, True]
+    version = await apply(served, run, CONTENT)
+    await end(served, run, "SUCCEEDED")
+    assert await there(second, 11) == [False, False]
+    assert await there((version.manifest_digest, version.files[0].sha256), 11) == [True, True]
+    async with parts.database.system(read_only=True) as uow:
+        assert await given_up(uow, SYSTEM_CLOCK.now() + timedelta(days=1)) == []
 
 
 async def test_a_search_holds_the_memory_of_all_its_trials(served: Caller) -> None:

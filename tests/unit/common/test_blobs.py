@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from libs.common.blobs import BlobStore, canonical
+from libs.common.blobs import BlobStore, GivenUp, canonical
 from libs.common.blobs.folder import storage_errors
 from libs.common.blobs.frames import FRAME
 from libs.common.clock import ManualClock
@@ -246,6 +246,37 @@ async def test_garbage_goes_after_its_grace(store: BlobStore, clock: ManualClock
     assert store.read_sync(lone) == b"lone"
     with pytest.raises(DomainError):
         store.stat_sync(dropped)
+
+
+def test_what_its_writer_has_given_up_goes_without_grace(store: BlobStore, clock: ManualClock, tmp_path: Path) -> None:
+    def writer(prefix: str) -> BlobStore:
+        return BlobStore.from_grant(store.grant_write_sync(prefix, 600), clock=clock)
+
+    def written(prefix: str, *contents: bytes) -> str:
+        blobs = [writer(prefix).put_sync(content).entry(str(number)) for number, content in enumerate(contents)]
+        return writer(prefix).commit_sync({"blobs": blobs})
+
+    def read(prefix: str, manifest: str) -> list[bytes]:
+        reader = writer(prefix)
+        return [reader.read_sync(entry["sha256"]) for entry in reader.load_manifest_sync(manifest)["blobs"]]
+
+    old = written("task", b"old weights", b"frozen", b"put again")
+    new = written("task", b"new weights", b"frozen")
+    twin = written("other task", b"old weights", b"frozen", b"put again")
+    for path in files(tmp_path):
+        os.utime(path, (START.timestamp(), START.timestamp()))
+    clock.advance(10)
+    given_up = [GivenUp(old, "task", clock.now()), GivenUp("0" * 64, "task", clock.now())]
+    clock.advance(10)
+    put_again = writer("task").put_sync(b"put again").sha256
+    before = len(files(tmp_path))
+    # Its manifest and its weights; not what the new one names, what was put since, and what another task wrote.
+    assert store.collect_sync([new], [], 3600, given_up) == 2
+    assert len(files(tmp_path)) == before - 2
+    assert read("task", new) == [b"new weights", b"frozen"]
+    assert writer("task").read_sync(put_again) == b"put again"
+    assert read("other task", twin) == [b"old weights", b"frozen", b"put again"]
+    assert store.collect_sync([new], [], 3600, given_up) == 0, "what is gone already is no error"
 
 
 def test_garbage_collection_of_a_half_written_file(store: BlobStore, clock: ManualClock, tmp_path: Path) -> None:
