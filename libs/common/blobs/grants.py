@@ -8,6 +8,7 @@ encryption at rest, files outside of it stay unreadable even for code that ignor
 from __future__ import annotations
 
 import base64
+import hashlib
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 
@@ -100,3 +101,8 @@ def _text(key: bytes | None) -> str:
 
 def _bytes(text: str) -> bytes | None:
     return base64.b64decode(text) if text else None
+
+
+def label_of(prefix: str) -> str:
+    """Of the files that the holders of a write grant for a prefix write."""
+    return hashlib.sha256(prefix.encode()).hexdigest()[:16]

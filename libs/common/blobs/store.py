@@ -14,7 +14,6 @@ import uuid
 from collections.abc import AsyncIterator, Iterable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
-from datetime import datetime
 from pathlib import Path
 from typing import BinaryIO
 
@@ -22,8 +21,9 @@ import orjson
 
 from libs.common.blobs import frames
 from libs.common.blobs.folder import Folder, storage_errors
-from libs.common.blobs.grants import Grant, GrantedFile, expiry
-from libs.common.blobs.manifest import Json, canonical, is_digest, manifest_digests, nested_manifests
+from libs.common.blobs.garbage import GivenUp, files_beside, live_blobs, without_grace
+from libs.common.blobs.grants import Grant, GrantedFile, expiry, label_of
+from libs.common.blobs.manifest import Json, canonical, is_digest, manifest_digests
 from libs.common.clock import Clock, SystemClock
 from libs.common.domain import DomainError
 from libs.common.secrets import Keyring, SecretError
@@ -46,21 +46,6 @@ class Blob:
     def entry(self, path: str) -> Json:
         """What a manifest says of it: the file at a path below the manifest's folder."""
         return {"path": path, "sha256": self.sha256, "size": self.size}
-
-
-@dataclass(frozen=True)
-class GivenUp:
-    """A manifest that its writer needs no more: what lies below it goes without a grace time.
-
-    Attributes:
-        manifest: its digest.
-        prefix: of the write grant under which it was written. Equal blobs that others wrote are not touched.
-        time: what was put again after it stays.
-    """
-
-    manifest: str
-    prefix: str
-    time: datetime
 
 
 @dataclass(frozen=True)
@@ -272,7 +257,7 @@ class BlobStore:
     def grant_write_sync(self, prefix: str, ttl: float) -> str:
         """Blocking twin of `grant_write`."""
         self._owner_only()
-        label = _label(prefix)
+        label = label_of(prefix)
         expires = expiry(self._clock.now(), ttl)
         if self._keyring is None:
             return Grant(self._folder.root_url, prefix, expires, label=label).encode()
@@ -303,46 +288,16 @@ class BlobStore:
         self._owner_only()
         # The bound is taken before the marking, so that whatever is put from now on stays.
         bound = expiry(self._clock.now(), -grace)
-        live = set(blobs)
-        for digest in manifests:
-            live.add(digest)
-            manifest = self.load_manifest_sync(digest)
-            live.update(manifest_digests(manifest))
-            for nested in nested_manifests(manifest):
-                live.update(manifest_digests(self.load_manifest_sync(nested)))
-        without_grace = self._without_grace(given_up)
+        live = set(blobs) | live_blobs(manifests, self.load_manifest_sync)
+        given_up_at = without_grace(given_up, self.load_manifest_sync)
         deleted = 0
         with storage_errors("garbage"):
-            for path in self._garbage(live):
+            for path in files_beside(live, self._folder):
                 modified = self._folder.modified(path)
-                given_up_at = without_grace.get(path.rpartition(".")[0], bound)
-                if modified is not None and modified < max(bound, given_up_at):
+                if modified is not None and modified < max(bound, given_up_at.get(path.rpartition(".")[0], bound)):
                     self._folder.remove(path)
                     deleted += 1
         return deleted
-
-    def _without_grace(self, given_up: Iterable[GivenUp]) -> dict[str, datetime]:
-        """By path without its suffix: the time before which it was given up."""
-        found: dict[str, datetime] = {}
-        for each in given_up:
-            named: list[str] = []
-            try:
-                named = manifest_digests(self.load_manifest_sync(each.manifest))
-            except DomainError as error:
-                if error.reason not in ("NOT_FOUND", "CONTENT_INVALID", "INTERNAL"):
-                    raise
-                # Gone already, or damaged: what it named goes as all garbage does.
-            for digest in (each.manifest, *named):
-                path = f"blobs/{digest[:2]}/{digest}.{_label(each.prefix)}"
-                found[path] = max(each.time, found.get(path, each.time))
-        return found
-
-    def _garbage(self, live: set[str]) -> Iterator[str]:
-        yield from (f"staging/{name}" for name in self._folder.names("staging"))
-        for shard in self._folder.names("blobs"):
-            for name in self._folder.names(f"blobs/{shard}"):
-                if name.partition(".")[0] not in live:
-                    yield f"blobs/{shard}/{name}"
 
     # How a blob is found.
 
@@ -504,11 +459,6 @@ class _Reader(io.RawIOBase):
         buffer[: len(data)] = data
         self._at += len(data)
         return len(data)
-
-
-def _label(prefix: str) -> str:
-    """Of the files that holders of a write grant for a prefix write."""
-    return hashlib.sha256(prefix.encode()).hexdigest()[:16]
 
 
 def _together(chunks: Iterator[bytes]) -> Iterator[bytes]:
