@@ -160,8 +160,9 @@ async def fill(app: Any, count: int) -> None:
             await connection.execute(_FILL, {"uids": uids, "terms": names, "values": values})
         print(f"\r{start + 1000:,} of {count:,} runs", end="", flush=True)
     print(flush=True)
-    async with app.database.system() as uow:
-        await (await uow.connection()).execute(text("ANALYZE"))
+    # As the server does by itself within minutes; otherwise it may do so beside the pages.
+    async with app.database.engine.connect() as connection:
+        await (await connection.execution_options(isolation_level="AUTOCOMMIT")).execute(text("VACUUM (ANALYZE)"))
 
 
 _FILL = text(

@@ -81,14 +81,17 @@ async def search(
         DomainError: PAGE_TOKEN_INVALID.
     """
     here = _parse(after) if after else None
-    few = await _fewest(uow, org, conditions)
+    # What most runs meet is asked for of those that meet the rest.
+    conditions = sorted(conditions, key=lambda one: one.operator == "!=")
+    few, rarest = await _fewest(uow, org, conditions)
     if few is not None:
-        page = (
-            _in_order(org, ordering, here)
-            .where(tables.run_terms.c.run_uid == any_(literal(few, ARRAY(uid_type()))))
-            .subquery()
+        few_in_order = _in_order(org, ordering, here).where(
+            tables.run_terms.c.run_uid == any_(literal(few, ARRAY(uid_type())))
         )
-        query = select(page.c.run_uid, page.c.value).where(*(_looked_up(page, org, one) for one in conditions))
+        # The offset keeps the database from asking for the other conditions before it sorts: a page asks a few times.
+        page = few_in_order.order_by(*_order(tables.run_terms, ordering)).offset(0).subquery()
+        others = (_looked_up(page, org, one) for one in conditions if one is not rarest)
+        query = select(page.c.run_uid, page.c.value).where(*others)
         return await _rows(uow, query.order_by(*_order(page, ordering)).limit(size))
     found: list[tuple[str, float]] = []
     stride = _STRIDE
@@ -127,9 +130,12 @@ def terms_of(run: TrainingRun) -> dict[int, float]:
     return found | {_term(org, name, str(value)): 0.0 for name, value in texts.items()}
 
 
-async def _fewest(uow: UnitOfWork, org: str, conditions: Sequence[Comparison]) -> list[str] | None:
-    """The runs that meet the rarest condition; None: all conditions are frequent."""
+async def _fewest(
+    uow: UnitOfWork, org: str, conditions: Sequence[Comparison]
+) -> tuple[list[str] | None, Comparison | None]:
+    """The runs that meet the rarest condition, and which it is; None: all conditions are frequent."""
     fewest: list[str] | None = None
+    rarest: Comparison | None = None
     for condition in conditions:
         if condition.operator == "!=":
             continue
@@ -137,8 +143,8 @@ async def _fewest(uow: UnitOfWork, org: str, conditions: Sequence[Comparison]) -
         query = select(table.c.run_uid).where(*rows_of(table, org, condition)).limit(_RARE + 1)
         uids = list((await (await uow.connection()).execute(query)).scalars())
         if len(uids) <= _RARE and (fewest is None or len(uids) < len(fewest)):
-            fewest = uids
-    return fewest
+            fewest, rarest = uids, condition
+    return fewest, rarest
 
 
 def _in_order(org: str, ordering: Ordering, here: tuple[float, str] | None) -> Select[str, float]:
