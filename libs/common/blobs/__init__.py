@@ -1,7 +1,17 @@
 """Content-addressed bytes: put, read in ranges, commit manifests, grant them for a while, collect what nobody names."""
 
 from libs.common.blobs.garbage import GivenUp
-from libs.common.blobs.manifest import Json, canonical, manifest_digests, nested_manifests
+from libs.common.blobs.manifest import LOST, Json, canonical, manifest_digests, nested_manifests
 from libs.common.blobs.store import Blob, BlobStore, Source
 
-__all__ = ["Blob", "BlobStore", "GivenUp", "Json", "Source", "canonical", "manifest_digests", "nested_manifests"]
+__all__ = [
+    "LOST",
+    "Blob",
+    "BlobStore",
+    "GivenUp",
+    "Json",
+    "Source",
+    "canonical",
+    "manifest_digests",
+    "nested_manifests",
+]

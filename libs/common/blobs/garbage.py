@@ -8,7 +8,7 @@ from datetime import datetime
 
 from libs.common.blobs.folder import Folder
 from libs.common.blobs.grants import label_of
-from libs.common.blobs.manifest import Json, manifest_digests, nested_manifests
+from libs.common.blobs.manifest import LOST, Json, manifest_digests, nested_manifests
 from libs.common.domain import DomainError
 
 
@@ -50,7 +50,7 @@ def without_grace(given_up: Iterable[GivenUp], load: Callable[[str], Json]) -> d
         try:
             named = manifest_digests(load(each.manifest))
         except DomainError as error:
-            if error.reason not in ("NOT_FOUND", "CONTENT_INVALID", "INTERNAL"):
+            if error.reason not in LOST:
                 raise
             # Gone already, or damaged: what it named goes as all garbage does.
         for digest in (each.manifest, *named):

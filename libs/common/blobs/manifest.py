@@ -9,6 +9,9 @@ import orjson
 
 Json = dict[str, Any]
 
+# What a store says of a blob that is not there, or not what it was; whatever else it says may pass.
+LOST = ("NOT_FOUND", "CONTENT_INVALID", "INTERNAL")
+
 _DIGEST = re.compile(r"[0-9a-f]{64}")
 
 

@@ -13,16 +13,13 @@ from safetensors.torch import save as save_safetensors
 from safetensors.torch import save_file
 from torch import Tensor
 
-from libs.common.blobs import BlobStore
+from libs.common.blobs import LOST, BlobStore
 from libs.common.domain import DomainError
 from libs.compute.context import EngineError
 from libs.compute.scratch import scratch_folder
 from services.training.engines.sharding import like
 
 Json = dict[str, Any]
-
-# What the store says of a blob that is not there, or not what it was.
-_LASTING = ("NOT_FOUND", "CONTENT_INVALID", "INTERNAL")
 
 
 @dataclass
@@ -158,7 +155,7 @@ def _read(store: BlobStore, checkpoint: Json, path: str) -> bytes:
     try:
         return store.read_sync(digest)
     except DomainError as error:
-        if error.reason not in _LASTING:
+        if error.reason not in LOST:
             raise
         raise _damaged(checkpoint, path) from error
 
@@ -168,7 +165,7 @@ def _paths(store: BlobStore, checkpoint: Json) -> dict[str, str]:
     try:
         manifest = store.load_manifest_sync(checkpoint["manifest_digest"])
     except DomainError as error:
-        if error.reason not in _LASTING:
+        if error.reason not in LOST:
             raise
         raise _damaged(checkpoint, "its manifest") from error
     return {entry["path"]: entry["sha256"] for entry in manifest["blobs"]}

@@ -33,7 +33,7 @@ from services.training.engines.trial_runner import SearchReports, TrialRunner, t
 
 # Errors of the data, where the first trial has them: no other values of the training would help.
 _OF_THE_DATA = frozenset({"CONTENT_INVALID", "PREFLIGHT_FAILED"})
-# Told in every checkpoint, so that the service misses none.
+# A checkpoint tells so many of the last ones again: the service does not see each checkpoint.
 _MOST_REPLACED = 64
 # Values that decide how much is read: it is encoded for the largest of them.
 _AMOUNTS = frozenset({"steps", "batch_size"})
@@ -93,7 +93,7 @@ class Search:
         self._trials = {trial.number: trial for trial in lasting(map(Trial.from_json, before.get("trials", ())))}
         self._prepared: dict[str, Json] = dict(before.get("prepared", {}))
         self._best: Json | None = before.get("best")
-        self._replaced: list[str] = before.get("replaced", [])
+        self._replaced: list[str] = list(before.get("replaced", ()))
         self._seconds_before: float = before.get("seconds", 0.0)
         self._began = time.perf_counter()
         self._fractions: dict[int, float] = {}

@@ -3,10 +3,10 @@ trials of a search have made beside its best model."""
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable
+from collections.abc import Collection
 from datetime import datetime
 
-from sqlalchemy import delete, select
+from sqlalchemy import delete, select, tuple_
 from sqlalchemy.dialects.postgresql import insert
 
 from libs.common.blobs import GivenUp
@@ -31,9 +31,8 @@ async def given_up(uow: UnitOfWork, before: datetime) -> list[GivenUp]:
     return [GivenUp(row.manifest_digest, row.task_uid, row.create_time) for row in rows]
 
 
-async def forget(uow: UnitOfWork, gone: Iterable[GivenUp]) -> None:
+async def forget(uow: UnitOfWork, gone: Collection[GivenUp]) -> None:
     """Forgets those whose files are gone."""
-    connection = await uow.connection()
-    for each in gone:
-        mine = (_TABLE.c.task_uid == each.prefix, _TABLE.c.manifest_digest == each.manifest)
-        await connection.execute(delete(_TABLE).where(*mine))
+    keys = [(each.prefix, each.manifest) for each in gone]
+    mine = tuple_(_TABLE.c.task_uid, _TABLE.c.manifest_digest).in_(keys)
+    await (await uow.connection()).execute(delete(_TABLE).where(mine))
