@@ -188,7 +188,8 @@ def _lacking(condition: Comparison) -> bool:
 def rows_of(table: FromClause, org: str, condition: Comparison) -> list[ColumnElement[bool]]:
     """The rows of `run_terms` that meet a condition."""
     if isinstance(condition.value, str):
-        return [table.c.term == _term(org, condition.field, condition.value)]
+        # With the value, the runs of a text are found side by side in the index, and not each in a page of its own.
+        return [table.c.term == _term(org, condition.field, condition.value), table.c.value == 0.0]
     operator = "<>" if condition.operator == "!=" else condition.operator
     return [table.c.term == _term(org, condition.field), table.c.value.op(operator)(condition.value)]
 
