@@ -29,7 +29,8 @@ INSTALLED := $(VENV)/.installed
 EDITABLE := $(VENV)/.editable
 STUBS := build/protos/argosy.binpb
 UNIT_LARGE := tests/unit/dataset tests/unit/common tests/unit/argosy
-# Two at a time, file by file; those of few long tests first, so that none is left over at the end.
+# Three at a time, file by file, as they wait for others a good part of their time; those of few long tests first, so that
+# none is left over at the end.
 TESTS_LONG := tests/integration/training tests/integration/deploy
 TESTS_SPREAD := $(TESTS_LONG) $(filter-out $(TESTS_LONG) %__pycache__,$(wildcard tests/integration/*)) tests/security tests/fuzz
 
@@ -47,7 +48,7 @@ demo: setup ## install, run the main job from raw text to a served, watched mode
 	@$(BIN)/python -m deploy.demo
 
 test: check ## every test that CI runs
-	$(BIN)/python -m pytest --numprocesses=2 --dist=loadfile --no-loadscope-reorder --durations=25 $(TESTS_SPREAD)
+	$(BIN)/python -m pytest --numprocesses=3 --dist=loadfile --no-loadscope-reorder --durations=25 $(TESTS_SPREAD)
 	@$(MAKE) -j2 --output-sync=target test-e2e test-chaos
 
 # Each on a mesh of its own, beside each other.
