@@ -212,10 +212,15 @@ class Server:
             time.sleep(0.2)
 
     def kill(self) -> None:
-        """kill -9 of the postmaster."""
+        """kill -9 of the postmaster. Its children end by themselves when they see it, and are waited for: until then
+        one of them may commit what it was sent."""
+        import psutil
+
         assert self._process is not None
+        children = psutil.Process(self._process.pid).children()
         self._process.kill()
         self._process.wait()
+        psutil.wait_procs(children, _START_SECONDS)
 
     def stop(self) -> None:
         """Ends it at once, but cleanly."""

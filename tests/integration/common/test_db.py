@@ -249,13 +249,15 @@ async def test_a_killed_server_heals(database: Database, postgres_server: postgr
     uow = database.unit_of_work("acme", ALICE)
     await Notes(uow).insert(note("orgs/acme/notes/lost"))
     postgres_server.kill()
-    with pytest.raises(DomainError) as caught:
-        await uow.commit()
-    assert reason(caught) == "DATABASE_UNAVAILABLE"
-    with pytest.raises(DomainError) as caught:
-        await put(database, "orgs/acme/notes/refused")
-    assert reason(caught) == "DATABASE_UNAVAILABLE"
-    postgres_server.start()
+    try:
+        with pytest.raises(DomainError) as caught:
+            await uow.commit()
+        assert reason(caught) == "DATABASE_UNAVAILABLE"
+        with pytest.raises(DomainError) as caught:
+            await put(database, "orgs/acme/notes/refused")
+        assert reason(caught) == "DATABASE_UNAVAILABLE"
+    finally:
+        postgres_server.start()
     await put(database, "orgs/acme/notes/after")
     async with database.system(read_only=True) as uow:
         names = {entity.id for entity in (await Notes(uow).list(None, 10))[0]}
