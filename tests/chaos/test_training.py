@@ -19,7 +19,7 @@ def test_a_run_that_is_killed_ends_with_the_same_curve(ward: Ward, trial: Trial,
     """Ten points, or one for each kind in the short form: the service, the process of its tasks, the Ray worker that
     takes the steps, Ray with everything.
     """
-    points, work = (len(KINDS), Work(400, 40)) if trial.short else (10, Work(1_500, 50))
+    points, work = (len(KINDS), Work(400, 40, 16)) if trial.short else (10, Work(1_500, 50, 48))
     trainings = Trainings(ward.mesh, tmp_path)
     try:
         calm = trainings.train(work, [], trial.limit)
@@ -29,6 +29,8 @@ def test_a_run_that_is_killed_ends_with_the_same_curve(ward: Ward, trial: Trial,
     assert sorted(calm.losses) == work.reported
     apart = max(abs(loss / calm.losses[step] - 1) for step, loss in hurt.losses.items())
     print(f"losses apart: {apart:.1e}")
+    in_time = [step for step in hurt.struck if step < work.steps]
+    assert len(in_time) >= 0.75 * points, f"only the kills at {in_time} came before the last step"
     assert hurt.losses == pytest.approx(calm.losses, rel=CURVE)
     assert hurt.digest == calm.digest
     assert not calm.lost()

@@ -36,10 +36,12 @@ class Work:
     Attributes:
         steps: of its only phase.
         every: steps that a loss costs at most.
+        batch_size: rows of a step, which decide how long it takes: nobody sees the steps while a service is down.
     """
 
     steps: int
     every: int
+    batch_size: int
 
     @property
     def reported(self) -> list[int]:
@@ -51,7 +53,7 @@ class Work:
         phase = {
             "method": "METHOD_PRETRAIN",
             "steps": self.steps,
-            "batch_size": 16,
+            "batch_size": self.batch_size,
             "learning_rate": 0.002,
             "warmup_fraction": 0.1,
         }
@@ -68,11 +70,13 @@ class Told:
         losses: by step, as anybody reads them.
         reports: attempt and step of every report of a loss, in the order in which they came.
         digest: of the model's files.
+        struck: the step that had been reported at each kill.
     """
 
     losses: dict[int, float]
     reports: list[tuple[int, int]]
     digest: str
+    struck: list[int]
 
     def lost(self) -> list[int]:
         """Steps that each attempt but the first did again."""
@@ -85,9 +89,10 @@ class Told:
 
 
 def kills(seed: int, count: int) -> Plan:
-    """Points at which one process each is killed; every kind as often as any other, or once more."""
+    """Points at which one process each is killed; every kind as often as any other, or once more. None in the last
+    tenth: a run whose service is down may be over before anybody sees it there."""
     known = {injury.name: injury for injury in KILLS}
-    chosen = [replace(known[KINDS[number % len(KINDS)]], stages=(1, _STAGES)) for number in range(count)]
+    chosen = [replace(known[KINDS[number % len(KINDS)]], stages=(1, _STAGES - 1)) for number in range(count)]
     return plan(seed, chosen, [1.0] * _STAGES, 1)[0]
 
 
@@ -128,12 +133,13 @@ class Trainings:
             training={"dataset_version": self._version, "model_project": self._project, "spec": work.spec()},
         )
         run, end = self._client.training.run_training(name=training.name, run_id="run1"), time.monotonic() + limit
+        struck: list[int] = []
         for moment, injury in todo:
             step = round((moment.stage - 1 + moment.share) / _STAGES * work.steps)
-            reached = self._reach(run.task, step, end)
-            print(f"step {reached}, wanted {step}: {injury.name}: {self._harm(injury, end)}", flush=True)
+            struck.append(self._reach(run.task, step, end))
+            print(f"step {struck[-1]}, wanted {step}: {injury.name}: {self._harm(injury, end)}", flush=True)
         self._ended("training", run.task, end)
-        return self._told(run)
+        return self._told(run, struck)
 
     def _harm(self, injury: Injury, end: float) -> str:
         try:
@@ -160,7 +166,7 @@ class Trainings:
             time.sleep(_LOOK_SECONDS)
         assert row["state"] == "SUCCEEDED", row["error"]
 
-    def _told(self, run: Any) -> Told:
+    def _told(self, run: Any, struck: list[int]) -> Told:
         (curve,) = self._client.training.get_run_curves(
             parent=ORG, runs=[run.name], keys=["pretrain.loss"], max_points=100_000
         ).curves
@@ -173,4 +179,4 @@ class Trainings:
         reports = [(row["attempt"], row["step"]) for row in books.ask(self._mesh, "training", query, run.task)]
         version = self._client.training.get_training_run(name=run.name).model_version
         digest = self._client.training.get_model_version(name=version).manifest_digest
-        return Told(dict(zip(steps, curve.values, strict=True)), reports, digest)
+        return Told(dict(zip(steps, curve.values, strict=True)), reports, digest, struck)
