@@ -73,11 +73,12 @@ class FrameWriter:
         self._buffer = bytearray()
         self._index = 0
 
-    def write(self, chunk: bytes) -> None:
-        self._buffer += chunk
-        while len(self._buffer) > FRAME:  # the last frame is only known at the end, so a full buffer waits
-            self._put(bytes(self._buffer[:FRAME]), _MORE)
-            del self._buffer[:FRAME]
+    def write(self, chunk: bytes | memoryview) -> None:
+        for start in range(0, len(chunk), FRAME):  # a chunk may be half of the memory; no copy of all of it
+            self._buffer += chunk[start : start + FRAME]
+            if len(self._buffer) > FRAME:  # the last frame is only known at the end, so a full buffer waits
+                self._put(bytes(self._buffer[:FRAME]), _MORE)
+                del self._buffer[:FRAME]
 
     def close(self) -> None:
         """Writes the last frame; `out` stays open."""

@@ -380,7 +380,10 @@ class BlobStore:
 
 
 class BlobWriter:
-    """A blob being written. `finish` names it; leaving it without `finish` forgets it."""
+    """A blob being written. `finish` names it; leaving it without `finish` forgets it.
+
+    It is a file to whatever writes into one, front to back.
+    """
 
     def __init__(self, store: BlobStore) -> None:
         self._store = store
@@ -399,11 +402,16 @@ class BlobWriter:
                 key = frames.write_header(self._file, key_id, store._wrapping_key(key_id, self._label), self._label)
                 self._frames = frames.FrameWriter(self._file, key)
 
-    def write(self, chunk: bytes) -> None:
+    def write(self, chunk: bytes | memoryview) -> int:
+        """Appends the bytes; gives how many they are."""
         with storage_errors("blob"):
             (self._frames or self._file).write(chunk)
         self._hasher.update(chunk)
         self._size += len(chunk)
+        return len(chunk)
+
+    def flush(self) -> None:
+        """Nothing: what is written counts from `finish` on."""
 
     def finish(self) -> Blob:
         """Makes the blob durable and names it."""

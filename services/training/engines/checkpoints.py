@@ -3,20 +3,20 @@
 from __future__ import annotations
 
 import io
+import json
+import struct
 from dataclasses import asdict, dataclass, field
-from typing import Any
+from typing import IO, Any, cast
 
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load as load_safetensors
 from safetensors.torch import save as save_safetensors
-from safetensors.torch import save_file
 from torch import Tensor
 
-from libs.common.blobs import LOST, BlobStore
+from libs.common.blobs import LOST, BlobStore, BlobWriter
 from libs.common.domain import DomainError
 from libs.compute.context import EngineError
-from libs.compute.scratch import scratch_folder
 from services.training.engines.sharding import like
 
 Json = dict[str, Any]
@@ -64,23 +64,25 @@ class Snapshot:
 
 
 def write_snapshot(store: BlobStore, snapshot: Snapshot) -> Json:
-    """Writes the blobs and then the manifest with their digests, which makes it a checkpoint. Through files, so that it
-    takes no memory beside the snapshot.
+    """Writes the blobs and then the manifest with their digests, which makes it a checkpoint.
+
+    All goes from the snapshot straight into the store: it takes no memory and no disk beside, and little of the cores,
+    which the steps have need of meanwhile.
 
     Returns:
         What to keep as the task's checkpoint: `manifest_digest`, `bytes`, `phase`, `step` (of that phase) and
         `progress`.
+
+    Raises:
+        DomainError: STORAGE_FULL, STORAGE_UNAVAILABLE.
     """
-    with scratch_folder("argosy-checkpoint-") as folder:
-        save_file(snapshot.weights, folder / "model.safetensors")
-        if snapshot.moments is not None:
-            state = {"optimiser": {"state": snapshot.moments}, "random": snapshot.random}
-            torch.save(state, folder / "optimiser.pt")
-        blobs = []
-        for path in sorted(folder.iterdir()):
-            blob = store.put_sync(path)
-            path.unlink()
-            blobs.append(blob.entry(path.name))
+    with store.writer() as writer:
+        _write_safetensors(snapshot.weights, writer)
+        blobs = [writer.finish().entry("model.safetensors")]
+    if snapshot.moments is not None:
+        with store.writer() as writer:
+            _write_state({"optimiser": {"state": snapshot.moments}, "random": snapshot.random}, writer)
+            blobs.append(writer.finish().entry("optimiser.pt"))
     if snapshot.kept:
         size = store.stat_sync(snapshot.kept).size
         blobs.append({"path": "kept.safetensors", "sha256": snapshot.kept, "size": size})
@@ -93,6 +95,36 @@ def write_snapshot(store: BlobStore, snapshot: Snapshot) -> Json:
         "step": snapshot.progress.step,
         "progress": progress,
     }
+
+
+# Names of the format, https://huggingface.co/docs/safetensors; what is trained has a fraction.
+_DTYPES = {torch.float64: "F64", torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16"}
+
+
+def _write_safetensors(tensors: dict[str, Tensor], out: BlobWriter) -> None:
+    """Writes tensors in the format of safetensors, whose own writer knows files and whole copies in memory only: the
+    length of the header in eight bytes, the header, and the tensors, the widest numbers first as theirs does."""
+    ordered = sorted(tensors.items(), key=lambda item: (-item[1].element_size(), item[0]))
+    header: Json = {}
+    end = 0
+    for name, tensor in ordered:
+        begin, end = end, end + tensor.nbytes
+        header[name] = {"dtype": _DTYPES[tensor.dtype], "shape": list(tensor.shape), "data_offsets": [begin, end]}
+    text = json.dumps(header, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)
+    out.write(struct.pack("<Q", len(text)) + text)
+    for _, tensor in ordered:
+        out.write(tensor.reshape(-1).view(torch.uint8).numpy().data)
+
+
+def _write_state(state: Json, out: BlobWriter) -> None:
+    try:
+        torch.save(state, cast("IO[bytes]", out))
+    except RuntimeError as error:
+        # It closes its archive behind a write that failed, too, and then complains of that.
+        if isinstance(error.__context__, DomainError):
+            raise error.__context__ from None
+        raise
 
 
 def read_progress(checkpoint: Json | None) -> Progress:

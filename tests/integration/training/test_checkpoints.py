@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import resource
 import signal
 import subprocess
 import sys
@@ -14,11 +15,12 @@ from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import load
+from safetensors.torch import load, save
 from torch import nn
 
 from libs.common.blobs import BlobStore
 from libs.common.domain import DomainError
+from libs.common.secrets import Keyring
 from libs.compute.context import EngineError, EnginePaused
 from services.training.engines import checkpoint_writer
 from services.training.engines.checkpoint_writer import CheckpointWriter
@@ -87,6 +89,45 @@ def test_steps_go_on_while_a_checkpoint_is_written_and_do_not_change_it(
     manifest = store.load_manifest_sync(first["manifest_digest"])
     assert [entry["path"] for entry in manifest["blobs"]] == ["model.safetensors", "optimiser.pt"]
     assert all(len(entry["sha256"]) == 64 and entry["size"] for entry in manifest["blobs"])
+
+
+def test_weights_are_a_file_of_safetensors(tmp_path: Path) -> None:
+    store = BlobStore(f"file://{tmp_path}/blobs", Keyring({"k": os.urandom(32)}, "k"))
+    weights = {
+        "half": torch.randn(3, 5).to(torch.bfloat16),
+        "wide": torch.randn(300, 400),
+        "one": torch.tensor(2.5),
+        "double": torch.randn(2, dtype=torch.float64),
+        "none": torch.empty(0, 4),
+    }
+    checkpoint = write_snapshot(store, Snapshot(weights, None, torch.get_rng_state(), Progress(), "sft"))
+    found = read_weights(store, checkpoint)
+    assert set(found) == set(weights)
+    for name, tensor in weights.items():
+        assert (found[name].dtype, found[name].shape) == (tensor.dtype, tensor.shape)
+        assert torch.equal(found[name], tensor)
+    (entry,) = store.load_manifest_sync(checkpoint["manifest_digest"])["blobs"]
+    assert entry["size"] == checkpoint["bytes"] == len(save(weights))
+
+
+@pytest.mark.parametrize("limit", [1_000, 80_000, 100_500, 150_000])
+def test_full_disk_in_the_middle_of_a_checkpoint_is_named(tmp_path: Path, limit: int) -> None:
+    """A file size limit of this process stands for the disk: the kernel refuses the write, of weights or of moments."""
+    store = BlobStore(f"file://{tmp_path}/blobs")
+    moments = {0: {"exp_avg": torch.randn(100, 250), "exp_avg_sq": torch.randn(100, 250)}}
+    snapshot = Snapshot({"w": torch.randn(100, 250)}, moments, torch.get_rng_state(), Progress(), "sft")
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (limit, before[1]))
+    try:
+        with pytest.raises(DomainError) as error:
+            write_snapshot(store, snapshot)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+        signal.signal(signal.SIGXFSZ, handler)
+    assert error.value.reason == "STORAGE_FULL"
+    assert not list((tmp_path / "blobs" / "staging").iterdir())
+    assert read_weights(store, write_snapshot(store, snapshot))["w"].shape == (100, 250)
 
 
 def test_next_checkpoint_waits_for_the_one_before(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
