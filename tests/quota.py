@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from argosy.identity.v1 import quota_pb2, quota_service_pb2_grpc
 from argosy.identity.v1 import quota_service_pb2 as pb
-from argosy.identity.v1 import quota_service_pb2_grpc
 
 from libs.common.errors import ArgosyError
 from tests.integration.app.stubs import fail
@@ -17,6 +17,7 @@ class RoomForAll(quota_service_pb2_grpc.QuotaServiceServicer):
 
     Attributes:
         impossible, waiting_for: what the pre-flight is told.
+        asked: what it said that is needed.
         away: whether it is told nothing.
     """
 
@@ -25,9 +26,11 @@ class RoomForAll(quota_service_pb2_grpc.QuotaServiceServicer):
         self.settled: list[str] = []
         self.kept: dict[str, int] = {}
         self.impossible = self.waiting_for = ""
+        self.asked: list[quota_pb2.QuotaNeeds] = []
         self.away = False
 
     async def CheckQuota(self, request: Any, context: Any) -> pb.CheckQuotaResponse:
+        self.asked.append(request.needs)
         if self.away:
             await fail(context, ArgosyError("PEER_UNAVAILABLE", "identity does not answer."))
         return pb.CheckQuotaResponse(impossible=self.impossible, waiting_for=self.waiting_for)

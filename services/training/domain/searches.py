@@ -10,6 +10,7 @@ from typing import Any
 
 from libs.common.domain import Resource
 from services.training.domain.algorithms import Entry
+from services.training.domain.costs import booked
 from services.training.domain.schemas import violations
 from services.training.domain.search_space import MOST_TRIALS, Point, Space
 from services.training.domain.spec import TrainingSpec, invalid
@@ -101,11 +102,12 @@ class SearchPlan:
     early_stopping: EarlyStopping | None = None
     seed: int = 0
 
-    def check(self, spec: TrainingSpec, heldout: bool) -> None:
+    def check(self, spec: TrainingSpec, heldout: bool, based: bool) -> None:
         """Raises INVALID_FIELD where it does not fit the training.
 
         Args:
             heldout: whether the training has a validation version.
+            based: whether it begins with a model.
         """
         self._check_size()
         self.space.check(spec.to_json())
@@ -114,6 +116,9 @@ class SearchPlan:
                 raise invalid(f"search.space[{index}].path", f"names {dimension.path}, which is the same in all trials")
             if dimension.path in _SET_BY_SEARCH:
                 raise invalid(f"search.space[{index}].path", f"names {dimension.path}, which the search sets itself")
+            if based and dimension.path.startswith("architecture."):
+                message = f"names {dimension.path}, which comes from the base model"
+                raise invalid(f"search.space[{index}].path", message)
         figures = objectives(spec, heldout)
         if self.objective.result not in figures:
             message = f"must be a figure of the training, not {self.objective.result!r}: {', '.join(figures)}"
@@ -154,6 +159,20 @@ class SearchPlan:
             raise invalid("search.budget.max_trials", f"must be 0 or at least the {points:,} points of the grid")
         if not self.max_trials:
             raise invalid("search.budget.max_trials", "must be set for this method")
+
+    def largest(self, spec: TrainingSpec) -> TrainingSpec:
+        """The specification of a trial with every number as large as it may be: none needs more memory."""
+        largest = {
+            dimension.path: max(dimension.ends)
+            for dimension in self.space.dimensions
+            if not any(isinstance(value, str | bool) for value in dimension.ends)
+        }
+        return replace(TrainingSpec.from_json(with_values(spec.to_json(), largest)), workers=1)
+
+    def booked(self, spec: TrainingSpec) -> tuple[float, float]:
+        """Cores and GPUs that as many trials book as may run beside each other."""
+        cpus, gpus = booked(replace(spec, workers=1))
+        return cpus * self.max_parallel, gpus * self.max_parallel
 
     @property
     def days(self) -> int:
@@ -278,24 +297,6 @@ class HyperparameterSearch(Resource):
     algorithm_version: str = ""
     parameters: Json = field(default_factory=dict[str, Any])
     estimate: Json = field(default_factory=dict[str, Any])
-
-    @property
-    def largest_spec(self) -> TrainingSpec:
-        """The specification of a trial with every number as large as it may be: none needs more memory."""
-        largest = {
-            dimension.path: max(dimension.ends)
-            for dimension in self.plan.space.dimensions
-            if not any(isinstance(value, str | bool) for value in dimension.ends)
-        }
-        return replace(TrainingSpec.from_json(with_values(self.spec.to_json(), largest)), workers=1)
-
-    def check(self) -> None:
-        """Raises INVALID_FIELD for what does not fit the training."""
-        self.plan.check(self.spec, bool(self.validation_version))
-        for index, dimension in enumerate(self.plan.space.dimensions):
-            if self.base_model_version and dimension.path.startswith("architecture."):
-                message = f"names {dimension.path}, which comes from the base model"
-                raise invalid(f"search.space[{index}].path", message)
 
     def saw(self, trials: Iterable[Trial]) -> None:
         """Keeps what the trials so far amount to."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING
 
@@ -31,6 +31,8 @@ if TYPE_CHECKING:
     from services.training.app import App
 
 _SAMPLE_ROWS = 100
+# What is to be reserved for what a training is started as, once it is known what a run would do.
+NeedsOf = Callable[[Training, Plan], Needs]
 # Checks after which there is no use in looking at more rows.
 _OF_ROWS = ("schema", "template")
 
@@ -39,7 +41,7 @@ async def preflight_training(request: pb.PreflightTrainingRequest, call: Call[Ap
     training = await _read(request.name, call)
     sample = None
     try:
-        _, looked_at, sample = await _look(training, not training.runs_algorithm, call)
+        _, looked_at, sample = await _look(training, not training.runs_algorithm, needs_of_run, call)
     except (ArgosyError, DomainError) as error:
         if error.reason not in ("NOT_FOUND", "CONTENT_INVALID"):
             raise
@@ -62,12 +64,21 @@ async def preflight_training(request: pb.PreflightTrainingRequest, call: Call[Ap
     )
 
 
-async def checked_training(name: str, call: Call[App]) -> tuple[Training, list[tuple[str, DatasetVersion]], Plan]:
+def needs_of_run(training: Training, looked_at: Plan) -> Needs:
+    """What a run of the training reserves."""
+    guess = looked_at.guess or Estimate(0.0, 0, 0, 0, 0)
+    cpus, gpus = booked(training.spec)
+    return Needs(cpus, gpus, guess.memory_bytes, guess.seconds, guess.storage_bytes)
+
+
+async def checked_training(
+    name: str, call: Call[App], needs: NeedsOf = needs_of_run
+) -> tuple[Training, list[tuple[str, DatasetVersion]], Plan]:
     """A training that the pre-flight found nothing blocking about, locked, the versions that it reads, and what it
     would do.
     """
     seen = await _read(name, call)
-    versions, looked_at, _ = await _look(seen, stops_by_rows(seen), call)
+    versions, looked_at, _ = await _look(seen, stops_by_rows(seen), needs, call)
     first = next(iter(looked_at.findings), None)
     if first is not None and first.blocking:
         raise DomainError("PREFLIGHT_FAILED", first.message, check=first.check, detail=first.message)
@@ -113,7 +124,7 @@ async def _versions(training: Training, call: Call[App]) -> list[tuple[str, Data
 
 
 async def _look(
-    training: Training, rows: bool, call: Call[App]
+    training: Training, rows: bool, needs: NeedsOf, call: Call[App]
 ) -> tuple[list[tuple[str, DatasetVersion]], Plan, Sample | None]:
     """The pre-flight: the versions that a run reads, what was found, blocking first, and what their rows are like.
 
@@ -122,6 +133,7 @@ async def _look(
     """
     base_parameters, versions = await _parts(training, call), await _versions(training, call)
     looked_at, sample = await _planned(training, base_parameters, versions, call), None
+    looked_at.findings.extend(await _quota(training, needs(training, looked_at), call))
     if rows and not any(finding.blocking and finding.check in _OF_ROWS for finding in looked_at.findings):
         sample = await sampled(training, versions, call)
         told = any(finding.check == "template" for finding in looked_at.findings)
@@ -146,7 +158,6 @@ async def _planned(
     else:
         guess = estimate(training.spec, base_parameters, work_of(training.spec, facts), await _rates(training, call))
         looked_at = Plan(preflight(training.spec, facts, guess, call.deps.memory_bytes), guess=guess)
-    looked_at.findings.extend(await _quota(training, looked_at, call))
     return looked_at
 
 
@@ -156,13 +167,10 @@ async def _rates(training: Training, call: Call[App]) -> Rates:
         return await MachineRates(uow).expected(max(1, training.spec.threads_per_worker)) or Rates()
 
 
-async def _quota(training: Training, looked_at: Plan, call: Call[App]) -> list[Finding]:
-    """Whether the quotas of the caller, of the departments above and of the organization have room for a run."""
+async def _quota(training: Training, needs: Needs, call: Call[App]) -> list[Finding]:
+    """Whether the quotas of the caller, of the departments above and of the organization have room."""
     if call.deps.quota is None:
         return []
-    guess = looked_at.guess or Estimate(0.0, 0, 0, 0, 0)
-    cpus, gpus = booked(training.spec)
-    needs = Needs(cpus, gpus, guess.memory_bytes, guess.seconds, guess.storage_bytes)
     try:
         impossible, waiting_for = await call.deps.quota.check(training.org, call.principal.subject, needs)
     except ArgosyError as error:

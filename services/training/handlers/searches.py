@@ -13,12 +13,14 @@ from libs.common.domain import DomainError, Parent, inherit_secrecy
 from libs.common.ids import resource_id, uuid7
 from libs.common.rpc.call import Call
 from libs.common.rpc.pagination import PageToken, page_size
+from libs.common.tasks import Needs
 from libs.common.tasks import store as task_store
 from libs.common.tasks.kinds import DEFAULT_MAX_ATTEMPTS
 from services.training.domain.estimate import Estimate, estimate
-from services.training.domain.searches import HyperparameterSearch
+from services.training.domain.searches import HyperparameterSearch, SearchPlan
 from services.training.domain.spec import TrainingSpec, invalid
 from services.training.domain.spec_paths import with_values
+from services.training.domain.trainings import Training
 from services.training.handlers.algorithm_trainings import Plan
 from services.training.handlers.messages import spec_message
 from services.training.handlers.preflights import checked_training
@@ -55,7 +57,17 @@ async def create_search(request: pb.CreateSearchRequest, call: Call[App]) -> sea
     if given.training.split("/")[1] != call.org:
         # Another organization's resources are not there for this one.
         raise DomainError("NOT_FOUND", f"{given.training} does not exist.", name=given.training)
-    training, versions, looked_at = await checked_training(given.training, call)
+
+    def needs(training: Training, looked_at: Plan) -> Needs:
+        if not training.runs_algorithm:
+            plan.check(training.spec, bool(training.validation_version), bool(training.base_model_version))
+            _check_values(plan, training.spec)
+        cpus, gpus = plan.booked(training.spec)
+        guess = _estimate(plan, training, looked_at.guess)
+        memory, storage = (guess.get(name, 0) for name in ("memory_bytes", "storage_bytes"))
+        return Needs(cpus, gpus, memory * plan.max_parallel, plan.max_seconds, storage)
+
+    training, versions, looked_at = await checked_training(given.training, call, needs)
     run = await new_run(training, "search", versions, call)
     search = HyperparameterSearch(
         uid=uuid7(),
@@ -79,10 +91,7 @@ async def create_search(request: pb.CreateSearchRequest, call: Call[App]) -> sea
     )
     if training.runs_algorithm:
         await _take_algorithm(search, looked_at, call)
-    else:
-        search.check()
-        _check_values(search)
-    search.estimate = _estimate(search, looked_at.guess)
+    search.estimate = _estimate(plan, training, looked_at.guess)
     task = await call.deps.tasks.create(
         call.uow,
         search.org,
@@ -141,13 +150,13 @@ async def render_search_report(request: pb.RenderSearchReportRequest, call: Call
     return pb.RenderSearchReportResponse(svg=picture(search, report(search, trials)))
 
 
-def _estimate(search: HyperparameterSearch, guess: Estimate | None) -> dict[str, int]:
+def _estimate(plan: SearchPlan, training: Training, guess: Estimate | None) -> dict[str, int]:
     """What the largest trial needs. Of an algorithm the values change little."""
     if guess is None:
         return {}
-    if not search.algorithm_version:
-        based = guess.parameter_count if search.base_model_version else 0
-        guess = estimate(search.largest_spec, based)
+    if not training.runs_algorithm:
+        based = guess.parameter_count if training.base_model_version else 0
+        guess = estimate(plan.largest(training.spec), based)
     return {"memory_bytes": guess.memory_bytes, "storage_bytes": guess.storage_bytes}
 
 
@@ -162,10 +171,10 @@ async def _take_algorithm(search: HyperparameterSearch, looked_at: Plan, call: C
     search.plan.check_algorithm(entry, base, search.parameters)
 
 
-def _check_values(search: HyperparameterSearch) -> None:
+def _check_values(plan: SearchPlan, spec: TrainingSpec) -> None:
     """Every end of a range and every choice must be allowed where it goes; what they do together, trials find out."""
-    document = search.spec.to_json()
-    for index, dimension in enumerate(search.plan.space.dimensions):
+    document = spec.to_json()
+    for index, dimension in enumerate(plan.space.dimensions):
         for value in dimension.ends:
             what = f"cannot set {dimension.path} to {value!r}"
             try:

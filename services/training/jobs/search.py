@@ -12,7 +12,6 @@ from libs.common.ids import uuid7
 from libs.common.service import Runtime
 from libs.common.tasks import Needs, Task, TaskError, TaskKind
 from libs.common.tasks import store as task_store
-from services.training.domain.costs import booked
 from services.training.domain.runs import EventKind, RunEvent
 from services.training.domain.searches import HyperparameterSearch, Trial, trial_parameters, trial_spec
 from services.training.domain.trainings import TrainingRun
@@ -63,10 +62,9 @@ class SearchTasks:
         """All trials that may run beside each other, and the best model: a search is one reservation."""
         async with self._database.system(read_only=True) as uow:
             search = await Searches(uow).get(task.target, deleted=True)
-        cpus, gpus = booked(replace(search.spec, workers=1))
-        parallel = search.plan.max_parallel
+        cpus, gpus = search.plan.booked(search.spec)
         memory, storage = (search.estimate.get(name, 0) for name in ("memory_bytes", "storage_bytes"))
-        return Needs(cpus * parallel, gpus * parallel, memory * parallel, search.plan.max_seconds, storage)
+        return Needs(cpus, gpus, memory * search.plan.max_parallel, search.plan.max_seconds, storage)
 
     async def _load(self, task: Task, runtime: Runtime) -> Json:
         async with self._database.system(read_only=True) as uow:

@@ -47,7 +47,12 @@ class Producers:
 
 
 class Reader:
-    """A consuming service that copies notes: its effect is a row with the id of the event's resource."""
+    """A consuming service that copies notes: its effect is a row with the id of the event's resource.
+
+    Attributes:
+        tries: how often it was its turn. The bus and the outbox may bring an event at the same time; the transaction
+            waits when it opens, and ends there once the other one has applied the event.
+    """
 
     def __init__(self, database: Database) -> None:
         self.database = database
@@ -55,6 +60,7 @@ class Reader:
         self.fail: Exception | None = None
 
     async def copy(self, event: event_pb2.Event, uow: UnitOfWork) -> None:
+        await uow.connection()
         self.tries += 1
         if self.fail is not None:
             raise self.fail
@@ -255,6 +261,7 @@ async def test_the_same_event_is_applied_once(database: Database, reader: Reader
     results = await asyncio.gather(*(subscriber.apply(answer.events[0]) for _ in range(6)))
     assert results == [True] * 6
     assert await reader.names() == ["a"]
+    assert reader.tries == 1
 
 
 async def test_without_a_bus_reconciling_delivers(

@@ -25,8 +25,9 @@ from services.training.jobs.sweep import sweep
 from services.training.store.given_up import given_up
 from services.training.store.repositories import TrainingRuns
 from services.training.store.searches import Searches
-from tests.integration.training.peers import Caller
+from tests.integration.training.peers import Caller, refusal
 from tests.integration.training.versions import TRAINING, app, apply, finished_run
+from tests.quota import RoomForAll
 
 CONTENT = b"weights"
 
@@ -145,7 +146,8 @@ async def test_a_checkpoint_goes_soon_when_another_one_or_the_model_has_replaced
         assert await given_up(uow, SYSTEM_CLOCK.now() + timedelta(days=1)) == []
 
 
-async def test_a_search_holds_the_memory_of_all_its_trials(served: Caller) -> None:
+async def test_a_search_holds_the_memory_of_all_its_trials(served: Caller, quota: RoomForAll) -> None:
+    """It is asked for before there is a search, and reserved when it begins."""
     await served.project()
     await served.training()
     rows = search_pb2.SearchDimension(
@@ -158,15 +160,21 @@ async def test_a_search_holds_the_memory_of_all_its_trials(served: Caller) -> No
         objective=search_pb2.Objective(result="sft.last_loss", direction=search_pb2.Objective.DIRECTION_MINIMIZE),
         budget=search_pb2.SearchBudget(max_trials=6, max_parallel=2),
     )
+    quota.impossible = "it needs 2 cores, and orgs/acme may use 1"
+    refused = await refusal(served.CreateSearch(searches.CreateSearchRequest(parent="orgs/acme", search=search)))
+    assert (refused.reason, refused.metadata["check"]) == ("PREFLIGHT_FAILED", "quota")
+    quota.impossible = ""
     made = await served.CreateSearch(searches.CreateSearchRequest(parent="orgs/acme", search=search))
     async with app(served).database.system(read_only=True) as uow:
         found = await Searches(uow).get(made.name)
         task = await tasks.get(uow, found.task)
     needs = await SearchTasks(app(served).database, None, SYSTEM_CLOCK).kind().needs_of(task, None)  # type: ignore[arg-type]
-    one = estimate(found.largest_spec)
+    one = estimate(found.plan.largest(found.spec))
     assert one.memory_bytes > estimate(replace(found.spec, workers=1)).memory_bytes
     # Two at a time, of one worker each; the model of the best.
-    assert (needs.cpus, needs.memory_bytes, needs.storage_bytes) == (2, 2 * one.memory_bytes, one.storage_bytes)
+    wanted = (2, 2 * one.memory_bytes, one.storage_bytes)
+    assert (needs.cpus, needs.memory_bytes, needs.storage_bytes) == wanted
+    assert [(each.cpus, each.memory_bytes, each.storage_bytes) for each in quota.asked] == [wanted, wanted]
 
 
 async def test_a_retry_of_the_task_is_a_retry_of_its_run(served: Caller) -> None:

@@ -47,12 +47,12 @@ def plan(*dimensions: Dimension, **fields: Any) -> SearchPlan:
 def test_the_largest_trial_has_the_largest_of_all_numbers() -> None:
     wide = Dimension("architecture.hidden_size", Kind.CATEGORICAL, choices=(32, 64))
     column = Dimension("phases[0].text_column", Kind.CATEGORICAL, choices=("a", "b"))
-    search = HyperparameterSearch(
-        **resource_fields("orgs/acme/searches/s"), plan=plan(RATE, BATCH, wide, column), spec=tiny_spec(workers=3)
-    )
-    largest = search.largest_spec
+    spec = tiny_spec(workers=3)
+    largest = plan(RATE, BATCH, wide, column).largest(spec)
     assert (largest.workers, largest.architecture.hidden_size, largest.phases[0].batch_size) == (1, 64, 24)
-    assert largest.phases[0].text_column == search.spec.phases[0].text_column
+    assert largest.phases[0].text_column == spec.phases[0].text_column
+    # One worker a trial, whatever the training has.
+    assert plan(max_parallel=2).booked(tiny_spec(workers=3, threads_per_worker=2)) == (4, 0)
 
 
 @pytest.mark.parametrize(
@@ -144,7 +144,7 @@ def test_own_values_are_a_point_only_inside_the_space() -> None:
 )
 def test_impossible_dimensions(dimension: Dimension, field: str, message: str) -> None:
     with pytest.raises(DomainError) as caught:
-        plan(dimension).check(tiny_spec(), heldout=True)
+        plan(dimension).check(tiny_spec(), heldout=True, based=False)
     assert caught.value.metadata["field"] == field
     assert message in caught.value.message
 
@@ -164,19 +164,21 @@ def test_impossible_dimensions(dimension: Dimension, field: str, message: str) -
 )
 def test_impossible_plans(wrong: dict[str, Any], field: str, message: str) -> None:
     with pytest.raises(DomainError) as caught:
-        plan(**wrong).check(tiny_spec(), heldout=True)
+        plan(**wrong).check(tiny_spec(), heldout=True, based=False)
     assert caught.value.metadata["field"] == field
     assert message in caught.value.message
 
 
 def test_plan_knows_its_limits() -> None:
     with pytest.raises(DomainError, match="a second time"):
-        plan(RATE, RATE).check(tiny_spec(), heldout=True)
+        plan(RATE, RATE).check(tiny_spec(), heldout=True, based=False)
     with pytest.raises(DomainError, match="must be a figure of the training"):
-        plan().check(tiny_spec(), heldout=False)
+        plan().check(tiny_spec(), heldout=False, based=False)
+    with pytest.raises(DomainError, match="comes from the base model"):
+        plan(LAYERS).check(tiny_spec(), heldout=True, based=True)
     wide = replace(BATCH, low=1, high=501, step=1)
     with pytest.raises(DomainError, match="at most 500 can be tried"):
-        plan(wide, method=SearchMethod.GRID, max_trials=501).check(tiny_spec(), heldout=True)
+        plan(wide, method=SearchMethod.GRID, max_trials=501).check(tiny_spec(), heldout=True, based=False)
 
 
 def test_plan_and_trial_survive_json() -> None:
