@@ -1,4 +1,7 @@
-"""What every domain shares: an error with a reason, and the fields that every resource has. Standard library only."""
+"""What every domain shares: an error with a reason, the fields of every resource, and what work holds of quotas.
+
+Standard library only.
+"""
 
 from __future__ import annotations
 
@@ -110,3 +113,24 @@ class Resource:
         """Raises ETAG_MISMATCH if the caller saw another version; an empty etag asks for nothing."""
         if etag and etag != self.etag:
             raise DomainError("ETAG_MISMATCH", f"{self.name} has changed; read it again.", name=self.name)
+
+
+@dataclass(frozen=True)
+class Needs:
+    """What a task holds while it runs.
+
+    Attributes:
+        cpus, gpus: at once.
+        memory_bytes: at once.
+        seconds: for how long, as far as it is known; 0: unknown.
+        storage_bytes: that it will write and keep.
+    """
+
+    cpus: float = 0.0
+    gpus: float = 0.0
+    memory_bytes: int = 0
+    seconds: float = 0.0
+    storage_bytes: int = 0
+
+    def __bool__(self) -> bool:
+        return bool(self.cpus or self.gpus or self.memory_bytes or self.storage_bytes)

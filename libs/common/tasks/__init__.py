@@ -2,7 +2,7 @@
 
 from libs.common.tasks.handlers import TaskServiceHandlers
 from libs.common.tasks.kinds import Driver, Kept, TaskKind
-from libs.common.tasks.quota import Needs, NoRoom, QuotaLedger
+from libs.common.tasks.quota import NoRoom, QuotaLedger
 from libs.common.tasks.tables import add_left_rooms, add_pause_to_tasks, add_quota_to_tasks, create_task_tables
 from libs.common.tasks.task import Task, TaskError
 from libs.common.tasks.tasks import Tasks
@@ -11,7 +11,6 @@ from libs.common.tasks.worker import TaskWorker
 __all__ = [
     "Driver",
     "Kept",
-    "Needs",
     "NoRoom",
     "QuotaLedger",
     "Task",

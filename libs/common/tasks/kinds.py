@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple, Protocol
 
 from libs.common.db.uow import UnitOfWork
-from libs.common.tasks.quota import Needs
+from libs.common.domain import Needs
 from libs.common.tasks.task import Json, Task, TaskError
 
 DEFAULT_MAX_ATTEMPTS = 5

@@ -7,32 +7,12 @@ from dataclasses import dataclass
 from argosy.identity.v1 import quota_pb2, quota_service_pb2, quota_service_pb2_grpc
 
 from libs.common.db.mapping import timestamp
+from libs.common.domain import Needs
 from libs.common.rpc.client import Channels
 from libs.common.tasks.left_rooms import LeftRoom
 
 # Thirty years: whoever guesses more needs no better number.
 _MOST_SECONDS = 1e9
-
-
-@dataclass(frozen=True)
-class Needs:
-    """What a task holds while it runs.
-
-    Attributes:
-        cpus, gpus: at once.
-        memory_bytes: at once.
-        seconds: for how long, as far as it is known; 0: unknown.
-        storage_bytes: that it will write and keep.
-    """
-
-    cpus: float = 0.0
-    gpus: float = 0.0
-    memory_bytes: int = 0
-    seconds: float = 0.0
-    storage_bytes: int = 0
-
-    def __bool__(self) -> bool:
-        return bool(self.cpus or self.gpus or self.memory_bytes or self.storage_bytes)
 
 
 @dataclass(frozen=True)

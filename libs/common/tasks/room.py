@@ -9,11 +9,11 @@ from typing import Any
 
 from libs.common.clock import Clock
 from libs.common.db.uow import Database
-from libs.common.domain import DomainError
+from libs.common.domain import DomainError, Needs
 from libs.common.errors import ArgosyError
 from libs.common.tasks import left_rooms, store
 from libs.common.tasks.kinds import TaskKind
-from libs.common.tasks.quota import Needs, NoRoom, QuotaLedger
+from libs.common.tasks.quota import NoRoom, QuotaLedger
 from libs.common.tasks.task import Task
 
 # Well within the time after which identity takes what was reserved to be free: fifteen minutes.

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from libs.common.domain import Needs
 from services.training.domain.estimate import Estimate
 from services.training.domain.spec import TrainingSpec
 from services.training.domain.trainings import TrainingRun
@@ -48,6 +50,17 @@ def cost_of(spec: TrainingSpec, seconds: float, memory_bytes: int, tokens: int, 
 def expected(spec: TrainingSpec, guess: Estimate) -> Cost:
     """What a run is expected to cost."""
     return cost_of(spec, guess.seconds, guess.memory_bytes, guess.tokens, guess.storage_bytes)
+
+
+def needs_of(spec: TrainingSpec, estimate: Mapping[str, float]) -> Needs:
+    """What a run holds of quotas.
+
+    Args:
+        estimate: fields of its expected `Cost`; what is missing is not known.
+    """
+    cpus, gpus = booked(spec)
+    memory, storage = (round(estimate.get(name, 0)) for name in ("memory_bytes", "storage_bytes"))
+    return Needs(cpus, gpus, memory, estimate.get("seconds", 0.0), storage)
 
 
 def ratio(run: TrainingRun, name: str) -> float:

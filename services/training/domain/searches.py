@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from enum import StrEnum
 from typing import Any
 
-from libs.common.domain import Resource
+from libs.common.domain import Needs, Resource
 from services.training.domain.algorithms import Entry
-from services.training.domain.costs import booked
+from services.training.domain.costs import needs_of
 from services.training.domain.schemas import violations
 from services.training.domain.search_space import MOST_TRIALS, Point, Space
 from services.training.domain.spec import TrainingSpec, invalid
@@ -169,10 +169,20 @@ class SearchPlan:
         }
         return replace(TrainingSpec.from_json(with_values(spec.to_json(), largest)), workers=1)
 
-    def booked(self, spec: TrainingSpec) -> tuple[float, float]:
-        """Cores and GPUs that as many trials book as may run beside each other."""
-        cpus, gpus = booked(replace(spec, workers=1))
-        return cpus * self.max_parallel, gpus * self.max_parallel
+    def needs(self, spec: TrainingSpec, estimate: Mapping[str, float]) -> Needs:
+        """What a search holds of quotas: all trials that may run beside each other, and the best model.
+
+        Args:
+            estimate: of the largest trial, as `needs_of` takes it.
+        """
+        one, parallel = needs_of(replace(spec, workers=1), estimate), self.max_parallel
+        return replace(
+            one,
+            cpus=one.cpus * parallel,
+            gpus=one.gpus * parallel,
+            memory_bytes=one.memory_bytes * parallel,
+            seconds=self.max_seconds,
+        )
 
     @property
     def days(self) -> int:

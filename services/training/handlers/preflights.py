@@ -10,13 +10,12 @@ from argosy.training.v1 import run_costs_pb2
 from argosy.training.v1 import training_service_pb2 as pb
 
 from libs.common.db.uow import UnitOfWork
-from libs.common.domain import DomainError
+from libs.common.domain import DomainError, Needs
 from libs.common.errors import ArgosyError
 from libs.common.rpc.call import Call
-from libs.common.tasks import Needs
 from services.training.clients.dataset import DatasetVersion
 from services.training.clients.samples import Sample
-from services.training.domain.costs import booked, expected
+from services.training.domain.costs import expected, needs_of
 from services.training.domain.estimate import Estimate, Rates, estimate, work_of
 from services.training.domain.preflight import DataFacts, Finding, preflight
 from services.training.domain.trainings import Training
@@ -31,14 +30,14 @@ if TYPE_CHECKING:
     from services.training.app import App
 
 _SAMPLE_ROWS = 100
-# What is to be reserved for what a training is started as, once it is known what a run would do.
-NeedsOf = Callable[[Training, Plan], Needs]
+# What is to be reserved for what a training is started as, from what a run would need, as far as that is known.
+NeedsOf = Callable[[Training, Estimate | None], Needs]
 # Checks after which there is no use in looking at more rows.
 _OF_ROWS = ("schema", "template")
 
 
 async def preflight_training(request: pb.PreflightTrainingRequest, call: Call[App]) -> pb.PreflightTrainingResponse:
-    training = await _read(request.name, call)
+    training = await read_training(request.name, call)
     sample = None
     try:
         _, looked_at, sample = await _look(training, not training.runs_algorithm, needs_of_run, call)
@@ -64,31 +63,32 @@ async def preflight_training(request: pb.PreflightTrainingRequest, call: Call[Ap
     )
 
 
-def needs_of_run(training: Training, looked_at: Plan) -> Needs:
+def needs_of_run(training: Training, guess: Estimate | None) -> Needs:
     """What a run of the training reserves."""
-    guess = looked_at.guess or Estimate(0.0, 0, 0, 0, 0)
-    cpus, gpus = booked(training.spec)
-    return Needs(cpus, gpus, guess.memory_bytes, guess.seconds, guess.storage_bytes)
+    return needs_of(training.spec, expected(training.spec, guess).to_json() if guess is not None else {})
 
 
 async def checked_training(
-    name: str, call: Call[App], needs: NeedsOf = needs_of_run
+    seen: Training, call: Call[App], needs: NeedsOf = needs_of_run
 ) -> tuple[Training, list[tuple[str, DatasetVersion]], Plan]:
     """A training that the pre-flight found nothing blocking about, locked, the versions that it reads, and what it
     would do.
+
+    Args:
+        seen: as `read_training` gave it.
+        needs: what is asked of quotas.
     """
-    seen = await _read(name, call)
     versions, looked_at, _ = await _look(seen, stops_by_rows(seen), needs, call)
     first = next(iter(looked_at.findings), None)
     if first is not None and first.blocking:
         raise DomainError("PREFLIGHT_FAILED", first.message, check=first.check, detail=first.message)
-    training = await Trainings(call.uow).get(name, for_update=True)
+    training = await Trainings(call.uow).get(seen.name, for_update=True)
     if training.version != seen.version:
         raise DomainError("CONFLICT", f"{training.name} was changed at the same time.", name=training.name)
     return training, versions, looked_at
 
 
-async def _read(name: str, call: Call[App]) -> Training:
+async def read_training(name: str, call: Call[App]) -> Training:
     """The training, in a transaction of its own: peers are asked next, and no transaction waits for them."""
     async with _reading(call) as uow:
         training = await Trainings(uow).get(name)
@@ -133,7 +133,7 @@ async def _look(
     """
     base_parameters, versions = await _parts(training, call), await _versions(training, call)
     looked_at, sample = await _planned(training, base_parameters, versions, call), None
-    looked_at.findings.extend(await _quota(training, needs(training, looked_at), call))
+    looked_at.findings.extend(await _quota(training, needs(training, looked_at.guess), call))
     if rows and not any(finding.blocking and finding.check in _OF_ROWS for finding in looked_at.findings):
         sample = await sampled(training, versions, call)
         told = any(finding.check == "template" for finding in looked_at.findings)
@@ -154,11 +154,9 @@ async def _planned(
         for field, version in versions
     ]
     if training.runs_algorithm:
-        looked_at = await plan(training, facts, call)
-    else:
-        guess = estimate(training.spec, base_parameters, work_of(training.spec, facts), await _rates(training, call))
-        looked_at = Plan(preflight(training.spec, facts, guess, call.deps.memory_bytes), guess=guess)
-    return looked_at
+        return await plan(training, facts, call)
+    guess = estimate(training.spec, base_parameters, work_of(training.spec, facts), await _rates(training, call))
+    return Plan(preflight(training.spec, facts, guess, call.deps.memory_bytes), guess=guess)
 
 
 async def _rates(training: Training, call: Call[App]) -> Rates:

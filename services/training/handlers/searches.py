@@ -9,11 +9,10 @@ from argosy.training.v1 import search_pb2
 from argosy.training.v1 import search_service_pb2 as pb
 
 from libs.common.db.mapping import from_proto
-from libs.common.domain import DomainError, Parent, inherit_secrecy
+from libs.common.domain import DomainError, Needs, Parent, inherit_secrecy
 from libs.common.ids import resource_id, uuid7
 from libs.common.rpc.call import Call
 from libs.common.rpc.pagination import PageToken, page_size
-from libs.common.tasks import Needs
 from libs.common.tasks import store as task_store
 from libs.common.tasks.kinds import DEFAULT_MAX_ATTEMPTS
 from services.training.domain.estimate import Estimate, estimate
@@ -23,7 +22,7 @@ from services.training.domain.spec_paths import with_values
 from services.training.domain.trainings import Training
 from services.training.handlers.algorithm_trainings import Plan
 from services.training.handlers.messages import spec_message
-from services.training.handlers.preflights import checked_training
+from services.training.handlers.preflights import checked_training, read_training
 from services.training.handlers.search_messages import plan_from, search_message, trial_message
 from services.training.handlers.search_picture import picture
 from services.training.handlers.search_report import report
@@ -57,17 +56,15 @@ async def create_search(request: pb.CreateSearchRequest, call: Call[App]) -> sea
     if given.training.split("/")[1] != call.org:
         # Another organization's resources are not there for this one.
         raise DomainError("NOT_FOUND", f"{given.training} does not exist.", name=given.training)
+    seen = await read_training(given.training, call)
+    if not seen.runs_algorithm:
+        plan.check(seen.spec, bool(seen.validation_version), bool(seen.base_model_version))
+        _check_values(plan, seen.spec)
 
-    def needs(training: Training, looked_at: Plan) -> Needs:
-        if not training.runs_algorithm:
-            plan.check(training.spec, bool(training.validation_version), bool(training.base_model_version))
-            _check_values(plan, training.spec)
-        cpus, gpus = plan.booked(training.spec)
-        guess = _estimate(plan, training, looked_at.guess)
-        memory, storage = (guess.get(name, 0) for name in ("memory_bytes", "storage_bytes"))
-        return Needs(cpus, gpus, memory * plan.max_parallel, plan.max_seconds, storage)
+    def needs(training: Training, guess: Estimate | None) -> Needs:
+        return plan.needs(training.spec, _estimate(plan, training, guess))
 
-    training, versions, looked_at = await checked_training(given.training, call, needs)
+    training, versions, looked_at = await checked_training(seen, call, needs)
     run = await new_run(training, "search", versions, call)
     search = HyperparameterSearch(
         uid=uuid7(),

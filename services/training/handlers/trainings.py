@@ -27,7 +27,7 @@ from services.training.domain.trainings import Training, TrainingRun, snapshot
 from services.training.handlers.algorithm_trainings import require_algorithm
 from services.training.handlers.bases import fit_to_base, given_numbers
 from services.training.handlers.messages import PAGE_BYTES, run_message, spec_from, training_message
-from services.training.handlers.preflights import checked_training
+from services.training.handlers.preflights import checked_training, read_training
 from services.training.store.registry import ModelAliases
 from services.training.store.repositories import ModelProjects, ModelVersions, TrainingRuns, Trainings
 from services.training.store.run_events import RunEvents
@@ -158,7 +158,7 @@ async def undelete_training(request: pb.UndeleteTrainingRequest, call: Call[App]
 
 
 async def run_training(request: pb.RunTrainingRequest, call: Call[App]) -> training_pb2.TrainingRun:
-    training, versions, looked_at = await checked_training(request.name, call)
+    training, versions, looked_at = await checked_training(await read_training(request.name, call), call)
     repository = Trainings(call.uow)
     run = await new_run(training, request.run_id or training.next_run_id(), versions, call)
     task = await call.deps.tasks.create(

@@ -11,16 +11,16 @@ from argosy.training.v1 import training_events_pb2
 from libs.common.blobs import BlobStore
 from libs.common.clock import Clock
 from libs.common.db.uow import Database, UnitOfWork
-from libs.common.domain import DomainError, Parent
+from libs.common.domain import DomainError, Needs, Parent
 from libs.common.ids import uuid7
 from libs.common.service import Runtime
-from libs.common.tasks import Kept, Needs, Task, TaskKind
+from libs.common.tasks import Kept, Task, TaskKind
 from libs.compute.mesh import MeshAccess
 from services.training.clients.dataset import Datasets
 from services.training.domain.algorithm_card import algorithm_card
 from services.training.domain.algorithms import Entry
 from services.training.domain.card import model_card
-from services.training.domain.costs import booked, cost_of
+from services.training.domain.costs import cost_of, needs_of
 from services.training.domain.estimate import Rates
 from services.training.domain.life_cycle import Event
 from services.training.domain.models import REWARD, TEXT_GENERATION, ModelFile, ModelVersion
@@ -86,12 +86,9 @@ class RunTasks:
         )
 
     async def _needs(self, task: Task, runtime: Runtime) -> Needs:
-        """The cores and GPUs of all workers, and what the pre-flight found."""
         async with self._database.system(read_only=True) as uow:
             run = await TrainingRuns(uow).get(task.target, deleted=True)
-        cpus, gpus = booked(run.spec)
-        memory, storage = (round(run.estimate.get(name, 0)) for name in ("memory_bytes", "storage_bytes"))
-        return Needs(cpus, gpus, memory, run.estimate.get("seconds", 0.0), storage)
+        return needs_of(run.spec, run.estimate)
 
     async def _load(self, task: Task, runtime: Runtime) -> Json:
         async with self._database.system(read_only=True) as uow:

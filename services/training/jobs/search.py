@@ -7,10 +7,10 @@ from typing import Any
 
 from libs.common.clock import Clock
 from libs.common.db.uow import Database, UnitOfWork
-from libs.common.domain import Parent
+from libs.common.domain import Needs, Parent
 from libs.common.ids import uuid7
 from libs.common.service import Runtime
-from libs.common.tasks import Needs, Task, TaskError, TaskKind
+from libs.common.tasks import Task, TaskError, TaskKind
 from libs.common.tasks import store as task_store
 from services.training.domain.runs import EventKind, RunEvent
 from services.training.domain.searches import HyperparameterSearch, Trial, trial_parameters, trial_spec
@@ -59,12 +59,9 @@ class SearchTasks:
         )
 
     async def _needs(self, task: Task, runtime: Runtime) -> Needs:
-        """All trials that may run beside each other, and the best model: a search is one reservation."""
         async with self._database.system(read_only=True) as uow:
             search = await Searches(uow).get(task.target, deleted=True)
-        cpus, gpus = search.plan.booked(search.spec)
-        memory, storage = (search.estimate.get(name, 0) for name in ("memory_bytes", "storage_bytes"))
-        return Needs(cpus, gpus, memory * search.plan.max_parallel, search.plan.max_seconds, storage)
+        return search.plan.needs(search.spec, search.estimate)
 
     async def _load(self, task: Task, runtime: Runtime) -> Json:
         async with self._database.system(read_only=True) as uow:

@@ -9,8 +9,9 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from libs.common.db.uow import Database
+from libs.common.domain import Needs
 from libs.common.errors import ArgosyError
-from libs.common.tasks import Kept, Needs, NoRoom, Task, TaskKind, Tasks, TaskWorker, store
+from libs.common.tasks import Kept, NoRoom, Task, TaskKind, Tasks, TaskWorker, store
 from libs.common.tasks.left_rooms import LeftRoom
 from libs.common.testing.task_worker import SERVICE, kinds
 from libs.compute.client import CarrierReport

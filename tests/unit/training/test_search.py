@@ -9,7 +9,7 @@ from xml.etree import ElementTree
 
 import pytest
 
-from libs.common.domain import DomainError
+from libs.common.domain import DomainError, Needs
 from services.training.domain.halving import goes_on, rung_shares, rung_step
 from services.training.domain.search_space import Dimension, Kind, Space
 from services.training.domain.searches import (
@@ -52,7 +52,10 @@ def test_the_largest_trial_has_the_largest_of_all_numbers() -> None:
     assert (largest.workers, largest.architecture.hidden_size, largest.phases[0].batch_size) == (1, 64, 24)
     assert largest.phases[0].text_column == spec.phases[0].text_column
     # One worker a trial, whatever the training has.
-    assert plan(max_parallel=2).booked(tiny_spec(workers=3, threads_per_worker=2)) == (4, 0)
+    needs = plan(max_parallel=2, max_seconds=60.0).needs(
+        tiny_spec(workers=3, threads_per_worker=2), {"memory_bytes": 5, "storage_bytes": 7}
+    )
+    assert needs == Needs(cpus=4, gpus=0, memory_bytes=10, seconds=60, storage_bytes=7)
 
 
 @pytest.mark.parametrize(
