@@ -13,6 +13,7 @@ import pytest
 from argosy.client import Client, Policy
 
 from deploy.demo.access import people
+from deploy.local import processes
 from deploy.local.topology import ROOT
 from tests.mesh import Mesh, new_mesh, remove
 
@@ -67,8 +68,8 @@ def test_a_data_folder_of_the_previous_commit_migrates(previous: Path) -> None:
     try:
         ports = ("--port-base", str(mesh.ports.base), "--http-port", str(mesh.ports.http))
         _run(previous, mesh, "up", *ports)
-        lines = [(process / "cmdline").read_bytes() for process in Path("/proc").glob("[0-9]*")]
-        assert any(os.fsencode(previous) in line and b"services.dataset" in line for line in lines)
+        lines = [processes.command_line(started.pid) for started in processes.belonging(mesh.home.root, [])]
+        assert any(str(previous) in line and "services.dataset" in line for line in lines)
         keys, _ = people(mesh.url, mesh.home.root)
         with Client(mesh.url, keys.alice, Policy(patience=30)) as alice:
             made = alice.dataset.create_dataset(

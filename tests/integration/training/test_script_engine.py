@@ -79,17 +79,21 @@ def start(store: BlobStore) -> Callable[..., LocalContext]:
     return begin
 
 
-def left_folders() -> set[Path]:
-    return set(Path(tempfile.gettempdir()).glob("argosy-code-*"))
+@pytest.fixture(autouse=True)
+def temporary(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A folder for temporary files that no other test writes or sweeps."""
+    folder = tmp_path / "temporary"
+    folder.mkdir()
+    monkeypatch.setenv("TMPDIR", str(folder))
+    monkeypatch.setattr(tempfile, "tempdir", None)
 
 
 def refused(ctx: LocalContext) -> EngineError:
     """The error of a run, after which nothing is left running or lying about."""
-    before = left_folders()
     with pytest.raises(EngineError) as caught:
         run(ctx)
     assert not left()
-    assert left_folders() <= before
+    assert not list(Path(tempfile.gettempdir()).iterdir())
     assert len(caught.value.message) < 3_000
     # As a database can keep it.
     "".join([caught.value.message, *caught.value.metadata.values()]).encode()
