@@ -147,7 +147,7 @@ async def working(
 
     keeps = _kept if storage else None
     made: list[TaskKind] = [replace(kind, needs=needs, load=loaded, keeps=keeps) for kind in kinds()]
-    working = TaskWorker(database, made, carriers, lease_seconds=1.5, quota=ledger)  # type: ignore[arg-type]
+    working = TaskWorker(database, made, carriers, lease_seconds=5, quota=ledger)  # type: ignore[arg-type]
     async with asyncio.TaskGroup() as group:
         running = group.create_task(working.run())
         try:

@@ -78,10 +78,10 @@ async def test_a_late_holder_is_refused(jobs: Database) -> None:
 
 
 async def test_a_renewed_lease_holds(jobs: Database) -> None:
-    (first,) = await claim(jobs, "a", seconds=0.3, limit=1)
+    (first,) = await claim(jobs, "a", seconds=2, limit=1)
     async with jobs.system() as uow:
         assert await lease.renew(await uow.connection(), JOBS, first, 60)
-    await asyncio.sleep(0.4)
+    await asyncio.sleep(2.1)
     assert first.uid not in [each.uid for each in await claim(jobs, "b", limit=10)]
 
 

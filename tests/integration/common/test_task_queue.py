@@ -47,9 +47,11 @@ async def test_an_end_lets_only_those_look_that_fit(database: Database) -> None:
     carriers, ledger = Carriers(), Cores(1, retry=60.0)
     async with working(database, carriers, ledger):
         names = [await create(database) for _ in range(6)]
+        # Who has been told to wait and is not in the queue yet would look after a minute only.
         async with asyncio.timeout(20):
-            while ledger.asks < 6:
+            while sum([(await get(database, name)).message.startswith("waiting") for name in names]) < 5:
                 await asyncio.sleep(0.02)
+        assert ledger.asks == 6
         for count in range(1, 4):
             carriers.end(state="succeeded", result={})
             async with asyncio.timeout(20):

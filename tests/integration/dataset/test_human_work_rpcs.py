@@ -138,12 +138,12 @@ async def test_a_returned_answer_is_disputed_before_another_reviewer(client: Cli
 
 
 async def test_an_item_left_behind_returns_to_the_queue(client: Client) -> None:
-    await project(client, items=1, lease_seconds=1)
+    await project(client, items=1, lease_seconds=3)
     ann, bob = person(client, "ann"), person(client, "bob")
     left = await take(ann)
     assert left is not None
     assert await take(bob) is None
-    await asyncio.sleep(1.1)
+    await asyncio.sleep(3.1)
     found = await take(bob)
     assert found is not None
     assert found.item.name == left.item.name

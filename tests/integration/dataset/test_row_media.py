@@ -210,10 +210,10 @@ async def test_who_holds_a_row_sees_its_file_as_long_as_he_holds_it(client: Clie
 
 async def test_a_lease_that_ran_out_shows_nothing(client: Client, pictures: list[str]) -> None:
     ann = person(client, "ann")
-    await project(client, pictures[0], version_of(pictures[0]), lease_seconds=1)
+    await project(client, pictures[0], version_of(pictures[0]), lease_seconds=3)
     await take(ann)
     assert data(await fetched(ann, pictures[0])) == CAT
-    await asyncio.sleep(1.1)
+    await asyncio.sleep(3.1)
     assert (await refused(ann, pictures[0]))[0] == "NOT_FOUND"
 
 

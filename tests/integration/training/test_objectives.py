@@ -271,9 +271,9 @@ def test_rules_judge_answers(tokenizer: Tokenizer) -> None:
 
 
 def test_no_pattern_takes_long_or_means_something_else() -> None:
-    began = time.perf_counter()
+    began = time.process_time()
     assert not matches("(a+)+$", ["a" * 5000 + "!"]).any()
-    assert time.perf_counter() - began < 1
+    assert time.process_time() - began < 1
     with pytest.raises(EngineError, match="RE2") as caught:
         matches("(?=a)", [""])
     assert caught.value.reason == "CONTENT_INVALID"

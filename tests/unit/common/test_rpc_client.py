@@ -175,8 +175,8 @@ async def test_service_tokens_are_kept_until_shortly_before_their_end() -> None:
 
 
 async def test_certificates_rotate_under_load_on_both_sides() -> None:
-    """Certificates that live two seconds, used for six: every call succeeds on both sides of each change."""
-    ttl = datetime.timedelta(seconds=2)
+    """Certificates that live three seconds, used for seven: every call succeeds on both sides of each change."""
+    ttl = datetime.timedelta(seconds=3)
     async with rig() as server:
         for name in ("dataset", "gateway"):
             server.mesh.ca.issue(name, ttl)
@@ -184,7 +184,7 @@ async def test_certificates_rotate_under_load_on_both_sides() -> None:
         ways = channels(server)
         stub = ways.stub(Stub, "dataset")
         first = ways._certificates.current.certificate
-        end = time.monotonic() + 6
+        end = time.monotonic() + 7
         calls = 0
 
         async def renew() -> None:

@@ -34,16 +34,16 @@ def test_html(before: str, after: str) -> None:
 
 @pytest.mark.parametrize("piece", ["<", "<a ", "<!--", "<script", "<script></script", "&", "<!DOCTYPE", "</p"])
 def test_html_takes_linear_time(piece: str) -> None:
-    started = time.perf_counter()
+    started = time.process_time()
     strip_html(piece * (1_000_000 // len(piece)))
-    assert time.perf_counter() - started < 5.0
+    assert time.process_time() - started < 5.0
 
 
 @pytest.mark.parametrize("piece", ["a@", "1 ", "1-", "+1 ", "a.", "(123) ", "123-"])
 def test_personal_data_takes_linear_time(piece: str) -> None:
-    started = time.perf_counter()
+    started = time.process_time()
     find_personal_data(piece * (300_000 // len(piece)))
-    assert time.perf_counter() - started < 5.0
+    assert time.process_time() - started < 5.0
 
 
 @pytest.mark.parametrize(
@@ -142,10 +142,10 @@ def test_personal_data_is_masked() -> None:
 def test_ten_thousand_banned_words_cost_no_more_than_one() -> None:
     banned = Banned([f"bad{number}" for number in range(10_000)])
     text = "good words " * 200
-    started = time.perf_counter()
+    started = time.process_time()
     for _ in range(100):
         assert banned.fault(text) is None
-    assert time.perf_counter() - started < 2.0
+    assert time.process_time() - started < 2.0
 
 
 def test_changes_are_named_and_shown() -> None:

@@ -111,12 +111,12 @@ def test_polars_reads_strings_as_the_list_does() -> None:
 @pytest.mark.parametrize("begin", ["cast(", "not (", "- (", "abs(", "n in ("])
 def test_what_cannot_be_read_is_told_soon(begin: str, end: str) -> None:
     """The parser takes twice the time for each level more."""
-    started = time.perf_counter()
+    started = time.process_time()
     expression = "ok and " + begin * 8 + end + ")" * 8
     check_expression(expression, "keep")
     with pytest.raises(ExpressionFault):
         result_kind(expression, KINDS)
-    assert time.perf_counter() - started < 1
+    assert time.process_time() - started < 1
 
 
 _WORDS = ["n", "text", "'a'", "1", "(", ")", ",", "=", "-", "and", "in", "select", "from", "case", "end", '"x"', "cast"]

@@ -75,10 +75,10 @@ def test_orders_are_read() -> None:
 
 
 def test_patterns_of_many_stars_take_no_time() -> None:
-    start = time.perf_counter()
+    start = time.process_time()
     assert not meets("a" * 2000, Comparison("attribute", "name", "LIKE", ("%a" * 200 + "b",)))
     # Measured: 20 ms. A regular expression of 200 stars does not end.
-    assert time.perf_counter() - start < 5
+    assert time.process_time() - start < 5
     for pattern, matches in (("%", True), ("a%", True), ("%c", True), ("a_c", True), ("a_", False), ("", False)):
         assert meets("abc", Comparison("attribute", "name", "LIKE", (pattern,))) == matches
     assert meets("ABC", Comparison("attribute", "name", "ILIKE", ("a%",)))

@@ -111,12 +111,10 @@ def test_a_record_of_a_recycled_pid_is_not_adopted(home: Home, monkeypatch: pyte
 def test_a_part_that_fails_at_once_is_started_ever_more_rarely(home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
     with _running(home, [_part(home, "a", "raise SystemExit(1)")], monkeypatch):
         _until(lambda: int(details(home.records / "a.json").get("restarts", 0)) >= 3)
-        began = time.monotonic()
         count = int(details(home.records / "a.json")["restarts"])
         time.sleep(1.5)
         # Unchecked it would have been started a dozen times.
         assert int(details(home.records / "a.json")["restarts"]) - count <= 2
-        assert time.monotonic() - began < 3
 
 
 def test_a_part_waits_until_what_it_needs_is_settled(home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
