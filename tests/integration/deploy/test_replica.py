@@ -152,13 +152,14 @@ def text(messages: list[pb.GenerateResponse], index: int = 0) -> str:
 
 
 async def test_an_answer_is_streamed_and_counted(replica: Replica) -> None:
-    messages = await replica.generate(prompt="the quick", s_max_tokens=20)
-    assert len(messages) > 3
+    messages = await replica.generate(prompt="the quick", s_max_tokens=100)
+    # What comes while nobody reads is one message, so that on a busy machine there are few.
+    assert len(messages) > 1
     assert messages[0].time_to_first_token_seconds > 0
     assert not any(message.time_to_first_token_seconds for message in messages[1:])
     assert [message.finish_reason for message in messages if message.finish_reason] == ["length"]
     assert [message.HasField("usage") for message in messages].count(True) == 1
-    assert messages[-1].usage.completion_tokens == 20
+    assert messages[-1].usage.completion_tokens == 100
     assert replica.status["context_length"] == CONTEXT_LENGTH
 
 
