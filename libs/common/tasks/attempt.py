@@ -219,9 +219,9 @@ class Attempt:
                 task = await store.lock(uow, self._lease)
                 if task.message != message:
                     await store.record(uow, self._lease, task, (), 0.0, message=message)
-                # Somebody asked for its end meanwhile: at once.
-                seconds = 0.0 if task.cancel_requested or task.pause_requested else room.retry_seconds
-                await store.postpone(uow, self._lease, seconds)
+                # Somebody asked for its end, or changed it meanwhile as there is room now: at once.
+                wanted = task.cancel_requested or task.pause_requested or task.sequence != self._task.sequence
+                await store.postpone(uow, self._lease, 0.0 if wanted else room.retry_seconds)
 
         await self._patiently("put off", put_off)
 

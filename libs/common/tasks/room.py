@@ -118,6 +118,7 @@ async def settle(database: Database, quota: QuotaLedger, limit: int, task: str =
     for room in rooms:
         may_start = await quota.settle(room)
         async with database.system() as uow:
-            await left_rooms.tell(uow, room)
+            # The tasks first, as where one ends: the other way round the two could wait for each other.
             await store.hurry(uow, room.org, may_start)
+            await left_rooms.tell(uow, room)
     return len(rooms)

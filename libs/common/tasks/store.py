@@ -24,6 +24,8 @@ _NOTIFY = select(func.pg_notify(CHANNEL, ""))
 _MOST_EVENTS = 200_000
 _NOW = func.clock_timestamp(type_=time_type())
 _CHANGED = {"version": tasks.c.version + 1, "update_time": _NOW}
+# Of a task in nobody's hands: due at once.
+_IF_LEASED = case((tasks.c.lease_owner.is_not(None), tasks.c.lease_expires_at))
 
 
 class LeaseLost(Exception):
@@ -91,8 +93,8 @@ async def living(uow: UnitOfWork, kind: str, input: Json) -> Task | None:
 
 async def change(uow: UnitOfWork, task: Task, **values: Any) -> Task:
     """Changes a task that `get(..., for_update=True)` locked; one that was put off is looked at at once."""
-    values["lease_expires_at"] = case((tasks.c.lease_owner.is_not(None), tasks.c.lease_expires_at))
-    statement = update(tasks).where(tasks.c.uid == task.uid).values(**_CHANGED, sequence=tasks.c.sequence + 1, **values)
+    values |= {"sequence": tasks.c.sequence + 1, "lease_expires_at": _IF_LEASED}
+    statement = update(tasks).where(tasks.c.uid == task.uid).values(**_CHANGED, **values)
     connection = await uow.connection()
     changed = Task.from_row((await connection.execute(statement.returning(tasks))).mappings().one())
     await connection.execute(_NOTIFY)
@@ -220,19 +222,21 @@ async def postpone(uow: UnitOfWork, lease: Lease, seconds: float) -> None:
 
 
 async def hurry(uow: UnitOfWork, org: str, reservations: Sequence[str]) -> None:
-    """Tasks that were put off are looked at at once: there is room for them now."""
+    """Tasks that were put off are looked at at once, as there is room for them now; a worker that is about to put one
+    off sees by its sequence that it need not."""
     if not reservations:
         return
-    put_off = select(tasks.c.uid).where(
+    waiting = select(tasks.c.uid).where(
         tasks.c.org == org,
         tasks.c.state == literal_column("'QUEUED'"),
         tasks.c.reservation.in_(reservations),
-        tasks.c.lease_owner.is_(None),
     )
-    # Two workers that do this at once must not wait for each other.
-    free = put_off.with_for_update(skip_locked=True)
+    # Locked in order: of two workers that do this at once, one waits for the other.
+    locked = waiting.order_by(tasks.c.uid).with_for_update()
     connection = await uow.connection()
-    await connection.execute(update(tasks).where(tasks.c.uid.in_(free)).values(lease_expires_at=None))
+    await connection.execute(
+        update(tasks).where(tasks.c.uid.in_(locked)).values(sequence=tasks.c.sequence + 1, lease_expires_at=_IF_LEASED)
+    )
     await connection.execute(_NOTIFY)
 
 

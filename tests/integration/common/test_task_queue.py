@@ -7,15 +7,17 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
+from typing import Any
 
 import pytest
+from typing_extensions import override
 
 from libs.common.db.engine import create_engine
 from libs.common.db.uow import Database
-from libs.common.tasks import Tasks, left_rooms, room, store, worker
+from libs.common.tasks import NoRoom, Tasks, left_rooms, room, store, worker
 from libs.common.testing.database import apply
 from libs.common.testing.task_worker import SERVICE, migrate
-from tests.integration.common.ledger import ORG, Carriers, Cores, create, get, in_state, until, working
+from tests.integration.common.ledger import ORG, Carriers, Cores, create, get, given_back, in_state, until, working
 
 pytestmark = pytest.mark.timeout(60)
 
@@ -47,7 +49,7 @@ async def test_an_end_lets_only_those_look_that_fit(database: Database) -> None:
     carriers, ledger = Carriers(), Cores(1, retry=60.0)
     async with working(database, carriers, ledger):
         names = [await create(database) for _ in range(6)]
-        # Who has been told to wait and is not in the queue yet would look after a minute only.
+        # All in the queue, so that nobody looks but who is let.
         async with asyncio.timeout(20):
             while sum([(await get(database, name)).message.startswith("waiting") for name in names]) < 5:
                 await asyncio.sleep(0.02)
@@ -60,6 +62,41 @@ async def test_an_end_lets_only_those_look_that_fit(database: Database) -> None:
         assert ledger.asks == 6 + 3
         states = [(await get(database, name)).state for name in names]
         assert states.count("QUEUED") == 2
+
+
+async def test_room_that_comes_free_while_a_task_is_put_off_is_seen(database: Database) -> None:
+    """The answer that there is none is on its way when the one that had it ends. Unseen, it would wait a minute."""
+
+    class Slow(Cores):
+        """Who is told to wait hears so only after the next end."""
+
+        @override
+        async def reserve(self, *args: Any, **options: Any) -> NoRoom | None:
+            missing = await super().reserve(*args, **options)
+            if missing is not None:
+                await told.wait()
+            return missing
+
+    carriers, ledger, told = Carriers(), Slow(1, retry=60.0), asyncio.Event()
+    async with working(database, carriers, ledger):
+        first = await create(database)
+        await until(database, first, in_state("RUNNING"))
+        second = await create(database)
+        async with asyncio.timeout(20):
+            while not ledger.waiting:
+                await asyncio.sleep(0.02)
+            carriers.end(state="succeeded", result={})
+            await given_back(ledger)
+            while await _untold(database):
+                await asyncio.sleep(0.02)
+        told.set()
+        await until(database, second, in_state("RUNNING"))
+        assert ledger.asks == 3
+
+
+async def _untold(database: Database) -> int:
+    async with database.system(read_only=True) as uow:
+        return len(await left_rooms.untold(uow, 10))
 
 
 async def test_room_is_kept_while_the_task_is_loaded(database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
